@@ -1,0 +1,135 @@
+"""How large an event's payload may be and what it may never show: caps, references and redaction, as pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmteam import codec
+from llmteam.errors import NotJSONError
+
+#: Bytes of canonical JSON that one entry of a payload may have inline.
+INLINE_BYTES = 8 * 1024
+#: A payload whose entries together are above this many times the inline limit is replaced as a whole.
+WHOLE_FACTOR = 8
+#: Characters kept of an error message; a stack trace may have ten times as many.
+MESSAGE_CHARS = 2_000
+REDACTED = "[redacted]"
+
+_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
+
+
+def clean_text(text: str, limit: int = MESSAGE_CHARS) -> str:
+    """``text`` fit to be stored and shown: valid Unicode, no NUL, at most ``limit`` characters, no credentials."""
+    text = valid_text(text[: limit * 2])
+    text = _BEARER.sub(rf"\1 {REDACTED}", _USERINFO.sub("***@", text))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+_SECRET_WORDS = frozenset(
+    "password passwd pwd passphrase secret secrets token authorization cookie credential credentials apikey".split()
+)
+_SECRET_KEYS = frozenset("api access private encryption signing secret session".split())
+_MARKERS = ("passw", "pwd", "passphrase", "secret", "token", "authorization", "cookie", "credential", "key")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+def is_secret_key(key: str) -> bool:
+    """Whether a value under this key is a credential by its name: the last word decides.
+
+    ``password``, ``accessToken``, ``X-Api-Key`` and ``client_secret`` are; ``max_tokens``, ``secret_ref`` and
+    ``token_count`` are not.
+    """
+    words = [word.lower() for word in _WORD.findall(key)]
+    if not words:
+        return False
+    return words[-1] in _SECRET_WORDS or (len(words) > 1 and words[-1] == "key" and words[-2] in _SECRET_KEYS)
+
+
+def redact(value: Any) -> Any:
+    """A copy of JSON ``value`` with everything under a secret's key replaced; None and booleans stay."""
+    if isinstance(value, Mapping):
+        return {
+            key: REDACTED if is_secret_key(key) and not (part is None or isinstance(part, bool)) else redact(part)
+            for key, part in value.items()
+        }
+    return [redact(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def jsonable(value: Any, _depth: int = 0) -> Any:
+    """A copy of ``value`` that JSON can carry; what it does not know becomes text. For callers' data, not for state.
+
+    Raises :class:`~llmteam.errors.NotJSONError` for a value that is nested too deeply, or contains itself.
+    """
+    if _depth > codec.MAX_DEPTH:
+        raise NotJSONError("$", f"nested deeper than {codec.MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
+        return {valid_text(str(key)): jsonable(part, _depth + 1) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(part, _depth + 1) for part in value]
+    if isinstance(value, bool | int) or value is None or (isinstance(value, float) and abs(value) < float("inf")):
+        return value
+    return valid_text(value if isinstance(value, str) else str(value))
+
+
+def valid_text(text: str) -> str:
+    """``text`` with what JSON or Postgres refuses (NUL, lone surrogates) replaced."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def reference(digest: str, size: int) -> dict[str, Any]:
+    """What stands in a payload for a body that is kept by content hash elsewhere; ``size`` in bytes."""
+    return {"$ref": f"sha256:{digest}", "bytes": size}
+
+
+def omission(digest: str, size: int) -> dict[str, Any]:
+    """What stands in a payload for a body that was too large and is kept nowhere; ``size`` in bytes."""
+    return {"$omitted": "too large", "bytes": size}
+
+
+def prepare(
+    payload: Mapping[str, Any],
+    *,
+    limit: int = INLINE_BYTES,
+    replace: Callable[[str, int], dict[str, Any]] = reference,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The payload as an event may carry it, and the bodies that were taken out, as canonical JSON by hash.
+
+    Secrets are redacted first. Each entry over ``limit`` bytes is replaced; when what remains is still over
+    :data:`WHOLE_FACTOR` times the limit, so is the whole. The caller stores the bodies, or passes ``replace=omission``
+    and drops them. Raises :class:`~llmteam.errors.NotJSONError`.
+    """
+    bodies: dict[str, str] = {}
+    ready: dict[str, Any] = {}
+    total = 0
+    for name, value in redact_where_needed(payload).items():
+        text = codec.canonical(value, path=f"$.{name}")
+        size = _bytes(text)
+        if size > limit:
+            digest = codec.digest(text)
+            bodies[digest] = text
+            value, size = replace(digest, size), 120
+        ready[name] = value
+        total += size + len(name)
+    if total > WHOLE_FACTOR * limit:
+        text = codec.canonical(ready)
+        digest = codec.digest(text)
+        bodies[digest] = text
+        ready = replace(digest, _bytes(text))
+    return ready, bodies
+
+
+def redact_where_needed(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`redact` for the entries whose text holds a word of a secret's key; the others are taken as they are."""
+    return {name: redact({name: value})[name] if _suspicious(name, value) else value for name, value in payload.items()}
+
+
+def _suspicious(name: str, value: Any) -> bool:
+    text = (name + codec.dumps(value)).lower()
+    return any(marker in text for marker in _MARKERS)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
