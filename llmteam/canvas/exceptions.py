@@ -1,0 +1,227 @@
+"""What can go wrong with a segment, its registry and its runs.
+
+::
+
+    LLMTeamError
+    └── CanvasError
+        ├── SegmentValidationError      a definition is unsound; lists every problem
+        │   └── SegmentSyntaxError      its text is not JSON; has line and column
+        ├── StepTypeNotFoundError       the catalog has no such step type
+        ├── StepTypeExistsError         another step type has this name already
+        ├── InvalidStepConfigError      a step's configuration does not fit its type
+        ├── InvalidConditionError       an expression does not parse or cannot be evaluated
+        ├── InvalidOutputError          a handler returned what cannot be stored or routed
+        ├── NoHandlerError              the worker knows no handler for a step type
+        ├── LocalHandlerError           a live object was given where workers must import it
+        ├── LoopLimitError              a loop went round too often
+        ├── StepTimeoutError            a step was not done within its time
+        ├── RunNotFoundError            no run has this id in this tenant
+        ├── AlreadyRunningError         a run has this id already
+        ├── UnknownSegmentError         no published segment has this id and version
+        ├── SegmentExistsError          the version is published with other content
+        └── SegmentArchivedError        the version is archived and starts no new run
+
+All but :class:`StepTimeoutError` are permanent: trying the same again cannot help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmteam.errors import LLMTeamError
+
+if TYPE_CHECKING:
+    from llmteam.canvas.validation import ValidationResult
+
+#: Problems shown in the text of one error; all of them are in its ``errors``.
+_SHOWN = 20
+
+
+def _listed(errors: Sequence[str]) -> str:
+    shown = "; ".join(errors[:_SHOWN])
+    return f"{shown}; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else shown
+
+
+def _clipped(text: str, limit: int = 120) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
+
+
+class CanvasError(LLMTeamError):
+    """Root of the errors of :mod:`llmteam.canvas`."""
+
+    retryable = False
+
+
+class SegmentValidationError(CanvasError):
+    """A segment definition is unsound.
+
+    ``errors`` lists every problem, each with its place; ``result`` has codes and JSON paths where a full
+    validation was made.
+    """
+
+    def __init__(self, errors: Sequence[str] | str, result: ValidationResult | None = None) -> None:
+        self.errors = [errors] if isinstance(errors, str) else list(errors)
+        self.result = result
+        super().__init__(_listed(self.errors))
+
+
+class SegmentSyntaxError(SegmentValidationError):
+    """The text of a definition is not JSON. ``line`` and ``column`` count from 1."""
+
+    def __init__(self, reason: str, line: int, column: int) -> None:
+        super().__init__(f"line {line}, column {column}: {reason}")
+        self.reason = reason
+        self.line = line
+        self.column = column
+
+
+class StepTypeNotFoundError(CanvasError):
+    """The catalog has no step type of this name."""
+
+    def __init__(self, type_id: str) -> None:
+        super().__init__(
+            f"Unknown step type '{_clipped(type_id)}': use one of `llmteam catalog`, or import the module that "
+            "registers it with --import or LLMTEAM_IMPORTS"
+        )
+        self.type_id = type_id
+
+
+class StepTypeExistsError(CanvasError):
+    """A step type of this name is registered already, by someone else."""
+
+    def __init__(self, type_id: str) -> None:
+        super().__init__(f"Step type '{type_id}' is registered already: choose another name, or unregister it first")
+        self.type_id = type_id
+
+
+class InvalidStepConfigError(CanvasError):
+    """The configuration of a step does not fit the schema of its type. ``errors`` lists every problem."""
+
+    def __init__(self, type_id: str, errors: Sequence[str]) -> None:
+        self.type_id = type_id
+        self.errors = list(errors)
+        super().__init__(f"Configuration of step type '{type_id}': {_listed(self.errors)}")
+
+
+class InvalidConditionError(CanvasError):
+    """An expression (edge condition, condition step, transform) does not parse or cannot be evaluated."""
+
+    def __init__(self, condition: str, reason: str) -> None:
+        super().__init__(f"Expression {_clipped(condition)!r}: {reason}")
+        self.condition = condition
+        self.reason = reason
+
+
+class InvalidOutputError(CanvasError):
+    """A handler returned a value that cannot be stored as JSON or names a port that the step does not have."""
+
+    def __init__(self, step_id: str, reason: str) -> None:
+        super().__init__(f"Output of step '{step_id}': {reason}")
+        self.step_id = step_id
+        self.reason = reason
+
+
+class NoHandlerError(CanvasError):
+    """The process that claimed a step knows no handler for its type."""
+
+    def __init__(self, type_id: str, worker: str = "", imports: Sequence[str] = ()) -> None:
+        where = f" on worker {worker}" if worker else ""
+        loaded = f" (it imported {', '.join(imports)})" if imports else ""
+        super().__init__(
+            f"No handler for step type '{type_id}'{where}{loaded}: start the worker with --import naming the module "
+            "that registers it, or set LLMTEAM_IMPORTS"
+        )
+        self.type_id = type_id
+        self.worker = worker
+        self.imports = tuple(imports)
+
+
+class LocalHandlerError(CanvasError):
+    """A live handler object was registered on a runner whose steps run on workers, which cannot see it."""
+
+    def __init__(self, type_id: str) -> None:
+        super().__init__(
+            f"The handler of step type '{type_id}' lives in this process only, and this runner sends steps to "
+            "workers: put it into a module with the decorator step_type and start workers with --import naming "
+            "that module, or use SegmentRunner() to run in process"
+        )
+        self.type_id = type_id
+
+
+class LoopLimitError(CanvasError):
+    """A loop was entered more often than ``params.max_visits`` allows."""
+
+    def __init__(self, step_id: str, limit: int) -> None:
+        super().__init__(
+            f"The loop at step '{step_id}' reached its limit of {limit} iterations: make its condition end it, "
+            "or raise params.max_visits"
+        )
+        self.step_id = step_id
+        self.limit = limit
+
+
+class StepTimeoutError(CanvasError, TimeoutError):
+    """A step was not done within ``seconds``. It is tried again as far as its retries allow."""
+
+    retryable = True
+
+    def __init__(self, step_id: str, seconds: float) -> None:
+        super().__init__(
+            f"Step '{step_id}' timed out after {seconds:g} s: raise its timeout_seconds, or make it do less"
+        )
+        self.step_id = step_id
+        self.seconds = seconds
+
+
+class RunNotFoundError(CanvasError, LookupError):
+    """No run of this tenant has this id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"No run '{_clipped(run_id)}' in this tenant: list runs with `llmteam runs list`")
+        self.run_id = run_id
+
+
+class AlreadyRunningError(CanvasError):
+    """A run of this tenant has this id already, with another segment or other input."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"Run '{run_id}' exists already: wait for its result, or start with another run_id")
+        self.run_id = run_id
+
+
+class UnknownSegmentError(CanvasError, LookupError):
+    """No published segment of this tenant has this id (and version)."""
+
+    def __init__(self, segment_id: str, version: str | None = None) -> None:
+        name = segment_id if version is None else f"{segment_id}@{version}"
+        super().__init__(
+            f"No published segment '{_clipped(name)}' in this tenant: publish it with `llmteam segment publish`, "
+            "or list what is there with `llmteam segment list`"
+        )
+        self.segment_id = segment_id
+        self.version = version
+
+
+class SegmentExistsError(CanvasError):
+    """This version of the segment is published already with other content; published versions never change."""
+
+    def __init__(self, segment_id: str, version: str) -> None:
+        super().__init__(
+            f"Segment '{segment_id}' version '{version}' is published with other content: published versions never "
+            "change, so give the new content a new version"
+        )
+        self.segment_id = segment_id
+        self.version = version
+
+
+class SegmentArchivedError(CanvasError):
+    """This version of the segment is archived: its runs go on, new ones are refused."""
+
+    def __init__(self, segment_id: str, version: str) -> None:
+        super().__init__(
+            f"Segment '{segment_id}' version '{version}' is archived and starts no new run: use another version, "
+            "or publish the same content again to bring it back"
+        )
+        self.segment_id = segment_id
+        self.version = version
