@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -17,12 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from llmteam import codec
 from llmteam.canvas.documents import CanvasModel, Number, Problem, each, parse_document, renamed
 from llmteam.errors import NotJSONError
-
-#: Iterations that a loop may make per entry when ``params.max_visits`` does not say otherwise.
-DEFAULT_MAX_VISITS = 100
-
-#: Port on which a step of any type hands on its final failure.
-ERROR_PORT = "error"
 
 _ID = re.compile(r"[a-z][a-z0-9_]{0,254}")
 
@@ -135,11 +129,6 @@ class SegmentParams(CanvasModel):
     parallel_execution: StrictBool = False
     max_visits: StrictInt | None = Field(default=None, ge=1)
 
-    @property
-    def loop_limit(self) -> int:
-        """Iterations that a loop may make per entry."""
-        return DEFAULT_MAX_VISITS if self.max_visits is None else self.max_visits
-
 
 class SegmentDefinition(CanvasModel):
     """A workflow graph. Sound when :meth:`validate` finds nothing; runners and stores refuse it otherwise."""
@@ -245,33 +234,6 @@ class StepTypeFacts(BaseModel):
     kind: Literal["step", "split", "join"] = "step"
     queue: str = "llmteam.default"
     supports_retry: bool = True
-
-
-def branch_ports(branches: Any) -> tuple[str, ...]:
-    """Port names of the configuration key ``branches``: a count gives ``branch_1`` and on, a list its own names."""
-    if isinstance(branches, list | tuple):
-        return tuple(branches)
-    count = branches if _is_count(branches) else 2
-    return tuple(f"branch_{number}" for number in range(1, count + 1))
-
-
-def type_outputs(step: StepDefinition, facts: StepTypeFacts) -> tuple[str, ...]:
-    """Output ports that the step has by its type; a split's are as many as its configuration says."""
-    return branch_ports(step.config.get("branches")) if facts.kind == "split" else facts.outputs
-
-
-def output_ports(step: StepDefinition, facts: StepTypeFacts) -> tuple[str, ...]:
-    """Every output port of a step: its own first, then those of its type."""
-    return _unique((*(port.port_id for port in step.outputs), *type_outputs(step, facts)))
-
-
-def input_ports(step: StepDefinition, facts: StepTypeFacts) -> tuple[str, ...]:
-    """Every input port of a step: its own first, then those of its type."""
-    return _unique((*(port.port_id for port in step.inputs), *facts.inputs))
-
-
-def _unique(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
 
 
 def _structural_problems(segment: SegmentDefinition) -> Iterator[Problem]:
