@@ -1,0 +1,400 @@
+"""Wake-ups: "something happened in this run, look again", with no data in them.
+
+Whoever waits looks into Postgres; a wake-up only makes it look sooner. One may be lost, doubled or spurious, and a lost
+one costs the waiter's poll interval, never data. Hence nothing here ever blocks or fails a publisher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from urllib.parse import parse_qs, urlsplit
+
+from llmteam.ids import new_id
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+PREFIX = "llmteam:wake:"
+#: Seconds in which wake-ups for the same run become one message.
+COALESCE_SECONDS = 0.003
+#: Channels that may wait to be published; further ones are dropped while the server is away.
+MAX_PENDING = 50_000
+#: Messages in one pipeline.
+BATCH = 1_000
+#: Seconds between two attempts to reach a server that is away.
+RETRY_SECONDS = 0.5
+#: Seconds of silence after which the listener asks its server whether it is still there, and as many until it gives up.
+IDLE_SECONDS = 15.0
+#: Seconds for connecting and for one pipeline.
+SOCKET_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+def channel(tenant_id: str, run_id: str) -> str:
+    """The name under which wake-ups of this run are published."""
+    return f"{PREFIX}{tenant_id}:{run_id}"
+
+
+class Watch:
+    """One waiter's flag on one channel: raised by each wake-up since the last wait, lowered by waiting.
+
+    Begin to watch first, then look at the state, then wait: what happens in between raises the flag. For one waiter at
+    a time. Works as ``with`` and as ``async with``.
+    """
+
+    def __init__(self, registry: _Registry, name: str) -> None:
+        self.channel = name
+        self._registry = registry
+        self._raised = threading.Event()
+        self._lock = threading.Lock()
+        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the next wake-up, at most ``timeout`` seconds; whether there was one."""
+        self._raised.wait(timeout)
+        with self._lock:
+            return self._lower()
+
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """:meth:`wait` for coroutines; cancelling it leaves the watch usable."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._raised.is_set():
+                return self._lower()
+            future: asyncio.Future[None] = loop.create_future()
+            self._waiter = (loop, future)
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            pass
+        finally:
+            with self._lock:
+                self._waiter = None
+        with self._lock:
+            return self._lower()
+
+    def wake(self) -> None:
+        """Raise the flag; from any thread."""
+        with self._lock:
+            self._raised.set()
+            waiter = self._waiter
+        if waiter is not None:
+            with suppress(RuntimeError):  # the waiter's loop has been closed
+                waiter[0].call_soon_threadsafe(_resolve, waiter[1])
+
+    def close(self) -> None:
+        """Stop watching. Safe to call twice."""
+        self._registry.discard(self)
+
+    def _lower(self) -> bool:
+        """With the lock held, or a wake-up between looking and clearing would be lost."""
+        raised = self._raised.is_set()
+        self._raised.clear()
+        return raised
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+@runtime_checkable
+class Wakeup(Protocol):
+    """Publishes and receives wake-ups."""
+
+    def notify(self, *channels: str) -> None:
+        """Wake the watches on these channels, everywhere, soon. Never blocks, never raises."""
+
+    def watch(self, tenant_id: str, run_id: str) -> Watch:
+        """Begin to watch a run."""
+
+    def subscribe(self, name: str) -> Watch:
+        """Begin to watch a channel by its name (see :func:`channel`)."""
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+
+
+class _Registry:
+    """The watches of this process, by channel."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watches: dict[str, set[Watch]] = {}
+
+    def add(self, watch: Watch) -> bool:
+        """Take ``watch`` in; whether its channel is new."""
+        with self._lock:
+            known = watch.channel in self._watches
+            self._watches.setdefault(watch.channel, set()).add(watch)
+            return not known
+
+    def discard(self, watch: Watch) -> None:
+        with self._lock:
+            watches = self._watches.get(watch.channel, set())
+            watches.discard(watch)
+            if not watches:
+                self._watches.pop(watch.channel, None)
+
+    def wake(self, names: Iterable[str]) -> None:
+        for name in names:
+            with self._lock:
+                watches = tuple(self._watches.get(name, ()))
+            for watch in watches:
+                watch.wake()
+
+    def channels(self) -> set[str]:
+        with self._lock:
+            return set(self._watches)
+
+
+class MemoryWakeup:
+    """Wake-ups within one process."""
+
+    def __init__(self) -> None:
+        self._registry = _Registry()
+
+    def notify(self, *channels: str) -> None:
+        """Wake the watches of this process."""
+        self._registry.wake(channels)
+
+    def watch(self, tenant_id: str, run_id: str) -> Watch:
+        """Begin to watch a run."""
+        return self.subscribe(channel(tenant_id, run_id))
+
+    def subscribe(self, name: str) -> Watch:
+        """Begin to watch a channel by its name."""
+        watch = Watch(self._registry, name)
+        self._registry.add(watch)
+        return watch
+
+    def watched(self) -> set[str]:
+        """The channels that have watches in this process now."""
+        return self._registry.channels()
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class RedisWakeup(MemoryWakeup):
+    """Wake-ups over Redis or Valkey publish/subscribe, for every process that knows the same server.
+
+    One thread publishes what callers hand over, one receives for all watches of the process over one connection; each
+    starts when it is first needed, and again in a forked child. While the server is away wake-ups are dropped, the
+    watches of this process are still woken, and the log says so once.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = redis_url(url)
+        self._reset()
+        _instances.add(self)
+
+    def _reset(self) -> None:
+        """Begin anew: at construction, and in a forked child, where the threads are gone and locks may be held."""
+        self._lock = threading.Lock()
+        self._registry = _Registry()
+        self._pending: dict[str, None] = {}
+        self._due = threading.Event()
+        self._closing = threading.Event()
+        self._publisher: threading.Thread | None = None
+        self._listener: threading.Thread | None = None
+        self._control = f"{PREFIX}control:{new_id()}"
+        self._failing: set[str] = set()
+
+    def notify(self, *channels: str) -> None:
+        """Wake the watches of this process now and those of others within milliseconds."""
+        self._registry.wake(channels)
+        if not self._closing.is_set():
+            self._publish(channels)
+
+    def subscribe(self, name: str) -> Watch:
+        """Begin to watch a channel by its name; the flag is raised once the server has confirmed the subscription."""
+        watch = Watch(self._registry, name)
+        if self._registry.add(watch):
+            with self._lock:
+                if self._listener is None and not self._closing.is_set():
+                    self._listener = _started(self._listen)
+            self.notify(self._control)
+        return watch
+
+    def close(self) -> None:
+        """Publish what is due, then end both threads. Safe to call twice."""
+        with self._lock:
+            self._closing.set()
+            if self._listener is not None:
+                self._pending[self._control] = None
+        self._due.set()
+        for thread in (self._publisher, self._listener):
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(2 * SOCKET_SECONDS)
+
+    def _publish(self, channels: Iterable[str]) -> None:
+        with self._lock:
+            for name in channels:
+                if len(self._pending) < MAX_PENDING:
+                    self._pending[name] = None
+            if self._publisher is None:
+                self._publisher = _started(self._send_for_ever)
+        self._due.set()
+
+    def _client(self) -> Redis:
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        return Redis.from_url(
+            self._url,
+            socket_timeout=SOCKET_SECONDS,
+            socket_connect_timeout=SOCKET_SECONDS,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+
+    def _send_for_ever(self) -> None:
+        client = self._client()
+        try:
+            while not self._closing.is_set():
+                self._due.wait()
+                self._due.clear()
+                sent = self._send(client)
+                self._closing.wait(COALESCE_SECONDS if sent else RETRY_SECONDS)
+            self._send(client)
+        finally:
+            client.close()
+
+    def _send(self, client: Redis) -> bool:
+        """Publish everything that is pending, or drop it; whether the server took it."""
+        with self._lock:
+            names, self._pending = list(self._pending), {}
+        try:
+            for start in range(0, len(names), BATCH):
+                pipeline = client.pipeline(transaction=False)
+                for name in names[start : start + BATCH]:
+                    pipeline.publish(name, b"")
+                pipeline.execute()
+        except Exception as exc:  # noqa: BLE001  # whatever it is, a publisher must not notice
+            self._lost("publish", exc)
+            return False
+        self._back("publish")
+        return True
+
+    def _listen(self) -> None:
+        while not self._closing.is_set():
+            client = self._client()
+            try:
+                with _pubsub(client) as pubsub:
+                    self._receive(pubsub)
+            except Exception as exc:  # noqa: BLE001  # waiters poll on; the thread must live
+                self._lost("receive", exc)
+                self._closing.wait(RETRY_SECONDS)
+            finally:
+                client.close()
+
+    def _receive(self, pubsub: _PubSub) -> None:
+        """Keep the server's subscriptions equal to the watched channels and pass on what comes, until closed."""
+        pubsub.subscribe(self._control)
+        held: set[str] = set()
+        asked = False
+        while not self._closing.is_set():
+            wanted = self._registry.channels()
+            if wanted - held:
+                pubsub.subscribe(*(wanted - held))
+            if held - wanted:
+                pubsub.unsubscribe(*(held - wanted))
+            held = wanted
+            message = pubsub.get_message(timeout=IDLE_SECONDS)
+            if message is not None:
+                asked = False
+                self._back("receive")
+                if message["type"] in {"message", "subscribe"}:
+                    self._registry.wake((message["channel"].decode(),))
+            elif asked:
+                raise TimeoutError(f"no answer within {IDLE_SECONDS:g} s")
+            else:
+                pubsub.ping()
+                asked = True
+
+    def _lost(self, what: str, exc: Exception) -> None:
+        if what not in self._failing and not self._closing.is_set():
+            self._failing.add(what)
+            place = urlsplit(self._url)
+            _log.warning(
+                "wake-ups: cannot %s through %s (%s: %s); waiting processes look on their own until it works again",
+                what,
+                place.hostname or place.path,
+                type(exc).__name__,
+                str(exc)[:200],
+            )
+
+    def _back(self, what: str) -> None:
+        if what in self._failing:
+            self._failing.discard(what)
+            _log.info("wake-ups: can %s again", what)
+
+
+def _started(target: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=target, name="llmteam-wakeup", daemon=True)
+    thread.start()
+    return thread
+
+
+class _PubSub(Protocol):
+    """What is used of redis-py's class, which has no types of its own."""
+
+    def subscribe(self, *names: str) -> None: ...
+    def unsubscribe(self, *names: str) -> None: ...
+    def ping(self) -> object: ...
+    def get_message(self, *, timeout: float) -> dict[str, Any] | None: ...
+    def close(self) -> None: ...
+
+
+@contextmanager
+def _pubsub(client: Redis) -> Iterator[_PubSub]:
+    from redis.client import PubSub
+
+    pubsub: _PubSub = PubSub(client.connection_pool)
+    with closing(pubsub):
+        yield pubsub
+
+
+_instances: weakref.WeakSet[RedisWakeup] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for instance in tuple(_instances):
+        instance._reset()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def redis_url(url: str) -> str:
+    """``url`` as redis-py reads it; Celery writes unix sockets as ``redis+socket:///path?virtual_host=0``."""
+    if not url.startswith("redis+socket://"):
+        return url
+    parts = urlsplit(url)
+    database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+    userinfo = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    return f"unix://{userinfo}{parts.path}?db={database}"
