@@ -1,0 +1,171 @@
+"""Settings: what is read, what is refused, and that no secret is ever shown."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmteam.errors import ConfigurationError
+from llmteam.settings import Settings, mask_url
+
+KEY = base64.b64encode(b"k" * 32).decode()
+
+
+def load(**variables: str) -> Settings:
+    return Settings.load(variables)
+
+
+def test_an_empty_environment_gives_the_embedded_servers_and_the_defaults() -> None:
+    settings = load()
+
+    assert (settings.database_url, settings.broker_url, settings.redis_url) == (None, None, None)
+    assert settings == Settings()
+    assert {source for _, _, source in settings.sources()} == {"default"}
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert load(LLMTEAM_DATABASE_URL="", LLMTEAM_LEASE_SECONDS="  ") == Settings()
+
+
+def test_every_kind_of_value_is_read() -> None:
+    settings = load(
+        LLMTEAM_HOME="/srv/llmteam",
+        LLMTEAM_IMPORTS="myapp.steps, myapp.tools,",
+        LLMTEAM_ENCRYPTION_KEYS=f"new:{KEY},old:{KEY}",
+        LLMTEAM_START_KEYS=f"acme={KEY}",
+        LLMTEAM_ALLOW_PRIVATE_NETWORKS="localhost:8080,10.0.0.0/8:443,[fd00::/8]:443",
+        LLMTEAM_LEASE_SECONDS="2.5",
+        LLMTEAM_LOG_LEVEL="debug",
+        LLMTEAM_LOG_FORMAT="JSON",
+        LLMTEAM_MAX_OUTPUT_BYTES="2048",
+        LLMTEAM_INLINE_BYTES="100",
+        OPENAI_BASE_URL="http://localhost:11434/v1",
+    )
+
+    assert settings.home == Path("/srv/llmteam")
+    assert settings.imports == ("myapp.steps", "myapp.tools")
+    assert settings.encryption_keys == (("new", b"k" * 32), ("old", b"k" * 32))
+    assert settings.start_keys == {"acme": b"k" * 32}
+    assert settings.allow_private_networks == ("localhost:8080", "10.0.0.0/8:443", "[fd00::/8]:443")
+    assert (settings.lease_seconds, settings.log_level, settings.log_format) == (2.5, "DEBUG", "json")
+    assert (settings.max_output_bytes, settings.inline_bytes) == (2048, 100)
+    assert settings.openai_base_url == "http://localhost:11434/v1"
+
+
+@pytest.mark.parametrize(
+    ("broker", "redis"),
+    [
+        ("redis://cache:6379/3", "redis://cache:6379/3"),
+        ("rediss://:pw@cache/1", "rediss://:pw@cache/1"),
+        ("redis+socket:///run/v.sock?virtual_host=2", "unix:///run/v.sock?db=2"),
+        ("redis+socket:///run/v.sock", "unix:///run/v.sock?db=0"),
+        ("redis+socket://user:pw@/run/v.sock", "unix://user:pw@/run/v.sock?db=0"),
+    ],
+)
+def test_redis_and_results_follow_a_redis_broker(broker: str, redis: str) -> None:
+    settings = load(LLMTEAM_BROKER_URL=broker)
+
+    assert settings.redis_url == redis
+    assert settings.result_backend == broker
+    assert settings.origins["redis_url"] == "from LLMTEAM_BROKER_URL"
+
+
+def test_a_broker_that_is_no_redis_serves_neither_results_nor_wake_ups() -> None:
+    settings = load(LLMTEAM_BROKER_URL="amqp://rabbit//")
+
+    assert (settings.redis_url, settings.result_backend) == (None, None)
+
+
+def test_an_own_redis_is_not_replaced_by_the_broker() -> None:
+    settings = load(LLMTEAM_BROKER_URL="redis://broker/0", LLMTEAM_REDIS_URL="redis+socket:///r.sock?virtual_host=4")
+
+    assert settings.redis_url == "unix:///r.sock?db=4"
+    assert settings.origins["redis_url"] == "environment"
+
+
+def test_embedded_servers_fill_only_what_was_not_set() -> None:
+    settings = load(LLMTEAM_DATABASE_URL="postgresql://db/app").with_servers(
+        database_url="postgresql:///embedded", broker_url="redis+socket:///v.sock?virtual_host=0"
+    )
+
+    assert settings.database_url == "postgresql://db/app"
+    assert settings.redis_url == "unix:///v.sock?db=0"
+    assert settings.origins["broker_url"] == "embedded server"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LLMTEAM_DATABASE_URL", "mysql://host/db"),
+        ("LLMTEAM_DATABASE_URL", "postgresql+asyncpg://host/db"),
+        ("LLMTEAM_DATABASE_URL", "http://[broken"),
+        ("LLMTEAM_BROKER_URL", "localhost:6379"),
+        ("LLMTEAM_BROKER_URL", "unix:///run/v.sock"),
+        ("LLMTEAM_REDIS_URL", "amqp://rabbit"),
+        ("LLMTEAM_IMPORTS", "myapp/steps.py"),
+        ("LLMTEAM_ENCRYPTION_KEYS", KEY),
+        ("LLMTEAM_ENCRYPTION_KEYS", "a:c2hvcnQ="),
+        ("LLMTEAM_ENCRYPTION_KEYS", f"a:{KEY},a:{KEY}"),
+        ("LLMTEAM_ENCRYPTION_KEYS", "a:!!!"),
+        ("LLMTEAM_START_KEYS", f"a b={KEY}"),
+        ("LLMTEAM_START_KEYS", "acme=c2hvcnQ="),
+        ("LLMTEAM_ALLOW_PRIVATE_NETWORKS", "10.0.0.0/8"),
+        ("LLMTEAM_ALLOW_PRIVATE_NETWORKS", "host:0"),
+        ("LLMTEAM_ALLOW_PRIVATE_NETWORKS", "http://host:80"),
+        ("LLMTEAM_LEASE_SECONDS", "soon"),
+        ("LLMTEAM_LEASE_SECONDS", "nan"),
+        ("LLMTEAM_LEASE_SECONDS", "-1"),
+        ("LLMTEAM_LOG_LEVEL", "LOUD"),
+        ("LLMTEAM_LOG_FORMAT", "xml"),
+        ("LLMTEAM_MAX_OUTPUT_BYTES", "1MB"),
+        ("LLMTEAM_INLINE_BYTES", "2000000"),
+        ("OPENAI_BASE_URL", "localhost:11434"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_the_name_of_its_variable(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        Settings.load({name: value})
+
+
+def test_no_secret_is_shown_by_sources_repr_or_errors() -> None:
+    settings = load(
+        LLMTEAM_DATABASE_URL="postgresql://app:hunter2@db/app?sslpassword=hunter2",
+        LLMTEAM_BROKER_URL="redis://:hunter2@cache/0",
+        LLMTEAM_ENCRYPTION_KEYS=f"k1:{KEY}",
+        LLMTEAM_START_KEYS=f"acme={KEY}",
+        OPENAI_API_KEY="hunter2",
+        ANTHROPIC_API_KEY="hunter2",
+    )
+
+    shown = f"{settings!r} {settings.sources()}"
+
+    assert "hunter2" not in shown
+    assert KEY not in shown
+    assert ("LLMTEAM_DATABASE_URL", "postgresql://app:***@db/app?sslpassword=***", "environment") in settings.sources()
+    with pytest.raises(ConfigurationError) as raised:
+        load(LLMTEAM_ENCRYPTION_KEYS=f"{KEY}:hunter2")
+    assert KEY not in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_settings_are_frozen_hashable_and_survive_pickling() -> None:
+    settings = load(LLMTEAM_START_KEYS=f"acme={KEY}", LLMTEAM_BROKER_URL="redis://h/0")
+
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    assert hash(settings) == hash(pickle.loads(pickle.dumps(settings)))
+    with pytest.raises(AttributeError):
+        settings.log_level = "DEBUG"  # type: ignore[misc]
+
+
+@given(
+    before=st.sampled_from(["postgresql://user", "redis://", "amqp://u", "postgres:u", "u", "postgresql://"]),
+    secret=st.text("abc/?#@:&= %[]", min_size=1).map(lambda text: f"S3{text}S3"),
+    after=st.sampled_from(["host/db", "host:5432/db?sslmode=require", "[::1]:6379/0", "host/db?host=/tmp/x"]),
+)
+def test_whatever_stands_in_the_place_of_a_password_is_masked(before: str, secret: str, after: str) -> None:
+    assert "S3" not in mask_url(f"{before}:{secret}@{after}")
