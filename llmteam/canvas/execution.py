@@ -1,0 +1,90 @@
+"""A claimed step on its way through a handler, and what one process keeps for running steps."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from llmteam import codec
+from llmteam.canvas.graph import Graph, Node, compile_graph
+from llmteam.canvas.ports import StepHandler
+from llmteam.canvas.records import PinnedDefinition, RunHeader, RunStore
+from llmteam.canvas.state import Key
+from llmteam.events.payloads import omission, prepare
+from llmteam.runtime.context import StepContext
+
+#: Compiled graphs that one process keeps.
+GRAPHS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes of JSON, and durations, that a process applies to the steps it runs."""
+
+    max_output_bytes: int = 1024 * 1024
+    inline_bytes: int = 8192
+    lease: timedelta = timedelta(seconds=30)
+    step_timeout: timedelta | None = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A claimed step with all that its handler gets.
+
+    ``timeout`` is in seconds. ``delivered_chord`` is the chord whose header the delivery was that made the claim.
+    """
+
+    header: RunHeader
+    node: Node
+    graph: Graph
+    key: Key
+    fence: int
+    ctx: StepContext
+    handler: StepHandler | None
+    config: dict[str, Any]
+    input: Any
+    timeout: float | None
+    delivered_chord: str | None = None
+
+
+class GraphCache:
+    """Compiled graphs by definition hash, least recently used out first. Safe for threads."""
+
+    def __init__(self, store: RunStore, kept: int = GRAPHS_KEPT) -> None:
+        self._store = store
+        self._kept = kept
+        self._graphs: OrderedDict[str, Graph] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, tenant_id: str, definition_hash: str) -> Graph:
+        with self._lock:
+            graph = self._graphs.get(definition_hash)
+            if graph is not None:
+                self._graphs.move_to_end(definition_hash)
+                return graph
+        return self.put(self._store.definition(tenant_id, definition_hash))
+
+    def put(self, pinned: PinnedDefinition) -> Graph:
+        with self._lock:
+            graph = self._graphs.get(pinned.hash)
+        if graph is None:
+            graph = compile_graph(pinned.definition, pinned.facts.get)
+        with self._lock:
+            self._graphs[pinned.hash] = graph
+            while len(self._graphs) > self._kept:
+                self._graphs.popitem(last=False)
+        return graph
+
+
+def idempotency_key(header: RunHeader, key: Key) -> str:
+    """The same for every attempt at a step, and for the step in retries of its run; never shared between tenants."""
+    return codec.digest(codec.canonical([header.tenant_id, header.root_run_id, *key]))
+
+
+def inline(payload: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """``payload`` as an event may carry it: redacted, and what is too large left out with its size."""
+    return prepare(payload, limit=limits.inline_bytes, replace=omission)[0] if payload else {}

@@ -1,0 +1,33 @@
+"""What the engine needs from outside: handlers. And how a handler names its output ports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from llmteam.runtime.context import StepContext
+
+
+class Ports(dict[str, Any]):
+    """A handler's explicit answer: one value per output port.
+
+    Built-in handlers always return it. A plain ``dict`` from a user's handler is a port map only when all
+    its keys are declared output ports, so that routing never depends on what user data happens to be called.
+    """
+
+
+class Broadcast:
+    """A handler's answer that stands on every output port alike, stored once."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class StepHandler(Protocol):
+    """A step's work: a plain or ``async`` function, or an object with such a ``__call__``.
+
+    It may run more than once for the same step (at least once); only one result counts. ``input_data`` is the
+    run's input for the entrypoint, else one value per input port that a live edge reaches.
+    """
+
+    def __call__(self, ctx: StepContext, config: dict[str, Any], input_data: Any, /) -> Any: ...

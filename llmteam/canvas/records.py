@@ -1,0 +1,169 @@
+"""What run stores take and give besides the state that transitions work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from llmteam.canvas.graph import Node
+from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
+from llmteam.canvas.routing import Source
+from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow
+from llmteam.events.models import ErrorInfo, EventDraft
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The settings of one run, written with it. Durations are in seconds."""
+
+    max_retries: int = 3
+    retry_delay: float = 1.0
+    timeout_seconds: float | None = None
+    step_timeout: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedDefinition:
+    """A definition with the facts of its step types, as a run was started with it; ``hash`` covers both."""
+
+    hash: str
+    definition: SegmentDefinition
+    facts: Mapping[str, StepTypeFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be created. ``input`` is JSON text, ``context`` what workers rebuild the runtime context from."""
+
+    tenant_id: str
+    run_id: str
+    pinned: PinnedDefinition
+    input: str
+    options: RunOptions = field(default_factory=RunOptions)
+    instance_id: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutput:
+    """A step's answer as JSON text of its ports, with its digest when it is too large to stand in the row."""
+
+    text: str
+    whole: bool
+    digest: str | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What every worker needs to know of a run besides its state."""
+
+    tenant_id: str
+    run_id: str
+    instance_id: str
+    segment_id: str
+    definition_hash: str
+    options: RunOptions
+    context: Mapping[str, Any]
+    root_run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A step as a hint finds it, with what it takes as input. ``input`` is the run's own, given to the entry step."""
+
+    header: RunHeader
+    run: RunState
+    row: StepRow
+    sources: Sequence[Source]
+    input: Any = None
+    takes_run_input: bool = False
+    local_state: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as it is shown."""
+
+    tenant_id: str
+    run_id: str
+    instance_id: str
+    segment_id: str
+    definition_hash: str
+    status: SegmentStatus
+    steps_completed: int
+    steps_total: int
+    error: ErrorInfo | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step execution as it is shown."""
+
+    row: StepRow
+    queue: str
+    holder: str | None
+    lease_until: datetime | None
+    output: Any = None
+
+
+Transition = Callable[[Slice], Change]
+
+
+class RunStore(Protocol):
+    """Where runs live. Synchronous; each method is one transaction. Everything is seen by one tenant only."""
+
+    def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
+        """Write a new run with all its rows; False when the id is taken."""
+        ...
+
+    def definition(self, tenant_id: str, definition_hash: str) -> PinnedDefinition:
+        """What a run was started with. Raises :class:`UnknownSegmentError`."""
+        ...
+
+    def gather(self, tenant_id: str, run_id: str, key: Key) -> Work | None:
+        """The step and its input, without a lock; None when there is no such row."""
+        ...
+
+    def claim(self, work: Work, claimed: StepRow, event: EventDraft, lease: timedelta, holder: str) -> bool:
+        """Take the step as compare-and-set; False when somebody else was faster or the run is over."""
+        ...
+
+    def apply(
+        self,
+        header: RunHeader,
+        keys: Sequence[Key],
+        transition: Transition,
+        nodes: Mapping[str, Node],
+        *,
+        now: datetime,
+        finished: Key | None = None,
+        output: StoredOutput | None = None,
+        local_state: Mapping[str, Any] | None = None,
+    ) -> Change:
+        """Lock the run, run ``transition`` on the slice of ``keys``, write what it changed."""
+        ...
+
+    def header(self, tenant_id: str, run_id: str) -> RunHeader | None: ...
+
+    def record(self, tenant_id: str, run_id: str) -> RunRecord | None: ...
+
+    def records(
+        self, tenant_id: str, *, status: SegmentStatus | None = None, segment_id: str | None = None, limit: int = 50
+    ) -> list[RunRecord]:
+        """Newest first."""
+        ...
+
+    def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]: ...
+
+    def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
+        """What the steps gave that nothing came after: one step's answer as it is, of several one entry per step."""
+        ...

@@ -1,0 +1,147 @@
+"""From a handler's answer to decided edges, and from decided edges to the next step's input. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmteam.canvas.expressions import evaluate_edge_condition
+from llmteam.canvas.graph import ERROR_PORT, Edge, Node
+from llmteam.canvas.ports import Broadcast, Ports
+
+#: What an edge can turn out to be. A failed edge is a dead one whose death is somebody's failure.
+DEAD, LIVE, FAILED = 0, 1, 2
+
+#: One per outgoing edge; a single entry stands for all edges alike, so that a wide split stays a small row.
+Decisions = tuple[int, ...]
+
+
+def compact(decided: Sequence[int]) -> Decisions:
+    """``decided`` with equal entries folded into one."""
+    return (decided[0],) if decided and all(one == decided[0] for one in decided) else tuple(decided)
+
+
+def decision_at(decisions: Sequence[int], place: int) -> int:
+    """The decision on the edge that stands at ``place`` among its source's outgoing edges."""
+    return decisions[0] if len(decisions) == 1 else decisions[place]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a step gave: a value per port. ``whole`` says that the answer was one value, kept under the first port."""
+
+    ports: Mapping[str, Any]
+    whole: bool = False
+
+    @property
+    def value(self) -> Any:
+        """The answer as the handler returned it."""
+        return next(iter(self.ports.values()), None) if self.whole else dict(self.ports)
+
+    def at(self, port: str) -> Any:
+        """The value that an edge from ``port`` carries: the port's own, else the whole answer."""
+        return self.ports[port] if port in self.ports else self.value
+
+    @property
+    def as_result(self) -> dict[str, Any]:
+        """The answer as a run shows it: a dict as it is, anything else under the name of its port."""
+        value = self.value
+        return value if isinstance(value, dict) else dict(self.ports)
+
+
+def shape_output(node: Node, answer: Any) -> StepOutput:
+    """Read a handler's answer as ports.
+
+    A :class:`Ports` is taken as it is; a :class:`Broadcast` puts one value on every port. A plain dict is a port map only when it is not empty and all its keys are
+    declared output ports. Anything else is the value of the first output port.
+    """
+    if isinstance(answer, Broadcast):
+        return StepOutput({first_port(node): answer.value}, whole=True)
+    if isinstance(answer, Ports):
+        return StepOutput(dict(answer))
+    if isinstance(answer, dict) and answer and all(key in node.outputs for key in answer):
+        return StepOutput(answer)
+    return StepOutput({first_port(node): answer}, whole=True)
+
+
+def first_port(node: Node) -> str:
+    return node.outputs[0] if node.outputs else "output"
+
+
+def decide_edges(node: Node, output: StepOutput) -> Decisions:
+    """For each outgoing edge of ``node``, in order, whether it is followed.
+
+    Edges of one port that have conditions are tried in order and the first match wins (one without a condition is
+    the else); without any condition all edges of a live port are followed.
+
+    Raises:
+        InvalidConditionError: a condition names what is not there or compares what cannot be compared.
+    """
+    groups: dict[str, list[int]] = {}
+    for position, edge in enumerate(node.outs):
+        groups.setdefault(edge.source_port, []).append(position)
+    decided = [DEAD] * len(node.outs)
+    for port, positions in groups.items():
+        if not _port_is_live(node, port, output):
+            continue
+        if all(node.outs[position].condition is None for position in positions):
+            for position in positions:
+                decided[position] = LIVE
+            continue
+        chosen = _first_match([node.outs[position] for position in positions], output, port)
+        if chosen is not None:
+            decided[positions[chosen]] = LIVE
+    return compact(decided)
+
+
+def _port_is_live(node: Node, port: str, output: StepOutput) -> bool:
+    given = not output.whole and output.ports.get(port) is not None
+    if port == ERROR_PORT:
+        return given
+    if node.facts.routing:
+        return given or (output.whole and (node.facts.kind == "split" or port == first_port(node)))
+    return output.whole or ERROR_PORT not in output.ports
+
+
+def _first_match(edges: Sequence[Edge], output: StepOutput, port: str) -> int | None:
+    whole, value = output.value, output.at(port)
+    for place, edge in enumerate(edges):
+        if edge.condition is None or evaluate_edge_condition(edge.condition, whole, value):
+            return place
+    return None
+
+
+def error_decisions(node: Node) -> Decisions | None:
+    """Decisions after a failure that an error edge takes up; None when no edge leaves the error port."""
+    if not any(edge.source_port == ERROR_PORT for edge in node.outs):
+        return None
+    return compact([LIVE if edge.source_port == ERROR_PORT else DEAD for edge in node.outs])
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A finished step that an incoming edge comes from."""
+
+    step_id: str
+    decisions: Sequence[int]
+    output: StepOutput
+
+
+def gather_input(node: Node, sources: Iterable[Source], nodes: Mapping[str, Node]) -> dict[str, Any]:
+    """One value per input port that a live edge reaches; of several on one port the later edge wins.
+
+    A back edge wins over the edges into the loop, so that an iteration sees what the one before it gave and keeps
+    what the loop was entered with on every other port.
+    """
+    by_step = {source.step_id: source for source in sources}
+    gathered: dict[str, Any] = {}
+    for edge in sorted(node.ins, key=lambda incoming: incoming.back):
+        source = by_step.get(edge.source)
+        if source is not None and _carried(edge, source, nodes[edge.source]):
+            gathered[edge.target_port] = source.output.at(edge.source_port)
+    return gathered
+
+
+def _carried(edge: Edge, source: Source, node: Node) -> bool:
+    return decision_at(source.decisions, node.place[edge.index]) == LIVE

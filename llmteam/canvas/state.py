@@ -1,0 +1,257 @@
+"""The values that transitions read and write: a run, its steps, and what changes about them.
+
+Rows of both run stores map onto these one to one. Outputs are not here: a transition needs to know where an edge
+leads, never what it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Literal
+
+from llmteam.canvas.routing import Decisions
+from llmteam.errors import LLMTeamError
+from llmteam.events.models import ErrorInfo, EventDraft
+
+#: How long a step that is ready may lie before a sweep hints at it again.
+HINT_AFTER = timedelta(seconds=10)
+#: The same for a join whose hint a chord's body is bringing.
+CHORD_GRACE = timedelta(seconds=1)
+#: No retry waits longer than this.
+MAX_RETRY_DELAY = timedelta(minutes=5)
+
+#: A step execution: step id and visit.
+Key = tuple[str, int]
+
+
+class SegmentStatus(StrEnum):
+    """What a run is doing, or how it ended."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset(
+    {SegmentStatus.COMPLETED, SegmentStatus.FAILED, SegmentStatus.CANCELLED, SegmentStatus.TIMEOUT}
+)
+
+
+class StepState(StrEnum):
+    """``pending → ready → running → completed | failed | waiting | skipped | cancelled``; waiting returns through ready."""
+
+    PENDING = "pending"
+    READY = "ready"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_open(self) -> bool:
+        return self in OPEN_STATES
+
+
+OPEN_STATES = frozenset({StepState.PENDING, StepState.READY, StepState.RUNNING, StepState.WAITING})
+
+#: Whom an open step waits for.
+Owner = Literal["inputs", "queue", "lease", "timer", "person", "limit", "pause"]
+
+
+@dataclass(slots=True)
+class LoopState:
+    """One iteration of a loop, kept on its header's row of that visit.
+
+    ``parent`` is the visit of the enclosing loop's header (1 outside any), ``open`` the units not yet over, ``exits``
+    the decisions on edges that leave the loop, by edge index, and ``children`` the latest visit of each child loop.
+    """
+
+    iteration: int = 1
+    parent: int = 1
+    open: int = 0
+    back: bool = False
+    exits: dict[int, int] = field(default_factory=dict)
+    children: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RunState:
+    """The run's row, as far as transitions look at it."""
+
+    run_id: str
+    status: SegmentStatus = SegmentStatus.RUNNING
+    open: int = 0
+    running: int = 0
+    completed: int = 0
+    failed: int = 0
+    terminals: int = 0
+    deadline: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: ErrorInfo | None = None
+
+
+@dataclass(slots=True)
+class StepRow:
+    """One execution of a step.
+
+    ``attempt`` counts failures of its handler, ``losses`` leases that ran out, ``fence`` claims: a result is accepted
+    for the latest claim only. ``wake_at`` is when a sweep looks at the row again.
+    """
+
+    step_id: str
+    visit: int = 1
+    state: StepState = StepState.PENDING
+    undecided: int = 0
+    live: int = 0
+    failed_in: int = 0
+    attempt: int = 0
+    losses: int = 0
+    fence: int = 0
+    owner: Owner | None = "inputs"
+    wake_at: datetime | None = None
+    deadline: datetime | None = None
+    ready_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    decisions: Decisions | None = None
+    terminal: bool = False
+    error: ErrorInfo | None = None
+    chord_id: str | None = None
+    loop: LoopState | None = None
+
+    @property
+    def key(self) -> Key:
+        return (self.step_id, self.visit)
+
+
+class NeedRows(LLMTeamError):
+    """A transition looked at rows that the slice lacks: load them and call it again. Never leaves the store."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self.keys = frozenset(keys)
+        super().__init__(f"{len(self.keys)} rows are not loaded")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how soon a failed step runs again.
+
+    ``chance`` in [0, 1) spreads retries out: the delay is between half and all of ``delay * 2**(n-1)``, at most
+    :data:`MAX_RETRY_DELAY` ("equal jitter" of the AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
+    """
+
+    max_retries: int = 3
+    delay: timedelta = timedelta(seconds=1)
+
+    def delay_after(self, failures: int, chance: float) -> timedelta:
+        full = min(self.delay * 2 ** min(failures - 1, 32), MAX_RETRY_DELAY)
+        return full * (0.5 + 0.5 * chance)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The handler's answer, reduced to what a transition needs. ``payload`` goes into the step's event."""
+
+    decisions: Decisions
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The handler's failure. ``retryable`` is its own opinion (None: the policy decides), ``retry_after`` the least delay."""
+
+    error: ErrorInfo
+    retryable: bool | None = None
+    retry_after: timedelta = timedelta()
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+Outcome = Completed | Failed
+
+
+@dataclass(slots=True)
+class Change:
+    """What a transition changed. Stores write it in one transaction; hints go out after the commit.
+
+    ``steps`` are rows that existed, ``added`` new ones; ``cancel_open`` means: every step still open is cancelled, in
+    one statement. ``ready`` are the steps to hint at now; ``chord`` the split whose heads (all in ``ready``) go out as one
+    chord. ``applied`` is False when the claim no longer holds the step and nothing was changed.
+    """
+
+    run: RunState
+    now: datetime
+    steps: dict[Key, StepRow] = field(default_factory=dict)
+    added: dict[Key, StepRow] = field(default_factory=dict)
+    events: list[EventDraft] = field(default_factory=list)
+    ready: list[Key] = field(default_factory=list)
+    cancel_open: bool = False
+    chord: str | None = None
+    applied: bool = True
+    ended: bool = False
+
+    def end(self, status: SegmentStatus, error: ErrorInfo | None, event: EventDraft) -> None:
+        """End the run: whatever is still open is cancelled, nothing more is hinted at."""
+        run = self.run
+        self.cancel_open = run.open > 0
+        run.status, run.error, run.finished_at, run.open, run.running = status, error, self.now, 0, 0
+        self.ready.clear()
+        self.chord = None
+        self.ended = True
+        self.events.append(event)
+
+
+class Slice:
+    """The part of a run that a transition sees; rows are copied before they are changed."""
+
+    def __init__(self, run: RunState, rows: Iterable[StepRow], now: datetime) -> None:
+        self._rows = {row.key: row for row in rows}
+        self.change = Change(replace(run), now)
+
+    @property
+    def run(self) -> RunState:
+        return self.change.run
+
+    def read(self, key: Key) -> StepRow:
+        """The row as it now is. Raises :class:`NeedRows`."""
+        change = self.change
+        found = change.steps.get(key) or change.added.get(key) or self._rows.get(key)
+        if found is None:
+            raise NeedRows([key])
+        return found
+
+    def need(self, keys: Iterable[Key]) -> None:
+        """Raise one :class:`NeedRows` for all of ``keys`` that are missing."""
+        missing = [key for key in keys if key not in self._rows and key not in self.change.added]
+        if missing:
+            raise NeedRows(missing)
+
+    def edit(self, key: Key) -> StepRow:
+        """The row, copied on first use, for changing. Raises :class:`NeedRows`."""
+        change = self.change
+        row = change.steps.get(key) or change.added.get(key)
+        if row is None:
+            row = replace(self.read(key))
+            if row.loop is not None:
+                row.loop = replace(row.loop, exits=dict(row.loop.exits), children=dict(row.loop.children))
+            change.steps[key] = row
+        return row
+
+    def add(self, row: StepRow) -> None:
+        self.change.added[row.key] = row
+
+    def emit(self, draft: EventDraft) -> None:
+        self.change.events.append(draft)

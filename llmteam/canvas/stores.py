@@ -1,0 +1,272 @@
+"""The run store in memory, for use inside one process and for tests; re-exports the one in SQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from llmteam import codec
+from llmteam.canvas.exceptions import UnknownSegmentError
+from llmteam.canvas.graph import Node
+from llmteam.canvas.records import (
+    NewRun,
+    PinnedDefinition,
+    RunHeader,
+    RunRecord,
+    StepRecord,
+    StoredOutput,
+    Transition,
+    Work,
+)
+from llmteam.canvas.routing import Source, StepOutput
+from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow, StepState
+from llmteam.events.models import EventDraft, EventScope, WorktrailEvent
+from llmteam.ids import Clock, utc_now
+
+__all__ = ["MemoryRunStore"]
+
+
+@dataclass(slots=True)
+class _Run:
+    header: RunHeader
+    input: str
+    created_at: datetime
+    state: RunState
+    rows: dict[Key, StepRow]
+    nodes: Mapping[str, Node]
+    next_seq: int = 1
+    outputs: dict[Key, StoredOutput] = field(default_factory=dict)
+    local: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
+    holders: dict[Key, tuple[str, datetime]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class MemoryRunStore:
+    """Runs in dictionaries, one lock per run. ``sink`` is given the events of each transition under that lock."""
+
+    def __init__(
+        self, sink: Callable[[Sequence[WorktrailEvent]], None] = lambda events: None, clock: Clock = utc_now
+    ) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._runs: dict[tuple[str, str], _Run] = {}
+        self._definitions: dict[tuple[str, str], PinnedDefinition] = {}
+        self._lock = threading.Lock()
+
+    def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
+        """As :meth:`RunStore.create`."""
+        header = RunHeader(
+            tenant_id=run.tenant_id,
+            run_id=run.run_id,
+            instance_id=run.instance_id,
+            segment_id=run.pinned.definition.segment_id,
+            definition_hash=run.pinned.hash,
+            options=run.options,
+            context=dict(run.context),
+            root_run_id=run.run_id,
+        )
+        kept = _Run(header, run.input, self._clock(), change.run, dict(change.added), nodes)
+        with self._lock:
+            if (run.tenant_id, run.run_id) in self._runs:
+                return False
+            self._definitions[run.tenant_id, run.pinned.hash] = run.pinned
+            self._runs[run.tenant_id, run.run_id] = kept
+        with kept.lock:
+            self._record(kept, change.events, change.now)
+        return True
+
+    def definition(self, tenant_id: str, definition_hash: str) -> PinnedDefinition:
+        """As :meth:`RunStore.definition`."""
+        found = self._definitions.get((tenant_id, definition_hash))
+        if found is None:
+            raise UnknownSegmentError(definition_hash)
+        return found
+
+    def gather(self, tenant_id: str, run_id: str, key: Key) -> Work | None:
+        """As :meth:`RunStore.gather`."""
+        run = self._runs.get((tenant_id, run_id))
+        if run is None:
+            return None
+        with run.lock:
+            row = run.rows.get(key)
+            if row is None:
+                return None
+            own = row.undecided == 0 and row.live == 0
+            return Work(
+                header=run.header,
+                run=replace(run.state),
+                row=replace(row),
+                sources=self._sources(run, key[0]) if row.state is StepState.READY else (),
+                input=codec.loads(run.input) if own else None,
+                takes_run_input=own,
+                local_state=run.local.get(key),
+            )
+
+    def _sources(self, run: _Run, step_id: str) -> list[Source]:
+        wanted = set(run.nodes[step_id].sources)
+        latest: dict[str, StepRow] = {}
+        for row in run.rows.values():
+            if row.step_id in wanted and row.decisions is not None:
+                known = latest.get(row.step_id)
+                if known is None or known.visit < row.visit:
+                    latest[row.step_id] = row
+        return [Source(row.step_id, row.decisions or (), self._output(run, row.key)) for row in latest.values()]
+
+    def _output(self, run: _Run, key: Key) -> StepOutput:
+        stored = run.outputs.get(key)
+        return StepOutput({}) if stored is None else StepOutput(codec.loads(stored.text), stored.whole)
+
+    def claim(self, work: Work, claimed: StepRow, event: EventDraft, lease: timedelta, holder: str) -> bool:
+        """As :meth:`RunStore.claim`."""
+        run = self._runs[work.header.tenant_id, work.header.run_id]
+        with run.lock:
+            row = run.rows[claimed.key]
+            if run.state.status is not SegmentStatus.RUNNING or (row.state, row.fence) != (
+                work.row.state,
+                work.row.fence,
+            ):
+                return False
+            now = self._clock()
+            run.rows[claimed.key] = replace(claimed, wake_at=now + lease)
+            run.holders[claimed.key] = (holder, now + lease)
+            run.state.running += 1
+            self._record(run, [event], now)
+            return True
+
+    def apply(
+        self,
+        header: RunHeader,
+        keys: Sequence[Key],
+        transition: Transition,
+        nodes: Mapping[str, Node],
+        *,
+        now: datetime,
+        finished: Key | None = None,
+        output: StoredOutput | None = None,
+        local_state: Mapping[str, Any] | None = None,
+    ) -> Change:
+        """As :meth:`RunStore.apply`."""
+        run = self._runs[header.tenant_id, header.run_id]
+        with run.lock:
+            change = _attempt(run, keys, transition, now)
+            if change.applied:
+                self._write(run, change)
+                if finished is not None and output is not None and finished in change.steps:
+                    run.outputs[finished] = output
+                if finished is not None and local_state is not None:
+                    run.local[finished] = local_state
+            return change
+
+    def _write(self, run: _Run, change: Change) -> None:
+        run.state = change.run
+        run.rows.update(change.steps)
+        run.rows.update(change.added)
+        if change.cancel_open:
+            for key, row in run.rows.items():
+                if row.state.is_open:
+                    run.rows[key] = replace(
+                        row, state=StepState.CANCELLED, owner=None, wake_at=None, finished_at=change.now
+                    )
+        self._record(run, change.events, change.now)
+
+    def _record(self, run: _Run, drafts: Sequence[EventDraft], now: datetime) -> None:
+        header = run.header
+        scope = EventScope(
+            tenant_id=header.tenant_id,
+            run_id=header.run_id,
+            instance_id=header.instance_id,
+            segment_id=header.segment_id,
+        )
+        events = [draft.stamp(scope, now, run.next_seq + offset) for offset, draft in enumerate(drafts)]
+        run.next_seq += len(drafts)
+        if events:
+            self._sink(events)
+
+    def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
+        """As :meth:`RunStore.header`."""
+        run = self._runs.get((tenant_id, run_id))
+        return None if run is None else run.header
+
+    def record(self, tenant_id: str, run_id: str) -> RunRecord | None:
+        """As :meth:`RunStore.record`."""
+        run = self._runs.get((tenant_id, run_id))
+        return None if run is None else _shown(run)
+
+    def records(
+        self, tenant_id: str, *, status: SegmentStatus | None = None, segment_id: str | None = None, limit: int = 50
+    ) -> list[RunRecord]:
+        """As :meth:`RunStore.records`."""
+        found = [
+            _shown(run)
+            for (tenant, _), run in self._runs.items()
+            if tenant == tenant_id
+            and status in (None, run.state.status)
+            and segment_id in (None, run.header.segment_id)
+        ]
+        return sorted(found, key=lambda record: (record.created_at, record.run_id), reverse=True)[:limit]
+
+    def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]:
+        """As :meth:`RunStore.steps`."""
+        run = self._runs.get((tenant_id, run_id))
+        if run is None:
+            return []
+        with run.lock:
+            return [self._step_record(run, row) for row in run.rows.values()]
+
+    def _step_record(self, run: _Run, row: StepRow) -> StepRecord:
+        holder, until = run.holders.get(row.key, (None, None))
+        held = row.state is StepState.RUNNING
+        return StepRecord(
+            replace(row),
+            run.nodes[row.step_id].facts.queue,
+            holder if held else None,
+            until if held else None,
+            self._output(run, row.key).value if row.key in run.outputs else None,
+        )
+
+    def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
+        """As :meth:`RunStore.outputs`."""
+        run = self._runs.get((tenant_id, run_id))
+        if run is None:
+            return {}
+        with run.lock:
+            last = {row.step_id: row for row in sorted(run.rows.values(), key=lambda r: r.visit) if row.terminal}
+            return run_outputs({row.step_id: self._output(run, row.key) for row in last.values()})
+
+
+def run_outputs(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
+    """A run's outputs: of one last step its answer, of several one entry per step."""
+    if len(terminals) == 1:
+        return next(iter(terminals.values())).as_result
+    return {step_id: output.value for step_id, output in terminals.items()}
+
+
+def _attempt(run: _Run, keys: Sequence[Key], transition: Transition, now: datetime) -> Change:
+    wanted = set(keys)
+    while True:
+        moment = Slice(run.state, [run.rows[key] for key in wanted if key in run.rows], now)
+        try:
+            return transition(moment)
+        except NeedRows as missing:
+            wanted |= missing.keys
+
+
+def _shown(run: _Run) -> RunRecord:
+    header, state = run.header, run.state
+    return RunRecord(
+        tenant_id=header.tenant_id,
+        run_id=header.run_id,
+        instance_id=header.instance_id,
+        segment_id=header.segment_id,
+        definition_hash=header.definition_hash,
+        status=state.status,
+        steps_completed=state.completed,
+        steps_total=len(run.nodes),
+        error=state.error,
+        created_at=run.created_at,
+        started_at=state.started_at,
+        finished_at=state.finished_at,
+    )
