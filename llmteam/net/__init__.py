@@ -1,0 +1,66 @@
+"""Everything that leaves the process over HTTP, behind one guard.
+
+Importing this package is cheap: the HTTP libraries load with the first client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmteam.net.defaults import default_client, default_guard, guard_from, refuse_endpoints, use_guard
+from llmteam.net.errors import (
+    CertificateError,
+    ConnectError,
+    HTTPStatusError,
+    InvalidHeaderError,
+    InvalidResponseError,
+    OutboundRefusedError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+)
+from llmteam.net.guard import OutboundGuard
+from llmteam.net.response import HttpResponse
+from llmteam.net.sockets import request_limit
+
+if TYPE_CHECKING:
+    from llmteam.net.client import HttpClient
+    from llmteam.net.resources import BaseUrlClient
+    from llmteam.net.sdk import sdk_http_client
+
+__all__ = [
+    "BaseUrlClient",
+    "CertificateError",
+    "ConnectError",
+    "HTTPStatusError",
+    "HttpClient",
+    "HttpResponse",
+    "InvalidHeaderError",
+    "InvalidResponseError",
+    "OutboundGuard",
+    "OutboundRefusedError",
+    "RequestCancelledError",
+    "RequestTimeoutError",
+    "ResponseTooLargeError",
+    "default_client",
+    "default_guard",
+    "guard_from",
+    "refuse_endpoints",
+    "request_limit",
+    "sdk_http_client",
+    "use_guard",
+]
+
+_LAZY = {
+    "BaseUrlClient": "llmteam.net.resources",
+    "HttpClient": "llmteam.net.client",
+    "sdk_http_client": "llmteam.net.sdk",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
