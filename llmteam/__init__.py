@@ -1,0 +1,56 @@
+"""JSON workflow segments as durable, tenant-isolated runs on Celery, Redis and Postgres.
+
+The public names of the packages can be imported from here too. Each loads on first use (PEP 562), so that
+``import llmteam`` stays cheap and needs no server library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmteam.canvas import *
+    from llmteam.errors import *
+    from llmteam.events import *
+    from llmteam.runtime import *
+    from llmteam.tenancy import *
+
+__version__ = "2.0.0"
+
+# Module -> the names that it gives to this package.
+_NAMES = {
+    "canvas": (
+        "CanvasError EdgeDefinition InvalidConditionError InvalidStepConfigError PortDefinition PortSpec Ports "
+        "RunConfig SegmentClient SegmentDefinition SegmentParams SegmentResult SegmentRunner SegmentStatus "
+        "SegmentValidationError SegmentValidator StepCatalog StepCategory StepDefinition StepHandler StepPosition "
+        "StepTypeMetadata StepTypeNotFoundError StepUIMetadata ValidationMessage ValidationResult ValidationSeverity "
+        "step_type validate_segment validate_segment_dict"
+    ),
+    "errors": "ConfigurationError InfrastructureError LLMTeamError NotJSONError PayloadTooLargeError",
+    "events": "ErrorInfo EventEmitter EventSeverity EventStore EventStream EventType MemoryEventStore WorktrailEvent",
+    "runtime": (
+        "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "
+        "RuntimeContextManager SecretAccessDeniedError SecretsProvider StepContext Store StoreRegistry "
+        "current_runtime get_current_runtime"
+    ),
+    "tenancy": "TenantContext current_tenant",
+}
+
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _MODULE_OF[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
