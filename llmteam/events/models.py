@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -50,6 +50,11 @@ class EventType(StrEnum):
     DATA_CONSUMED = "data.consumed"
     CUSTOM = "custom"
 
+    @property
+    def severity(self) -> EventSeverity:
+        """How serious an event of this type is unless its emitter says otherwise."""
+        return _SEVERITIES.get(self, EventSeverity.DEBUG if self.startswith("data.") else EventSeverity.INFO)
+
 
 #: The types that end a run; exactly one of them is the last segment event of each run.
 TERMINAL_TYPES = frozenset({EventType.SEGMENT_COMPLETED, EventType.SEGMENT_FAILED, EventType.SEGMENT_CANCELLED})
@@ -74,6 +79,14 @@ class EventSeverity(StrEnum):
 
 
 _RANKS = {severity: rank for rank, severity in enumerate(EventSeverity)}
+_SEVERITIES = {
+    EventType.SEGMENT_FAILED: EventSeverity.ERROR,
+    EventType.STEP_FAILED: EventSeverity.ERROR,
+    EventType.ACTION_FAILED: EventSeverity.ERROR,
+    EventType.SEGMENT_CANCELLED: EventSeverity.WARNING,
+    EventType.STEP_RETRYING: EventSeverity.WARNING,
+    EventType.HUMAN_TASK_ESCALATED: EventSeverity.WARNING,
+}
 
 
 class InvalidEventError(LLMTeamError, ValueError):
@@ -188,13 +201,23 @@ class WorktrailEvent(BaseModel):
     @property
     def seq(self) -> int | None:
         """The event's number within its run, from 1; None while no store has numbered it."""
-        return self._seq if self._seq is not None else seq_of(self.event_id, self.run_id)
+        return seq_of(self.event_id, self.run_id) if self._seq is None else self._seq
 
     def numbered(self, seq: int, *, keep_id: bool = False) -> WorktrailEvent:
         """A copy with this number, and the id that goes with it unless ``keep_id``."""
         copy = self.model_copy(update={} if keep_id else {"event_id": event_id(self.run_id, seq)})
-        copy._seq = seq
+        copy._seq = seq if keep_id else None
         return copy
+
+    def __eq__(self, other: object) -> bool:
+        return self.__dict__ == other.__dict__ if isinstance(other, WorktrailEvent) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.tenant_id, self.run_id, self.event_id))
+
+    def is_again(self, earlier: WorktrailEvent) -> bool:
+        """Whether this is ``earlier`` handed over a second time, and not another event that claims its id."""
+        return all(getattr(self, name) == getattr(earlier, name) for name in _SAME)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by name; enums as values, the timestamp as ISO text in UTC, the error nested or None."""
@@ -237,6 +260,8 @@ class WorktrailEvent(BaseModel):
 
 
 _REQUIRED = tuple(name for name, info in WorktrailEvent.model_fields.items() if info.is_required())
+
+_SAME = ("event_id", "event_type", "timestamp", "step_id", "visit", "attempt")
 
 
 def event_id(run_id: str, seq: int) -> str:
@@ -333,8 +358,3 @@ class EventQuery:
 
 def _is(wanted: str | None, found: str | None) -> bool:
     return wanted is None or wanted == found
-
-
-def terminal(events: Iterable[WorktrailEvent]) -> WorktrailEvent | None:
-    """The first of ``events`` that ends its run, or None."""
-    return next((event for event in events if event.event_type in TERMINAL_TYPES), None)

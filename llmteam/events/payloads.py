@@ -75,12 +75,18 @@ def jsonable(value: Any, _depth: int = 0) -> Any:
         return [jsonable(part, _depth + 1) for part in value]
     if isinstance(value, bool | int) or value is None or (isinstance(value, float) and abs(value) < float("inf")):
         return value
-    return valid_text(value if isinstance(value, str) else str(value))
+    if getattr(value, "is_secret", False):
+        return REDACTED
+    return valid_text(str(value))
 
 
 def valid_text(text: str) -> str:
     """``text`` with what JSON or Postgres refuses (NUL, lone surrogates) replaced."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+#: About what a reference takes in place of a body.
+_REFERENCE_BYTES = 100
 
 
 def reference(digest: str, size: int) -> dict[str, Any]:
@@ -114,8 +120,10 @@ def prepare(
         if size > limit:
             digest = codec.digest(text)
             bodies[digest] = text
-            value, size = replace(digest, size), 120
-        ready[name] = value
+            ready[name] = replace(digest, size)
+            size = _REFERENCE_BYTES
+        else:
+            ready[name] = value
         total += size + len(name)
     if total > WHOLE_FACTOR * limit:
         text = codec.canonical(ready)
