@@ -1,0 +1,30 @@
+"""The database: pool and transactions, tables, migrations, roles. SQL stands here and in the ``postgres`` modules."""
+
+from llmteam.db.engine import Database
+from llmteam.db.errors import (
+    ConflictError,
+    ConstraintError,
+    DatabaseTimeoutError,
+    RolesNotGrantedError,
+    StatementError,
+    constraint_of,
+    run_transaction,
+)
+from llmteam.db.hot import HotConnection
+from llmteam.db.roles import InsecureLoginError, check_login, provision, roles_sql
+
+__all__ = [
+    "ConflictError",
+    "ConstraintError",
+    "Database",
+    "DatabaseTimeoutError",
+    "HotConnection",
+    "InsecureLoginError",
+    "RolesNotGrantedError",
+    "StatementError",
+    "check_login",
+    "constraint_of",
+    "provision",
+    "roles_sql",
+    "run_transaction",
+]

@@ -1,0 +1,92 @@
+"""The version of the tables: which one this package needs, which one a database has, and the way between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import NullPool, create_engine, text
+
+from llmteam.db.errors import translated
+from llmteam.db.roles import LOCK, OWNER, check_server_version
+from llmteam.db.tables import SCHEMA
+from llmteam.errors import MigrationsNotAppliedError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from llmteam.db.engine import Database
+
+#: The newest migration, named here so that a look at the version does not load Alembic.
+HEAD = "0001"
+
+VERSION_TABLE = "alembic_version"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def current(database: Database) -> str | None:
+    """The migration that the database has; None when none was ever applied."""
+    try:
+        with database.hot(None) as hot:
+            rows = hot.script("SELECT version_num FROM llmteam.alembic_version")
+    except MigrationsNotAppliedError:
+        return None
+    return str(rows[0][0]) if rows else None
+
+
+def check_schema(database: Database) -> None:
+    """Raise :class:`MigrationsNotAppliedError` unless the tables are those of this version of the package."""
+    found = current(database)
+    if found is None:
+        raise MigrationsNotAppliedError(
+            f"the database {database.server} has no llmteam tables: run: llmteam db upgrade"
+        )
+    if found < HEAD:
+        raise MigrationsNotAppliedError(
+            f"the tables in {database.server} are at {found}, this version of llmteam needs {HEAD}: "
+            "run: llmteam db upgrade"
+        )
+    if found > HEAD:
+        raise MigrationsNotAppliedError(
+            f"the tables in {database.server} are at {found}, this version of llmteam knows {HEAD}: update llmteam here"
+        )
+
+
+def upgrade(database: Database) -> bool:
+    """Bring the tables to :data:`HEAD` in one transaction; True when there was something to do.
+
+    Two processes at once take turns. A migration waits ten seconds for a lock on a table and then gives up, because
+    everyone else would queue behind it. Raises :class:`MigrationsNotAppliedError` when the tables are newer than this
+    package.
+    """
+    if current(database) == HEAD:
+        return False
+    engine = create_engine(database.url, poolclass=NullPool, use_native_hstore=False, hide_parameters=True)
+    with translated(database.server), engine.begin() as connection:
+        version = connection.connection.dbapi_connection.server_version  # type: ignore[union-attr]
+        check_server_version(version)
+        connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+        connection.execute(text("SET LOCAL lock_timeout = '10s'"))
+        return _migrate(connection, database.server)
+
+
+def _migrate(connection: Connection, server: str) -> bool:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+
+    def found() -> str | None:
+        options = {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
+        return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+    before = found()
+    if before is not None and before > HEAD:
+        raise MigrationsNotAppliedError(
+            f"the tables in {server} are at {before}, this version of llmteam knows {HEAD}: update llmteam here"
+        )
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    return before != HEAD

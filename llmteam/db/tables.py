@@ -1,0 +1,210 @@
+"""Every table as SQLAlchemy Core metadata; ``tenant_id`` stands first in each key.
+
+The migrations make these tables, their row security and their grants; an integration test compares the two.
+Documents are ``json``, not ``jsonb``: they are read whole and written often, and their key order is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+
+SCHEMA = "llmteam"
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s"},
+)
+
+
+def _text(name: str, *, null: bool = False, default: str | None = None) -> Column[str]:
+    return Column(name, Text, nullable=null, server_default=None if default is None else text(f"'{default}'"))
+
+
+def _int(name: str, *, null: bool = False, default: int | None = None) -> Column[int]:
+    return Column(name, Integer, nullable=null, server_default=None if default is None else text(str(default)))
+
+
+def _flag(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False, server_default=text("false"))
+
+
+def _json(name: str, *, null: bool = True) -> Column[Any]:
+    return Column(name, JSON(none_as_null=True), nullable=null)
+
+
+def _time(name: str, *, null: bool = True) -> Column[Any]:
+    return Column(name, TIMESTAMP(timezone=True), nullable=null)
+
+
+definitions = Table(
+    "definitions",
+    metadata,
+    _text("tenant_id"),
+    _text("definition_hash"),
+    _text("segment_id"),
+    _json("document", null=False),
+    _json("types", null=False),
+    _time("created_at", null=False),
+    PrimaryKeyConstraint("tenant_id", "definition_hash"),
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    _text("tenant_id"),
+    _text("segment_id"),
+    _text("version"),
+    _text("content_hash"),
+    _text("definition_hash"),
+    _time("archived_at"),
+    _time("published_at", null=False),
+    _text("published_by", default=""),
+    PrimaryKeyConstraint("tenant_id", "segment_id", "version"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    _text("tenant_id"),
+    _text("run_id"),
+    _text("instance_id", default=""),
+    _text("segment_id"),
+    _text("definition_hash"),
+    _text("status"),
+    _int("open", default=0),
+    _int("running", default=0),
+    _int("completed", default=0),
+    _int("failed", default=0),
+    _int("total", default=0),
+    _int("terminals", default=0),
+    _int("next_seq", default=1),
+    _json("input"),
+    _text("input_ref", null=True),
+    _json("config", null=False),
+    _json("context", null=False),
+    _json("error"),
+    _text("parent_run_id", null=True),
+    _text("root_run_id"),
+    _text("link", null=True),
+    _text("idempotency_key", null=True),
+    _time("deadline"),
+    _time("wake_at"),
+    _int("hints", default=0),
+    _time("created_at", null=False),
+    _time("started_at"),
+    _time("finished_at"),
+    _json("outputs"),
+    PrimaryKeyConstraint("tenant_id", "run_id"),
+    Index("runs_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
+    Index("runs_created", "tenant_id", text("created_at DESC")),
+    Index("runs_status_created", "tenant_id", "status", text("created_at DESC")),
+    Index(
+        "runs_idempotency_key",
+        "tenant_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+)
+
+run_steps = Table(
+    "run_steps",
+    metadata,
+    _text("tenant_id"),
+    _text("run_id"),
+    _text("step_id"),
+    _int("visit", default=1),
+    _text("state"),
+    _int("undecided", default=0),
+    _int("live", default=0),
+    _int("failed_in", default=0),
+    _int("attempt", default=0),
+    _int("losses", default=0),
+    _int("fence", default=0),
+    _text("queue"),
+    _text("owner", null=True),
+    _text("holder", null=True),
+    _time("lease_until"),
+    _time("wake_at"),
+    _int("hints", default=0),
+    _time("deadline"),
+    _time("ready_at"),
+    _time("started_at"),
+    _time("finished_at"),
+    Column("decisions", ARRAY(SmallInteger), nullable=True),
+    Column("sources", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    _flag("whole"),
+    _json("output"),
+    _text("output_ref", null=True),
+    _flag("terminal"),
+    _json("error"),
+    _text("chord_id", null=True),
+    _json("loop"),
+    _json("local_state"),
+    PrimaryKeyConstraint("tenant_id", "run_id", "step_id", "visit"),
+    CheckConstraint("owner IN ('inputs', 'queue', 'lease', 'timer', 'person', 'limit', 'pause')", name="owner_known"),
+    Index("run_steps_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _text("tenant_id"),
+    _text("run_id"),
+    _int("seq"),
+    _text("event_type"),
+    _time("ts", null=False),
+    _text("instance_id", default=""),
+    _text("segment_id"),
+    _text("step_id", null=True),
+    _text("step_type", null=True),
+    _int("visit", null=True),
+    _int("attempt", null=True),
+    _text("severity"),
+    _text("correlation_id", null=True),
+    _text("parent_event_id", null=True),
+    _json("payload", null=False),
+    _json("error"),
+    _int("duration_ms", null=True),
+    PrimaryKeyConstraint("tenant_id", "run_id", "seq"),
+    Index("events_type_ts", "tenant_id", "event_type", "ts"),
+    Index("events_ts", "tenant_id", "ts"),
+)
+
+payloads = Table(
+    "payloads",
+    metadata,
+    _text("tenant_id"),
+    _text("hash"),
+    _json("body", null=False),
+    _int("size"),
+    _time("created_at", null=False),
+    PrimaryKeyConstraint("tenant_id", "hash"),
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    # Sweeps belong to the installation; the column is there because every table has it.
+    _text("tenant_id", default="*"),
+    _text("name"),
+    _time("ended_at", null=False),
+    _int("found", default=0),
+    PrimaryKeyConstraint("tenant_id", "name"),
+)
