@@ -15,6 +15,7 @@ _NAMES = {
         "InvalidConditionError",
         "InvalidOutputError",
         "InvalidStepConfigError",
+        "InvalidStepTypeError",
         "LocalHandlerError",
         "LoopLimitError",
         "NoHandlerError",

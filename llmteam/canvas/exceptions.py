@@ -8,6 +8,7 @@
         │   └── SegmentSyntaxError      its text is not JSON; has line and column
         ├── StepTypeNotFoundError       the catalog has no such step type
         ├── StepTypeExistsError         another step type has this name already
+        ├── InvalidStepTypeError        a step type is registered under a name or schema that cannot be used
         ├── InvalidStepConfigError      a step's configuration does not fit its type
         ├── InvalidConditionError       an expression does not parse or cannot be evaluated
         ├── InvalidOutputError          a handler returned what cannot be stored or routed
@@ -93,6 +94,15 @@ class StepTypeExistsError(CanvasError):
     def __init__(self, type_id: str) -> None:
         super().__init__(f"Step type '{type_id}' is registered already: choose another name, or unregister it first")
         self.type_id = type_id
+
+
+class InvalidStepTypeError(CanvasError):
+    """A step type cannot be registered like this."""
+
+    def __init__(self, type_id: str, reason: str) -> None:
+        super().__init__(f"Step type '{_clipped(type_id)}': {reason}")
+        self.type_id = type_id
+        self.reason = reason
 
 
 class InvalidStepConfigError(CanvasError):

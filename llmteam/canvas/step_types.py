@@ -1,0 +1,277 @@
+"""What a step type is, and the seven that are built in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from llmteam.canvas.models import StepTypeFacts
+from llmteam.canvas.schema_check import COMMON_KEYS, EXPRESSION_FORMAT
+
+DEFAULT_QUEUE = "llmteam.default"
+
+
+class StepCategory(StrEnum):
+    """The group in which editors show a step type."""
+
+    AI = "ai"
+    DATA = "data"
+    INTEGRATION = "integration"
+    CONTROL = "control"
+    HUMAN = "human"
+    UTILITY = "utility"
+
+
+@dataclass(frozen=True)
+class PortSpec:
+    """A port that every step of a type has. ``type`` is a hint for people and tools."""
+
+    name: str
+    type: str = "any"
+    description: str = ""
+    required: bool = True
+    default: Any = None
+    schema: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The port as JSON; ``default`` and ``schema`` only where they are set."""
+        data = {"name": self.name, "type": self.type, "description": self.description, "required": self.required}
+        if self.default is not None:
+            data["default"] = self.default
+        if self.schema is not None:
+            data["schema"] = self.schema
+        return data
+
+
+@dataclass(frozen=True)
+class StepTypeMetadata:
+    """How a step type presents itself; ``config_schema`` is a JSON Schema (draft 2020-12) of its configuration."""
+
+    type_id: str
+    version: str
+    display_name: str
+    description: str
+    category: StepCategory
+    icon: str = "box"
+    color: str = "#4A90D9"
+    config_schema: dict[str, Any] = field(default_factory=dict)
+    input_ports: list[PortSpec] = field(default_factory=list)
+    output_ports: list[PortSpec] = field(default_factory=list)
+    supports_retry: bool = True
+    supports_timeout: bool = True
+    supports_parallel: bool = False
+    is_async: bool = True
+    docs_url: str | None = None
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """One key per field, as JSON."""
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        data["category"] = self.category.value
+        data["input_ports"] = [port.to_dict() for port in self.input_ports]
+        data["output_ports"] = [port.to_dict() for port in self.output_ports]
+        return data
+
+    def facts(self, *, queue: str = DEFAULT_QUEUE, routing: bool = False) -> StepTypeFacts:
+        """What the engine must know of the type; a type without ports has one called ``input`` and ``output``."""
+        return StepTypeFacts(
+            type_id=self.type_id,
+            inputs=tuple(port.name for port in self.input_ports) or ("input",),
+            outputs=tuple(port.name for port in self.output_ports) or ("output",),
+            routing=routing,
+            kind="step",
+            queue=queue,
+            supports_retry=self.supports_retry,
+        )
+
+
+def config_schema(properties: Mapping[str, Any], **rules: Any) -> dict[str, Any]:
+    """The schema of a configuration object with these keys and those that every step may have."""
+    return {"type": "object", "properties": {**properties, **COMMON_KEYS}, **rules}
+
+
+def _text(description: str, **rules: Any) -> dict[str, Any]:
+    return {"type": "string", "description": description, **rules}
+
+
+def _any_ports(*names: str) -> list[PortSpec]:
+    return [PortSpec(name) for name in names]
+
+
+_EXPRESSION = _text("An expression over the step's document.", format=EXPRESSION_FORMAT)
+
+_BRANCHES = {
+    "anyOf": [
+        {"type": "integer", "minimum": 2, "maximum": 100_000},
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 2, "uniqueItems": True},
+    ],
+    "default": 2,
+    "description": "How many branches (ports branch_1 and on), or the names of their ports.",
+}
+
+LLM_AGENT = StepTypeMetadata(
+    type_id="llm_agent",
+    version="1.0",
+    display_name="LLM Agent",
+    description="Asks a language model and hands on its answer.",
+    category=StepCategory.AI,
+    icon="robot",
+    color="#4A90D9",
+    config_schema=config_schema(
+        {
+            "model": _text("Name of the model, or of a provider that is registered in the runtime."),
+            "llm_ref": _text("Name of the provider that is registered in the runtime."),
+            "system_prompt": _text("What the model is told about its task."),
+            "prompt": _text("The question; {name} stands for that key of the document."),
+            "prompt_template_id": _text("Name of a prompt that is kept elsewhere."),
+            "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 0.7},
+            "max_tokens": {"type": "integer", "minimum": 1, "default": 1000},
+            "output_schema": {
+                "type": "object",
+                "description": "JSON Schema that the answer must fit; it is then handed on as a value.",
+            },
+        },
+        anyOf=[{"required": ["llm_ref"]}, {"required": ["model"]}],
+    ),
+    input_ports=[PortSpec("input", "object")],
+    output_ports=[PortSpec("output", "string"), PortSpec("error", "object", required=False)],
+    examples=[{"model": "gpt-4", "system_prompt": "Rate the risk 0-10"}],
+)
+
+HTTP_ACTION = StepTypeMetadata(
+    type_id="http_action",
+    version="1.0",
+    display_name="HTTP Request",
+    description="Calls an HTTP service and hands on the parsed answer.",
+    category=StepCategory.INTEGRATION,
+    icon="globe",
+    color="#50C878",
+    config_schema=config_schema(
+        {
+            "url": _text("The address to call."),
+            "method": {"enum": ["GET", "POST", "PUT", "DELETE", "PATCH"], "default": "POST"},
+            "client_ref": _text("Name of the client that is registered in the runtime, for calls by path."),
+            "path": _text("The path to call on that client."),
+            "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+            "fail_on_status": {
+                "type": "boolean",
+                "default": True,
+                "description": "Whether a status of 400 or more fails the step.",
+            },
+        },
+        anyOf=[{"required": ["url"]}, {"required": ["client_ref", "path"]}],
+    ),
+    input_ports=[PortSpec("body", "object", required=False), PortSpec("input", required=False)],
+    output_ports=[PortSpec("output"), PortSpec("response", "object"), PortSpec("status", "integer")],
+    examples=[{"url": "https://api.example.com/data", "method": "GET"}],
+)
+
+HUMAN_TASK = StepTypeMetadata(
+    type_id="human_task",
+    version="1.0",
+    display_name="Human Task",
+    description="Waits for a person's approval, choice, input or review.",
+    category=StepCategory.HUMAN,
+    icon="user",
+    color="#FF6B6B",
+    config_schema=config_schema(
+        {
+            "task_type": {"enum": ["approval", "choice", "input", "review"], "default": "approval"},
+            "title": _text("What the person sees first."),
+            "description": _text("What the person is asked to do."),
+            "assignee_ref": _text("Who is asked."),
+            "timeout_hours": {"type": "number", "exclusiveMinimum": 0, "default": 24},
+            "escalation_chain": {"type": "array", "items": {"type": "string"}},
+            "choices": {"type": "array", "items": {"type": "string"}},
+            "input_schema": {"type": "object", "description": "JSON Schema of what the person enters."},
+        },
+        required=["task_type"],
+    ),
+    input_ports=[PortSpec("data", "object")],
+    output_ports=[PortSpec("approved", "object"), PortSpec("rejected", "object"), PortSpec("modified", "object")],
+    examples=[{"task_type": "approval", "title": "Large invoice", "assignee_ref": "cfo@example.com"}],
+)
+
+CONDITION = StepTypeMetadata(
+    type_id="condition",
+    version="1.0",
+    display_name="Condition",
+    description="Hands its document on through the port true or false.",
+    category=StepCategory.CONTROL,
+    icon="git-branch",
+    color="#9B59B6",
+    config_schema=config_schema({"expression": _EXPRESSION}, required=["expression"]),
+    input_ports=_any_ports("input"),
+    output_ports=_any_ports("true", "false"),
+    examples=[{"expression": "len(data.items) > 20"}],
+)
+
+PARALLEL_SPLIT = StepTypeMetadata(
+    type_id="parallel_split",
+    version="1.0",
+    display_name="Parallel Split",
+    description="Hands its document on through every branch at once.",
+    category=StepCategory.CONTROL,
+    icon="git-fork",
+    color="#9B59B6",
+    config_schema=config_schema({"branches": _BRANCHES}),
+    input_ports=_any_ports("input"),
+    output_ports=_any_ports("branch_1", "branch_2"),
+    supports_parallel=True,
+    examples=[{"branches": 3}],
+)
+
+PARALLEL_JOIN = StepTypeMetadata(
+    type_id="parallel_join",
+    version="1.0",
+    display_name="Parallel Join",
+    description="Waits for branches and hands on the list of what they gave.",
+    category=StepCategory.CONTROL,
+    icon="git-merge",
+    color="#9B59B6",
+    config_schema=config_schema(
+        {"merge_strategy": {"enum": ["all", "any", "first"], "default": "all"}, "branches": _BRANCHES}
+    ),
+    input_ports=_any_ports("branch_1", "branch_2"),
+    output_ports=[PortSpec("output", "array")],
+    examples=[{"merge_strategy": "all"}],
+)
+
+TRANSFORM = StepTypeMetadata(
+    type_id="transform",
+    version="1.0",
+    display_name="Transform",
+    description="Reshapes its document by an expression, or by one per key of the result.",
+    category=StepCategory.UTILITY,
+    icon="shuffle",
+    color="#F39C12",
+    config_schema=config_schema(
+        {
+            "expression": _EXPRESSION,
+            "mapping": {
+                "type": "object",
+                "additionalProperties": _EXPRESSION,
+                "description": "Expressions by key of the result; wins over expression.",
+            },
+            "default": {"description": "The value where something is missing."},
+        }
+    ),
+    input_ports=_any_ports("input"),
+    output_ports=_any_ports("output"),
+    examples=[{"expression": "[line.amount for line in lines]"}],
+)
+
+_BUILTIN: tuple[tuple[StepTypeMetadata, dict[str, Any]], ...] = (
+    (LLM_AGENT, {"queue": "llmteam.llm"}),
+    (HTTP_ACTION, {"queue": "llmteam.io"}),
+    (HUMAN_TASK, {"queue": "llmteam.control", "routing": True}),
+    (CONDITION, {"queue": "llmteam.io", "routing": True}),
+    (PARALLEL_SPLIT, {"queue": "llmteam.io", "routing": True, "kind": "split"}),
+    (PARALLEL_JOIN, {"queue": "llmteam.io", "kind": "join"}),
+    (TRANSFORM, {"queue": "llmteam.io"}),
+)
+
+#: The built-in types with what the engine knows of them.
+BUILTIN_TYPES = tuple((metadata, metadata.facts().model_copy(update=extra)) for metadata, extra in _BUILTIN)
