@@ -1,0 +1,34 @@
+"""Real Postgres and Valkey from wheels, for development, demo and tests: started or joined, never left behind.
+
+:func:`start` gives an :class:`EmbeddedServers`; the servers live as long as one process holds one. Data are kept under
+the home. Roles and the database are not made here: pass ``superuser_url``, :data:`LOGIN` and :data:`DATABASE` to
+``llmteam.db.provision``.
+"""
+
+from __future__ import annotations
+
+from llmteam.embedded.errors import (
+    EmbeddedNotInstalledError,
+    EmbeddedPlaceError,
+    EmbeddedServerError,
+    EmbeddedStartError,
+)
+from llmteam.embedded.names import BROKER_DATABASES, DATABASE, LOGIN
+from llmteam.embedded.owner import EmbeddedServers, start
+from llmteam.embedded.status import EmbeddedStatus, OwnerStatus, ServerStatus, status
+
+__all__ = [
+    "BROKER_DATABASES",
+    "DATABASE",
+    "LOGIN",
+    "EmbeddedNotInstalledError",
+    "EmbeddedPlaceError",
+    "EmbeddedServerError",
+    "EmbeddedServers",
+    "EmbeddedStartError",
+    "EmbeddedStatus",
+    "OwnerStatus",
+    "ServerStatus",
+    "start",
+    "status",
+]

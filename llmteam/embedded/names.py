@@ -1,0 +1,13 @@
+"""Names and numbers of the embedded servers that others rely on."""
+
+from __future__ import annotations
+
+#: The bootstrap superuser of the cluster.
+SUPERUSER = "postgres"
+#: The role with which llmteam logs in, and its database; ``llmteam.db.provision`` makes both.
+LOGIN = "llmteam"
+DATABASE = "llmteam"
+#: Number in the name of Postgres's socket file.
+PORT = 5432
+#: Logical databases of Valkey; tests give one to each of their workers.
+BROKER_DATABASES = 64
