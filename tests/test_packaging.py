@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import os
 import re
@@ -13,6 +14,7 @@ import zipfile
 from collections.abc import Iterable
 from email.message import Message
 from email.parser import Parser
+from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -167,6 +169,31 @@ def test_the_base_install_works_anywhere_without_an_extra(installed: Path) -> No
 
 def test_every_public_name_loads_from_the_base_install(installed: Path) -> None:
     run(installed, "-c", "from llmteam import *", cwd=Path("/"))
+
+
+def test_every_package_that_the_code_imports_is_declared(metadata: Message) -> None:
+    declared = {re.split(r"[ ;\[<>=!~]", line)[0] for line in metadata.get_all("Requires-Dist", [])}
+    owners = packages_distributions()
+
+    unknown = {
+        module: owners.get(module, [])
+        for module in third_party_imports()
+        if not declared & {name.lower().replace("_", "-") for name in owners.get(module, [])}
+    }
+
+    assert unknown == {}, "imported but not in setup.cfg: a dependency of a dependency may go away"
+
+
+def third_party_imports() -> set[str]:
+    found = set()
+    for name in shipped(project_files()):
+        if name.endswith(".py"):
+            for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {"llmteam"}
 
 
 @pytest.mark.parametrize("place", ["/", str(ROOT)], ids=["anywhere", "checkout"])
