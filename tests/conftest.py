@@ -6,6 +6,8 @@ import os
 
 from hypothesis import settings
 
+pytest_plugins = ["tests.services"]
+
 # LLMTEAM_TEST_* is for the test suite itself. A model key of the caller must never be spent by a test.
 for _name in list(os.environ):
     if _name.startswith(("LLMTEAM_", "OPENAI_", "ANTHROPIC_")) and not _name.startswith("LLMTEAM_TEST_"):

@@ -1,0 +1,178 @@
+"""Real servers for tests: Postgres and Valkey once per run, a fresh database per test, a logical broker database per worker.
+
+The servers are the embedded ones. Workers of pytest-xdist share them: the first starts them, the others join, and they
+end with the last, even if the run is killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from llmteam.embedded import BROKER_DATABASES, DATABASE, LOGIN, EmbeddedServers, start
+
+if TYPE_CHECKING:
+    import redis
+    from llmteam.db import Database
+
+_TEMPLATE = "llmteam_template"
+_POINTER = "embedded-home"
+
+
+@dataclass
+class PostgresService:
+    """The Postgres of this run: makes databases and drops them."""
+
+    superuser_url: str
+    login_url: str
+    _made: list[str] = field(default_factory=list)
+
+    def create(self, *, migrated: bool = True) -> str:
+        """The URL of a fresh database for the login role: with all tables, or provisioned only."""
+        from llmteam.db import provision
+
+        name = f"test_{secrets.token_hex(6)}"
+        self._made.append(name)
+        if migrated:
+            self.as_superuser(f'CREATE DATABASE "{name}" TEMPLATE {_TEMPLATE}')
+        else:
+            provision(self.superuser_url, login=LOGIN, database=name)
+        return url_of(self.login_url, name)
+
+    def drop_all(self) -> None:
+        """Drop what :meth:`create` made, whoever is still connected."""
+        for name in self._made:
+            self.as_superuser(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        self._made.clear()
+
+    def as_superuser(self, sql: str) -> None:
+        """Run one statement outside any transaction."""
+        import psycopg2
+
+        connection = psycopg2.connect(self.superuser_url.replace("+psycopg2", ""))
+        try:
+            connection.autocommit = True
+            connection.cursor().execute(sql)
+        finally:
+            connection.close()
+
+
+def url_of(url: str, database: str) -> str:
+    """``url`` with another database."""
+    from sqlalchemy import make_url
+
+    return make_url(url).set(database=database).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def embedded_servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServers]:
+    """Both servers of this run."""
+    with start(_home(_shared_folder(request.config, tmp_path_factory.getbasetemp()))) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def postgres(embedded_servers: EmbeddedServers) -> PostgresService:
+    """The Postgres of this run, with a migrated template."""
+    from llmteam.db import Database, provision
+
+    template = url_of(embedded_servers.database_url, _TEMPLATE)
+    with _alone(embedded_servers.home / "template.lock"):
+        provision(embedded_servers.superuser_url, login=LOGIN, database=DATABASE)
+        provision(embedded_servers.superuser_url, login=LOGIN, database=_TEMPLATE)
+        database = Database(template)
+        database.upgrade()
+        # A template can only be copied while nobody is connected to it.
+        database.close()
+    return PostgresService(embedded_servers.superuser_url, embedded_servers.database_url)
+
+
+@pytest.fixture
+def database_url(postgres: PostgresService) -> Iterator[str]:
+    """The URL of a database of this test's own, with all tables."""
+    yield postgres.create()
+    postgres.drop_all()
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A :class:`llmteam.db.Database` of this test's own, with all tables."""
+    from llmteam.db import Database
+
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def valkey(embedded_servers: EmbeddedServers) -> str:
+    """The URL of this worker's logical database of Valkey: for redis-py, and for Celery as broker and result backend.
+
+    Publish and subscribe know no logical databases: channel names must be the test's own.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return f"{embedded_servers.redis_url.rpartition('/')[0]}/{int(worker) % BROKER_DATABASES}"
+
+
+@pytest.fixture
+def clean_valkey(valkey: str) -> str:
+    """The URL of ``valkey``, emptied for this test."""
+    with redis_client(valkey) as client:
+        client.flushdb()
+    return valkey
+
+
+@contextmanager
+def redis_client(url: str) -> Iterator[redis.Redis]:
+    """A client of ``url`` that leaves no connection open."""
+    import redis
+
+    client = redis.Redis.from_url(url)
+    try:
+        yield client
+    finally:
+        client.close()
+        client.connection_pool.disconnect()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the data once every worker is done."""
+    factory = getattr(config, "_tmp_path_factory", None)
+    if hasattr(config, "workerinput") or factory is None or factory._basetemp is None:
+        return
+    pointer = factory._basetemp / _POINTER
+    if pointer.exists():
+        shutil.rmtree(pointer.read_text(), ignore_errors=True)
+
+
+def _shared_folder(config: pytest.Config, basetemp: Path) -> Path:
+    return basetemp.parent if hasattr(config, "workerinput") else basetemp
+
+
+def _home(shared: Path) -> Path:
+    """One home for all workers of this run, in a folder that the user of the servers can enter."""
+    with _alone(shared / f"{_POINTER}.lock"):
+        pointer = shared / _POINTER
+        if not pointer.exists():
+            home = Path(tempfile.mkdtemp(prefix="llmteam-tests-"))
+            home.chmod(0o755)
+            pointer.write_text(str(home))
+        return Path(pointer.read_text())
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
