@@ -63,7 +63,7 @@ class Watch:
         with self._lock:
             return self._lower()
 
-    async def wait_async(self, timeout: float | None = None) -> bool:
+    async def wait_async(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # as `wait`
         """:meth:`wait` for coroutines; cancelling it leaves the watch usable."""
         loop = asyncio.get_running_loop()
         with self._lock:

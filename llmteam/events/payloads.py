@@ -114,8 +114,8 @@ def prepare(
     bodies: dict[str, str] = {}
     ready: dict[str, Any] = {}
     total = 0
-    for name, value in redact_where_needed(payload).items():
-        text = codec.canonical(value, path=f"$.{name}")
+    for name, given in payload.items():
+        value, text = _entry(name, given)
         size = _bytes(text)
         if size > limit:
             digest = codec.digest(text)
@@ -133,14 +133,14 @@ def prepare(
     return ready, bodies
 
 
-def redact_where_needed(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """:func:`redact` for the entries whose text holds a word of a secret's key; the others are taken as they are."""
-    return {name: redact({name: value})[name] if _suspicious(name, value) else value for name, value in payload.items()}
-
-
-def _suspicious(name: str, value: Any) -> bool:
-    text = (name + codec.dumps(value)).lower()
-    return any(marker in text for marker in _MARKERS)
+def _entry(name: str, value: Any) -> tuple[Any, str]:
+    """The entry without secrets, and its canonical JSON; walked only when its text holds a word of a secret's key."""
+    text = codec.canonical(value, path=f"$.{name}")
+    spoken = (name + text).lower()
+    if not any(marker in spoken for marker in _MARKERS):
+        return value, text
+    value = redact({name: value})[name]
+    return value, codec.canonical(value)
 
 
 def _bytes(text: str) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from llmteam.errors import ConfigurationError
@@ -248,22 +249,26 @@ class MemoryEventStore(EventStoreFace):
     def select(self, query: EventQuery) -> list[WorktrailEvent]:
         """The wanted events, by run and number."""
         with self._lock:
-            found = self._find(query)
-        return found if query.limit is None else found[: query.limit]
+            return list(islice(self._find(query), query.limit))
 
     def count(self, query: EventQuery) -> int:
         """How many events are wanted."""
         return len(self.select(query))
 
-    def _find(self, query: EventQuery) -> list[WorktrailEvent]:
+    def _find(self, query: EventQuery) -> Iterator[WorktrailEvent]:
         if query.run_id is not None and query.tenant_id is not None:
             keys = [(query.tenant_id, query.run_id)]
         elif query.run_id is not None:
             keys = [key for key in self._runs if key[1] == query.run_id]
         else:
             keys = sorted(key for key in self._runs if query.tenant_id in {None, key[0]})
-        runs = [self._runs[key].events for key in keys if key in self._runs]
-        return [event for events in runs for event in events if query.matches(event, event.seq or 0)]
+        for key in keys:
+            events = self._runs[key].events if key in self._runs else deque()
+            # The numbers of what is kept have no gap, so a follower's place is known without looking for it.
+            behind = 0 if query.after_seq is None or not events else query.after_seq - (events[0].seq or 0) + 1
+            for event in islice(events, max(behind, 0), None):
+                if query.matches(event, event.seq or 0):
+                    yield event
 
     async def clear(self) -> None:
         """Forget everything."""
