@@ -60,7 +60,7 @@ def roles_sql(login: str) -> str:
     )
 
 
-def provision(superuser_url: str, *, login: str, database: str, password: str | None = None) -> None:
+def provision(superuser_url: str, login: str, database: str, *, password: str | None = None) -> None:
     """Make the roles, the login and the database with its empty schema; what is there already stays.
 
     ``superuser_url`` names any database of the server. Raises :class:`InfrastructureError` when the server cannot be

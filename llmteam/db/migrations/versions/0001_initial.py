@@ -197,10 +197,3 @@ def upgrade() -> None:
         op.execute(_SECURE.format(table=table))
     op.execute(_APP)
     op.execute(_SWEEPER)
-
-
-def downgrade() -> None:
-    op.execute(
-        "DROP TABLE llmteam.sweeps, llmteam.payloads, llmteam.events, llmteam.run_steps, llmteam.runs, "
-        "llmteam.segments, llmteam.definitions"
-    )
