@@ -61,7 +61,7 @@ class ConfigSchema:
     """A step type's schema, ready to check configurations. References lead nowhere outside the schema itself."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._known = {*schema.get("properties", ()), *COMMON_KEYS}
+        self.known_keys = {*schema.get("properties", ()), *COMMON_KEYS}
         self._closed = bool(schema.get("properties")) and "additionalProperties" not in schema
         self._validator = Draft202012Validator(schema, format_checker=_formats, registry=Registry())
 
@@ -81,7 +81,7 @@ class ConfigSchema:
 
     def unknown_keys(self, config: Mapping[str, Any]) -> list[str]:
         """Keys that the type does not describe; they are kept, and nobody may read them."""
-        return [key for key in config if key not in self._known] if self._closed else []
+        return [key for key in config if key not in self.known_keys] if self._closed else []
 
 
 def _faults(error: ValidationError, path: str) -> Iterator[Problem]:
