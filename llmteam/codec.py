@@ -56,6 +56,8 @@ def check(value: Any, path: str = "$") -> None:
             _too_deep(depth, where)
             stack.extend((part, f"{where}[{index}]", depth + 1) for index, part in enumerate(item))
         elif isinstance(item, str):
+            if getattr(item, "is_secret", False):
+                raise NotJSONError(where, "a secret value is never stored or sent: pass its id instead")
             _check_text(item, where)
         elif not isinstance(item, int):
             raise NotJSONError(where, f"a {type(item).__name__} is not JSON")
