@@ -1,0 +1,305 @@
+"""Row security under the login that deployments use: nobody sees or writes another tenant's rows."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Table, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from llmteam.db import Database, InsecureLoginError, RolesNotGrantedError, StatementError, provision, roles_sql
+from llmteam.db.tables import definitions, events, metadata, payloads, run_steps, runs, segments, sweeps
+from llmteam.embedded import LOGIN
+from tests.services import PostgresService, url_of
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TENANT_TABLES = [definitions, segments, runs, run_steps, events, payloads]
+
+
+def sample(table: Table, tenant: str) -> dict[str, Any]:
+    """A row with everything that has no default."""
+
+    def value(column: Column[Any]) -> Any:
+        kind = column.type.python_type
+        return {str: "x", int: 1, datetime: NOW}.get(kind, {})
+
+    needed = [column for column in table.columns if not column.nullable and column.server_default is None]
+    return {column.name: tenant if column.name == "tenant_id" else value(column) for column in needed}
+
+
+@pytest.fixture
+def two_tenants(database: Database) -> Database:
+    """A database where the tenants acme and globex have one row in every table."""
+    for tenant in ("acme", "globex"):
+        with database.tenant_transaction(tenant) as connection:
+            for table in TENANT_TABLES:
+                connection.execute(insert(table), sample(table, tenant))
+    return database
+
+
+@pytest.fixture
+def odd_login(postgres: PostgresService) -> Iterator[str]:
+    """The name of a role of this test's own that can log in."""
+    name = f"odd_{secrets.token_hex(4)}"
+    postgres.as_superuser(f"CREATE ROLE {name} LOGIN")
+    yield name
+    postgres.drop_all()
+    postgres.as_superuser(f"DROP ROLE {name}")
+
+
+def assert_refused(database: Database, tenant: str | None, table: Table, row: dict[str, Any]) -> None:
+    columns = ", ".join(row)
+    values = ", ".join(["%s"] * len(row))
+    params = [json.dumps(value) if isinstance(value, dict) else value for value in row.values()]
+    with database.hot(tenant) as hot, pytest.raises(StatementError, match="row-level security"):
+        hot.script(f"INSERT INTO {table.fullname} ({columns}) VALUES ({values})", params)
+
+
+def as_login(database: Database, login: str) -> Database:
+    return Database(database.url.set(username=login).render_as_string(hide_password=False))
+
+
+def superuser(database: Database, postgres: PostgresService) -> Database:
+    return Database(url_of(postgres.superuser_url, database.url.database or ""))
+
+
+def test_every_table_has_its_tenant_first_and_its_row_security_forced(database: Database) -> None:
+    with database.owner_transaction() as connection:
+        found = connection.execute(
+            text(
+                "SELECT relname, relrowsecurity AND relforcerowsecurity, pg_get_userbyid(relowner) FROM pg_class "
+                "WHERE relnamespace = 'llmteam'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'"
+            )
+        ).all()
+
+    assert sorted(found) == sorted((table.name, True, "llmteam_owner") for table in metadata.sorted_tables)
+    for table in metadata.sorted_tables:
+        assert next(iter(table.primary_key.columns)).name == "tenant_id"
+
+
+def test_a_query_without_a_tenant_filter_sees_one_tenant_only(two_tenants: Database) -> None:
+    for table in TENANT_TABLES:
+        with two_tenants.tenant_transaction("acme") as connection:
+            assert connection.scalars(select(table.c.tenant_id)).all() == ["acme"]
+            assert connection.scalars(select(table.c.tenant_id).where(table.c.tenant_id == "globex")).all() == []
+        with two_tenants.hot("globex") as hot:
+            assert hot.script(f"SELECT tenant_id FROM {table.fullname}") == [("globex",)]
+
+
+def test_a_transaction_that_forgets_its_tenant_sees_and_writes_nothing(two_tenants: Database) -> None:
+    for table in TENANT_TABLES:
+        with two_tenants.hot(None) as hot:
+            assert hot.script(f"SELECT tenant_id FROM {table.fullname}") == []
+        for tenant in ("", "acme"):
+            assert_refused(two_tenants, None, table, sample(table, tenant))
+
+
+def test_a_row_for_another_tenant_is_refused(two_tenants: Database) -> None:
+    for table in TENANT_TABLES:
+        assert_refused(two_tenants, "globex", table, sample(table, "acme"))
+
+
+def test_a_row_cannot_be_moved_to_another_tenant(two_tenants: Database) -> None:
+    with (
+        pytest.raises(StatementError, match="row-level security"),
+        two_tenants.tenant_transaction("globex") as connection,
+    ):
+        connection.execute(update(runs).values(tenant_id="acme", run_id="stolen"))
+
+
+def test_what_is_written_once_cannot_be_changed_or_deleted(two_tenants: Database) -> None:
+    for table in (definitions, events, payloads):
+        for statement in ("UPDATE {} SET tenant_id = tenant_id", "DELETE FROM {}", "TRUNCATE {}"):
+            with two_tenants.hot("acme") as hot, pytest.raises(StatementError, match="permission denied"):
+                hot.script(statement.format(table.fullname))
+
+
+def test_the_sweeper_sees_what_is_due_for_every_tenant(two_tenants: Database) -> None:
+    with two_tenants.sweeper_transaction() as connection:
+        assert set(connection.scalars(select(runs.c.tenant_id))) == {"acme", "globex"}
+        assert set(connection.scalars(select(run_steps.c.tenant_id))) == {"acme", "globex"}
+    with two_tenants.hot(None) as hot:
+        locked = "SELECT tenant_id, run_id, step_id FROM llmteam.run_steps FOR UPDATE SKIP LOCKED"
+        assert len(hot.script(locked, role="llmteam_sweeper") or ()) == 2
+
+
+def test_the_sweeper_pushes_wake_ups_and_leases_and_records_its_end(two_tenants: Database) -> None:
+    statements = f"""
+        UPDATE llmteam.runs SET wake_at = '{NOW}', hints = hints + 1;
+        UPDATE llmteam.run_steps SET wake_at = '{NOW}', hints = 1, owner = 'queue', holder = 'w', lease_until = now();
+        INSERT INTO llmteam.sweeps (name, ended_at) VALUES ('steps', '{NOW}')
+        ON CONFLICT (tenant_id, name) DO UPDATE SET ended_at = EXCLUDED.ended_at, found = EXCLUDED.found"""
+    with two_tenants.hot(None) as hot:
+        hot.script(statements, role="llmteam_sweeper")
+        hot.script(statements, role="llmteam_sweeper")
+
+    with two_tenants.sweeper_transaction() as connection:
+        assert connection.execute(select(runs.c.wake_at, runs.c.hints)).all() == [(NOW, 2)] * 2
+        assert connection.execute(select(run_steps.c.wake_at, run_steps.c.holder)).all() == [(NOW, "w")] * 2
+        assert connection.execute(select(sweeps.c.tenant_id, sweeps.c.ended_at)).all() == [("*", NOW)]
+
+
+def test_the_sweeper_may_nothing_else(two_tenants: Database) -> None:
+    for statement in (
+        "SELECT input FROM llmteam.runs",
+        "SELECT outputs, context FROM llmteam.runs",
+        "SELECT output FROM llmteam.run_steps",
+        "SELECT 1 FROM llmteam.events",
+        "SELECT 1 FROM llmteam.payloads",
+        "SELECT 1 FROM llmteam.definitions",
+        "UPDATE llmteam.runs SET status = 'failed'",
+        "UPDATE llmteam.run_steps SET state = 'completed'",
+        "UPDATE llmteam.run_steps SET tenant_id = 'acme'",
+        "DELETE FROM llmteam.runs",
+        "DELETE FROM llmteam.sweeps",
+        "INSERT INTO llmteam.payloads VALUES ('acme', 'h', '1', 1, now())",
+    ):
+        with two_tenants.hot(None) as hot, pytest.raises(StatementError, match="permission denied"):
+            hot.script(statement, role="llmteam_sweeper")
+
+
+def test_a_tenant_has_no_business_with_sweeps_and_tables(database: Database) -> None:
+    with database.hot("acme") as hot:
+        with pytest.raises(StatementError, match="permission denied"):
+            hot.script("SELECT 1 FROM llmteam.sweeps")
+        with pytest.raises(RolesNotGrantedError, match="permission denied"):
+            hot.script("CREATE TABLE llmteam.mine (id int)")
+
+
+def test_row_security_binds_the_owner_too(two_tenants: Database) -> None:
+    with two_tenants.owner_transaction() as connection:
+        for table in TENANT_TABLES:
+            assert connection.scalar(select(func.count()).select_from(table)) == 0
+
+
+def test_the_login_itself_may_nothing(two_tenants: Database) -> None:
+    with pytest.raises(RolesNotGrantedError), two_tenants.login_transaction() as connection:
+        connection.execute(select(runs.c.tenant_id))
+
+
+def test_the_pool_leaks_no_tenant_from_one_use_to_the_next(two_tenants: Database) -> None:
+    one = Database(two_tenants.url.render_as_string(hide_password=False), pool_size=1)
+    look = "SELECT current_user::text, coalesce(current_setting('llmteam.tenant_id', true), '')"
+
+    def left_behind() -> tuple[Any, ...]:
+        with one.login_transaction() as connection:
+            return tuple(connection.execute(text(look)).one())
+
+    with one.hot("acme") as hot:
+        hot.script("SELECT 1")
+    assert left_behind() == (LOGIN, "")
+    with one.hot("acme") as hot:
+        hot.script("SELECT 1", begin=True)
+    assert left_behind() == (LOGIN, "")
+    with one.hot("acme") as hot, pytest.raises(StatementError):
+        hot.script("SELECT 1/0")
+    assert left_behind() == (LOGIN, "")
+    with one.tenant_transaction("acme") as connection:
+        connection.execute(select(1))
+    assert left_behind() == (LOGIN, "")
+    with pytest.raises(StatementError), one.tenant_transaction("acme") as connection:
+        connection.execute(text("SELECT 1/0"))
+    assert left_behind() == (LOGIN, "")
+    one.close()
+
+
+def test_one_checkout_can_change_its_role_inside_a_transaction(two_tenants: Database) -> None:
+    with two_tenants.hot("acme") as hot:
+        hot.script("SELECT 1", begin=True)
+        assert hot.script("SELECT count(*) FROM llmteam.runs", role="llmteam_sweeper") == [(2,)]
+        assert hot.script("SELECT tenant_id FROM llmteam.runs") == [("acme",)]
+
+
+def test_the_login_owns_nothing_and_passes_its_check(database: Database) -> None:
+    with database.login_transaction() as connection:
+        owned = connection.scalar(
+            text("SELECT count(*) FROM pg_shdepend WHERE refobjid = session_user::regrole AND deptype = 'o'")
+        )
+
+    assert owned == 0
+    database.check_login()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "fault"),
+    [
+        (["ALTER ROLE {login} SUPERUSER"], "superuser"),
+        (["ALTER ROLE {login} BYPASSRLS"], "bypass"),
+        ([], "may not act as llmteam_owner"),
+        (
+            ["GRANT llmteam_owner, llmteam_app TO {login} WITH INHERIT FALSE, SET TRUE"],
+            "may not act as llmteam_sweeper",
+        ),
+        (["GRANT llmteam_owner, llmteam_app, llmteam_sweeper TO {login} WITH INHERIT TRUE"], "all the time"),
+    ],
+)
+def test_a_login_that_row_security_would_not_bind_is_refused(
+    database: Database, postgres: PostgresService, odd_login: str, prepare: list[str], fault: str
+) -> None:
+    for statement in prepare:
+        postgres.as_superuser(statement.format(login=odd_login))
+    other = as_login(database, odd_login)
+
+    with pytest.raises(InsecureLoginError, match=fault) as raised:
+        other.check_login()
+
+    assert odd_login in str(raised.value)
+    assert "have a DBA run" in str(raised.value)
+    other.close()
+
+
+def test_a_login_that_owns_tables_is_refused(database: Database, postgres: PostgresService, odd_login: str) -> None:
+    administrator = superuser(database, postgres)
+    with administrator.login_transaction() as connection:
+        connection.execute(text(f"ALTER TABLE llmteam.runs OWNER TO {odd_login}"))
+    administrator.close()
+    other = as_login(database, odd_login)
+
+    with pytest.raises(InsecureLoginError, match="owns tables"):
+        other.check_login()
+    other.close()
+
+
+def test_a_login_without_the_roles_is_told_what_a_dba_must_run(database: Database, odd_login: str) -> None:
+    other = as_login(database, odd_login)
+    with other.hot("acme") as hot, pytest.raises(RolesNotGrantedError, match="--print-roles"):
+        hot.script("SELECT 1")
+    other.close()
+
+
+def test_the_printed_roles_make_any_login_fit_and_can_be_run_again(
+    database: Database, postgres: PostgresService
+) -> None:
+    login = f'o"dd {secrets.token_hex(4)}'
+    quoted = login.replace('"', '""')
+    postgres.as_superuser(f'CREATE ROLE "{quoted}" LOGIN')
+    administrator = superuser(database, postgres)
+    for _ in range(2):
+        with administrator.login_transaction() as connection:
+            connection.exec_driver_sql(roles_sql(login))
+    other = as_login(database, login)
+    other.check_login()
+    other.close()
+    administrator.close()
+    postgres.drop_all()
+    postgres.as_superuser(f'DROP ROLE "{quoted}"')
+
+
+def test_provisioning_again_keeps_what_is_there(two_tenants: Database, postgres: PostgresService) -> None:
+    provision(postgres.superuser_url, LOGIN, two_tenants.url.database or "")
+
+    two_tenants.check_login()
+    with two_tenants.tenant_transaction("acme") as connection:
+        assert connection.scalar(select(func.count()).select_from(runs)) == 1
+
+
+def test_a_savepoint_keeps_role_and_tenant(two_tenants: Database) -> None:
+    with two_tenants.tenant_transaction("acme") as connection:
+        with pytest.raises(DBAPIError), connection.begin_nested():
+            connection.execute(text("SELECT 1/0"))
+        assert connection.scalars(select(runs.c.tenant_id)).all() == ["acme"]
