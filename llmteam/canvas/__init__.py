@@ -50,7 +50,7 @@ _NAMES = {
         "validate_segment",
         "validate_segment_dict",
     ),
-    "registry": ("MemorySegmentRegistry", "PublishedSegment", "SegmentRegistry"),
+    "registry": ("MemorySegmentRegistry", "PublishedSegment", "SegmentRegistry", "SegmentVersion"),
     "registry.postgres": ("PostgresSegmentRegistry",),
     "catalog": ("PortSpec", "StepCatalog", "StepCategory", "StepTypeMetadata", "step_type"),
     "runner": ("RunConfig", "SegmentResult", "SegmentRunner", "SegmentStatus"),
