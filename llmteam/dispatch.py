@@ -5,15 +5,23 @@ This module is the only one that addresses tasks; it does so by name, so that no
 
 from __future__ import annotations
 
-import logging
+import os
+import socket
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from celery import Celery, Signature
+from llmteam.errors import ConfigurationError
+from llmteam.ids import new_id
 
-logger = logging.getLogger(__name__)
+from llmteam.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+    from kombu import Producer
 
 RUN_STEP = "llmteam.run_step"
 START_RUN = "llmteam.start_run"
@@ -23,7 +31,11 @@ IO_QUEUE = "llmteam.io"
 LLM_QUEUE = "llmteam.llm"
 DEFAULT_QUEUE = "llmteam.default"
 QUARANTINE_QUEUE = "llmteam.quarantine"
-QUEUES = (CONTROL_QUEUE, IO_QUEUE, LLM_QUEUE, DEFAULT_QUEUE, QUARANTINE_QUEUE)
+#: Served by the ``threads`` worker: our own code with deadlines of its own.
+THREAD_QUEUES = (CONTROL_QUEUE, IO_QUEUE, LLM_QUEUE)
+#: Served by the ``prefork`` worker: users' handlers.
+PROCESS_QUEUES = (DEFAULT_QUEUE, QUARANTINE_QUEUE)
+QUEUES = THREAD_QUEUES + PROCESS_QUEUES
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +68,144 @@ class Dispatcher(Protocol):
     def send(self, hints: Sequence[Hint]) -> None: ...
 
     def send_chord(self, chord: Chord) -> None: ...
+
+
+class CeleryDispatcher:
+    """Sends hints as Celery tasks through the app's own producer pool; several in one round trip.
+
+    The task id is a fresh one, the arguments shown are the ids themselves: a run can be found in Flower by either.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._origin = f"{os.getpid()}@{socket.gethostname()}"
+
+    def send(self, hints: Sequence[Hint]) -> None:
+        """Publish the hints."""
+        with self._producer(len(hints)) as producer:
+            for hint in hints:
+                self._publish(producer, hint, new_id())
+
+    def send_chord(self, chord: Chord) -> None:
+        """Publish the heads as headers of one chord; without a backend that can count them, as plain hints."""
+        backend = self._app.backend
+        if not getattr(backend, "supports_native_join", False):
+            self.send(chord.heads)
+            return
+        body = self._signature(chord.body, chord.chord_id)
+        group_id = new_id()
+        backend.set_chord_size(group_id, len(chord.heads))
+        with self._producer(len(chord.heads)) as producer:
+            for index, hint in enumerate(chord.heads):
+                self._publish(producer, hint, new_id(), chord=body, group_id=group_id, group_index=index)
+
+    def _signature(self, hint: Hint, task_id: str) -> Any:
+        return self._app.signature(
+            RUN_STEP,
+            args=hint.args,
+            immutable=True,
+            options={"queue": hint.queue, "task_id": task_id, "ignore_result": True},
+        )
+
+    def _publish(self, producer: Producer, hint: Hint, task_id: str, **chord: Any) -> None:
+        amqp = self._app.amqp
+        text = f"({', '.join(map(repr, hint.args))})"
+        message = amqp.create_task_message(
+            task_id,
+            RUN_STEP,
+            args=hint.args,
+            kwargs={},
+            argsrepr=text,
+            kwargsrepr="{}",
+            origin=self._origin,
+            ignore_result=not chord,
+            root_id=task_id,
+            **chord,
+        )
+        amqp.send_task_message(producer, RUN_STEP, message, queue=hint.queue, retry=False)
+
+    @contextmanager
+    def _producer(self, count: int) -> Iterator[Producer]:
+        with self._app.producer_or_acquire() as producer:
+            if count > 1:
+                with producer.batch():
+                    yield producer
+            else:
+                yield producer
+
+
+#: Seconds after which a message that was received but not acknowledged is delivered again. Step hints are never
+#: acknowledged; only foreign tasks on the same broker are concerned.
+VISIBILITY_SECONDS = 1800
+
+
+def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[str] = ()) -> Celery:
+    """A Celery app for this installation: JSON only, queues declared, nothing of Celery's own retries.
+
+    Queues are ``no_ack``: a hint is gone once it is delivered, and one that is lost costs a sweep, never data. In
+    return there is no visibility timeout that could run a step twice. Raises :class:`ConfigurationError`.
+    """
+    from celery import Celery
+    from kombu import Queue
+
+    if settings.broker_url is None:
+        raise ConfigurationError(
+            "LLMTEAM_BROKER_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
+        )
+    app = Celery(name, set_as_current=False, include=list(include))
+    transport = {
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+        "retry_on_timeout": False,
+    }
+    app.conf.update(
+        broker_url=settings.broker_url,
+        result_backend=settings.result_backend,
+        task_queues=[Queue(queue, no_ack=True) for queue in QUEUES],
+        task_default_queue=DEFAULT_QUEUE,
+        task_create_missing_queues=False,
+        task_routes={START_RUN: {"queue": CONTROL_QUEUE}},
+        broker_transport_options=transport,
+        result_backend_transport_options={"retry_policy": {"timeout": 5.0}},
+        **_FIXED,
+    )
+    return app
+
+
+_FIXED: dict[str, Any] = {
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "accept_content": ["json"],
+    "result_accept_content": ["json"],
+    "task_acks_late": False,
+    "worker_disable_prefetch": True,
+    "worker_prefetch_multiplier": 1,
+    "task_reject_on_worker_lost": False,
+    "task_publish_retry": False,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_channel_error_retry": True,
+    "broker_pool_limit": 16,
+    "broker_pool_acquire_timeout": 5,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+    "task_ignore_result": True,
+    "task_store_errors_even_if_ignored": False,
+    "task_track_started": False,
+    "result_extended": False,
+    "result_expires": 3600,
+    "result_chord_expires": 7 * 24 * 3600,
+    "result_chord_join_timeout": 10,
+    "redis_socket_timeout": 30,
+    "redis_socket_keepalive": True,
+    "redis_backend_health_check_interval": 25,
+    "worker_send_task_events": False,
+    "task_send_sent_event": False,
+    "enable_utc": True,
+    "timezone": "UTC",
+    "beat_max_loop_interval": 5,
+}

@@ -205,12 +205,13 @@ class Engine:
             decisions = decide_edges(execution.node, output)
         except LLMTeamError as exc:
             return self.failed(execution, _output_error(execution.node, exc))
-        payload = inline(execution.ctx.annotations, self.limits)
-        if stored.digest is not None:
-            payload["output"] = reference(stored.digest, stored.size)
+        if stored.digest is None:
+            shown = inline({"output": output.value}, self.limits)
+            result = inline({"output": output.as_result}, self.limits) if output.whole else shown
         else:
-            payload |= inline({"output": output.value}, self.limits)
-        return self._finish(execution, Completed(decisions, payload), stored)
+            shown = result = {"output": reference(stored.digest, stored.size)}
+        payload = inline(execution.ctx.annotations, self.limits) | shown
+        return self._finish(execution, Completed(decisions, payload, result), stored)
 
     def failed(self, execution: Execution, exc: BaseException) -> Change:
         """The handler raised: try again or fail, as its error and the run's policy say."""

@@ -115,12 +115,16 @@ class InvalidStepConfigError(CanvasError):
 
 
 class InvalidConditionError(CanvasError):
-    """An expression (edge condition, condition step, transform) does not parse or cannot be evaluated."""
+    """An expression (edge condition, condition step, transform) does not parse or cannot be evaluated.
 
-    def __init__(self, condition: str, reason: str) -> None:
+    ``missing`` says that the only fault is a name, key or index that is not there.
+    """
+
+    def __init__(self, condition: str, reason: str, missing: bool = False) -> None:
         super().__init__(f"Expression {_clipped(condition)!r}: {reason}")
         self.condition = condition
         self.reason = reason
+        self.missing = missing
 
 
 class InvalidOutputError(CanvasError):

@@ -81,7 +81,7 @@ class Expression:
             result = evaluation.run(self.tree)
             _check_result(result)
         except EvaluationError as exc:
-            raise InvalidConditionError(self.text, exc.reason) from None
+            raise InvalidConditionError(self.text, exc.reason, isinstance(exc, MissingError)) from None
         except NotJSONError as exc:
             raise InvalidConditionError(self.text, exc.reason) from None
         except (TypeError, ZeroDivisionError) as exc:

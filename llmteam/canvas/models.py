@@ -240,7 +240,10 @@ def _structural_problems(segment: SegmentDefinition) -> Iterator[Problem]:
     if _ID.fullmatch(segment.segment_id) is None:
         yield _bad_id("segment_id", segment.segment_id, "segment_id")
     yield from _params_problems(segment.params)
-    yield from _json_problems(segment.metadata, "metadata")
+    faults = list(_content_problems(segment))
+    yield from faults
+    if not faults:
+        yield from _json_problems(segment.to_dict(), "")
     if not segment.steps:
         yield Problem("EMPTY_SEGMENT", "Segment has no steps", "steps")
     known = Counter(step.step_id for step in segment.steps)
@@ -249,7 +252,6 @@ def _structural_problems(segment: SegmentDefinition) -> Iterator[Problem]:
     reported: set[str] = set()
     for index, step in enumerate(segment.steps):
         yield from _step_problems(step, f"steps[{index}]")
-        yield from _json_problems(step.config, f"steps[{index}].config")
         if known[step.step_id] > 1 and step.step_id not in reported:
             reported.add(step.step_id)
             count = known[step.step_id]
@@ -266,11 +268,18 @@ def _params_problems(params: SegmentParams) -> Iterator[Problem]:
         yield Problem("INVALID_VALUE", "should be more than 0, or null for no limit", "params.timeout_seconds")
 
 
+def _content_problems(segment: SegmentDefinition) -> Iterator[Problem]:
+    """What users put in and JSON cannot carry; checked before the whole, which a cycle would never end."""
+    yield from _json_problems(segment.metadata, "metadata")
+    for index, step in enumerate(segment.steps):
+        yield from _json_problems(step.config, f"steps[{index}].config")
+
+
 def _json_problems(value: Any, path: str) -> Iterator[Problem]:
     try:
         codec.check(value, path)
     except NotJSONError as exc:
-        yield Problem("INVALID_TYPE", exc.reason, exc.path)
+        yield Problem("INVALID_TYPE", exc.reason, exc.path.removeprefix("."))
 
 
 def _step_problems(step: StepDefinition, path: str) -> Iterator[Problem]:

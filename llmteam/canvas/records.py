@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from llmteam import codec
 from llmteam.canvas.graph import Node
 from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
-from llmteam.canvas.routing import Source
+from llmteam.canvas.routing import Source, StepOutput
 from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow
 from llmteam.events.models import ErrorInfo, EventDraft
+from llmteam.events.payloads import omission, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ class StoredOutput:
     digest: str | None = None
     size: int = 0
 
+    def parsed(self) -> StepOutput:
+        """The answer itself."""
+        return StepOutput(codec.loads(self.text), self.whole)
+
 
 @dataclass(frozen=True, slots=True)
 class RunHeader:
@@ -102,6 +108,7 @@ class RunRecord:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    deadline: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,18 @@ class StepRecord:
     holder: str | None
     lease_until: datetime | None
     output: Any = None
+
+
+def run_outputs(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
+    """A run's outputs: of one last step its answer, of several one entry per step."""
+    if len(terminals) == 1:
+        return next(iter(terminals.values())).as_result
+    return {step_id: output.value for step_id, output in terminals.items()}
+
+
+def outputs_payload(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
+    """A run's outputs for its last event; what is too large is left out with its size."""
+    return prepare({"output": run_outputs(terminals)}, replace=omission)[0]
 
 
 Transition = Callable[[Slice], Change]

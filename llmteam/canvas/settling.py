@@ -40,6 +40,7 @@ class Settling:
         self._delivered_chord = delivered_chord
         self._chord_id = chord_id
         self._brought_by_chord: str | None = None
+        self._result: Mapping[str, Any] = {}
         self._arrivals: deque[tuple[Key, int | None]] = deque()
 
     # -- what happened to the step itself
@@ -52,6 +53,7 @@ class Settling:
         row.terminal = LIVE not in outcome.decisions
         run.completed += 1
         run.terminals += row.terminal
+        self._result = outcome.result if row.terminal else {}
         duration = _duration(row, self._now)
         self._emit(EventType.STEP_COMPLETED, node, row, row.attempt + 1, payload=outcome.payload, duration_ms=duration)
         if self._delivered_chord is not None and row.chord_id == self._delivered_chord:
@@ -124,7 +126,9 @@ class Settling:
         if change.ended:
             return
         if self._moment.run.open == 0:
-            change.end(SegmentStatus.COMPLETED, None, EventDraft(EventType.SEGMENT_COMPLETED))
+            alone = self._moment.run.terminals == 1
+            payload = dict(self._result) if alone else {}
+            change.end(SegmentStatus.COMPLETED, None, EventDraft(EventType.SEGMENT_COMPLETED, payload=payload))
         elif change.chord is not None:
             self._mark_chord_heads()
 

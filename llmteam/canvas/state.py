@@ -164,10 +164,14 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The handler's answer, reduced to what a transition needs. ``payload`` goes into the step's event."""
+    """The handler's answer, reduced to what a transition needs.
+
+    ``payload`` goes into the step's event, ``result`` into the run's last one if this answer alone is its output.
+    """
 
     decisions: Decisions
     payload: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +207,17 @@ class Change:
     applied: bool = True
     ended: bool = False
 
+    @property
+    def lacks_outputs(self) -> bool:
+        """Whether the run ended well and its last event has yet to be told what several last steps gave."""
+        ended_well = self.ended and self.run.status is SegmentStatus.COMPLETED
+        return ended_well and "output" not in self.events[-1].payload
+
     def end(self, status: SegmentStatus, error: ErrorInfo | None, event: EventDraft) -> None:
         """End the run: whatever is still open is cancelled, nothing more is hinted at."""
         run = self.run
+        if run.started_at is not None:
+            event = replace(event, duration_ms=round((self.now - run.started_at).total_seconds() * 1000))
         self.cancel_open = run.open > 0
         run.status, run.error, run.finished_at, run.open, run.running = status, error, self.now, 0, 0
         self.ready.clear()

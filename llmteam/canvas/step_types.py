@@ -150,15 +150,26 @@ HTTP_ACTION = StepTypeMetadata(
     color="#50C878",
     config_schema=config_schema(
         {
-            "url": _text("The address to call."),
+            "url": _text("The address to call; {key} in path or query stands for that key of the document."),
             "method": {"enum": ["GET", "POST", "PUT", "DELETE", "PATCH"], "default": "POST"},
             "client_ref": _text("Name of the client that is registered in the runtime, for calls by path."),
-            "path": _text("The path to call on that client."),
-            "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+            "path": _text("The path to call on that client; {key} stands for that key of the document."),
+            "headers": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "Request headers; ${secret:name} stands for that secret, read in the worker.",
+            },
             "fail_on_status": {
                 "type": "boolean",
                 "default": True,
                 "description": "Whether a status of 400 or more fails the step.",
+            },
+            "max_response_bytes": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 64 * 1024 * 1024,
+                "default": 1024 * 1024,
+                "description": "Size of the answer after decompression.",
             },
         },
         anyOf=[{"required": ["url"]}, {"required": ["client_ref", "path"]}],

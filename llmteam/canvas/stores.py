@@ -20,6 +20,8 @@ from llmteam.canvas.records import (
     StoredOutput,
     Transition,
     Work,
+    outputs_payload,
+    run_outputs,
 )
 from llmteam.canvas.routing import Source, StepOutput
 from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow, StepState
@@ -117,7 +119,7 @@ class MemoryRunStore:
 
     def _output(self, run: _Run, key: Key) -> StepOutput:
         stored = run.outputs.get(key)
-        return StepOutput({}) if stored is None else StepOutput(codec.loads(stored.text), stored.whole)
+        return StepOutput({}) if stored is None else stored.parsed()
 
     def claim(self, work: Work, claimed: StepRow, event: EventDraft, lease: timedelta, holder: str) -> bool:
         """As :meth:`RunStore.claim`."""
@@ -153,12 +155,20 @@ class MemoryRunStore:
         with run.lock:
             change = _attempt(run, keys, transition, now)
             if change.applied:
+                if change.lacks_outputs:
+                    self._fill_outputs(run, change, finished, output)
                 self._write(run, change)
                 if finished is not None and output is not None and finished in change.steps:
                     run.outputs[finished] = output
                 if finished is not None and local_state is not None:
                     run.local[finished] = local_state
             return change
+
+    def _fill_outputs(self, run: _Run, change: Change, finished: Key | None, output: StoredOutput | None) -> None:
+        outputs = self._terminals(run)
+        if finished is not None and output is not None and change.steps[finished].terminal:
+            outputs[finished[0]] = output.parsed()
+        change.events[-1].payload.update(outputs_payload(outputs))
 
     def _write(self, run: _Run, change: Change) -> None:
         run.state = change.run
@@ -233,15 +243,11 @@ class MemoryRunStore:
         if run is None:
             return {}
         with run.lock:
-            last = {row.step_id: row for row in sorted(run.rows.values(), key=lambda r: r.visit) if row.terminal}
-            return run_outputs({row.step_id: self._output(run, row.key) for row in last.values()})
+            return run_outputs(self._terminals(run))
 
-
-def run_outputs(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
-    """A run's outputs: of one last step its answer, of several one entry per step."""
-    if len(terminals) == 1:
-        return next(iter(terminals.values())).as_result
-    return {step_id: output.value for step_id, output in terminals.items()}
+    def _terminals(self, run: _Run) -> dict[str, StepOutput]:
+        last = {row.step_id: row for row in sorted(run.rows.values(), key=lambda r: r.visit) if row.terminal}
+        return {row.step_id: self._output(run, row.key) for row in last.values()}
 
 
 def _attempt(run: _Run, keys: Sequence[Key], transition: Transition, now: datetime) -> Change:
@@ -269,4 +275,5 @@ def _shown(run: _Run) -> RunRecord:
         created_at=run.created_at,
         started_at=state.started_at,
         finished_at=state.finished_at,
+        deadline=state.deadline,
     )

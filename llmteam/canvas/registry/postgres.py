@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from llmteam.canvas.exceptions import SegmentExistsError
@@ -92,14 +92,13 @@ class PostgresSegmentRegistry(SegmentRegistry):
             return [_version(row) for row in connection.execute(query)]
 
     def retire(self, tenant_id: str, segment_id: str, version: str) -> SegmentVersion | None:
-        with self._database.tenant_transaction(tenant_id) as connection:
-            row = self._archive(connection, _this(tenant_id, segment_id, version))
-        return _version(row) if row is not None else None
-
-    def _archive(self, connection: Connection, where: tuple[ColumnElement[bool], ...]) -> Row[Any] | None:
         when = func.coalesce(segments.c.archived_at, self._clock())
-        statement = update(segments).where(*where).values(archived_at=when).returning(*_COLUMNS)
-        return connection.execute(statement).one_or_none()
+        where = _this(tenant_id, segment_id, version)
+        with self._database.tenant_transaction(tenant_id) as connection:
+            row = connection.execute(
+                update(segments).where(*where).values(archived_at=when).returning(*_COLUMNS)
+            ).one_or_none()
+        return _version(row) if row is not None else None
 
 
 def _this(tenant_id: str, segment_id: str, version: str) -> tuple[ColumnElement[bool], ...]:
@@ -125,13 +124,12 @@ def _insert_definition(tenant_id: str, definition: SegmentDefinition, content_ha
     )
 
 
-def _version(row: Row[Any]) -> SegmentVersion:
-    segment_id, version, content_hash, published_at, published_by, archived_at = row[:6]
+def _version(row: Any) -> SegmentVersion:
     return SegmentVersion(
-        segment_id=segment_id,
-        version=version,
-        content_hash=content_hash,
-        published_at=as_utc(published_at),
-        published_by=published_by,
-        archived_at=None if archived_at is None else as_utc(archived_at),
+        segment_id=row.segment_id,
+        version=row.version,
+        content_hash=row.content_hash,
+        published_at=as_utc(row.published_at),
+        published_by=row.published_by,
+        archived_at=None if row.archived_at is None else as_utc(row.archived_at),
     )

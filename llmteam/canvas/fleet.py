@@ -1,0 +1,83 @@
+"""One process's part of an installation: Postgres, the broker and Redis behind one :class:`Runs`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from llmteam.canvas.catalog import StepCatalog
+from llmteam.canvas.engine import Engine
+from llmteam.canvas.execution import Limits
+from llmteam.canvas.ports import StepHandler
+from llmteam.canvas.postgres import PostgresRunStore
+from llmteam.canvas.records import RunHeader
+from llmteam.canvas.registry.postgres import PostgresSegmentRegistry
+from llmteam.canvas.runs import Runs
+from llmteam.db import Database
+from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
+from llmteam.errors import ConfigurationError
+from llmteam.events.postgres import PostgresEventStore
+from llmteam.runtime.context import RuntimeContext
+from llmteam.runtime.manager import default_manager
+from llmteam.settings import Settings
+from llmteam.wakeup import RedisWakeup, channel
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+def connect(
+    settings: Settings | None = None,
+    *,
+    database_url: str | None = None,
+    broker_url: str | None = None,
+    catalog: StepCatalog | None = None,
+    app: Celery | None = None,
+    alarm: Callable[[datetime, Hint], None] = lambda moment, hint: None,
+    application_name: str = "llmteam-client",
+) -> Runs:
+    """The installation that the settings name. Connections are made on first use.
+
+    Raises :class:`ConfigurationError` when a server's URL is missing.
+    """
+    settings = settings or Settings.load()
+    given = {"database_url": database_url, "broker_url": broker_url}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    if settings.database_url is None:
+        raise ConfigurationError(
+            "LLMTEAM_DATABASE_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
+        )
+    app = app or celery_app(settings)
+    database = Database(settings.database_url, application_name=application_name)
+    wakeup = RedisWakeup(settings.redis_url or str(app.conf.broker_url))
+    catalog = catalog or StepCatalog.get_instance()
+    engine = Engine(
+        PostgresRunStore(database),
+        handler_of=catalog.get_handler,
+        runtime_of=_runtime_of,
+        dispatcher=CeleryDispatcher(app),
+        notify=lambda tenant_id, run_id: wakeup.notify(channel(tenant_id, run_id)),
+        alarm=alarm,
+        limits=limits_of(settings),
+        holder=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    events = PostgresEventStore(database, wakeup=wakeup)
+    return Runs(engine, events, wakeup, catalog, PostgresSegmentRegistry(database))
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Sizes and durations as the settings say."""
+    return Limits(
+        max_output_bytes=settings.max_output_bytes,
+        inline_bytes=settings.inline_bytes,
+        lease=timedelta(seconds=settings.lease_seconds),
+        step_timeout=timedelta(seconds=settings.step_timeout_seconds),
+    )
+
+
+def _runtime_of(header: RunHeader) -> RuntimeContext:
+    return default_manager().from_ref(dict(header.context))

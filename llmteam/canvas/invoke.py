@@ -1,0 +1,103 @@
+"""Calling a handler: plain or ``async``, from an event loop or from a worker's thread, inside its runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+from llmteam.canvas.exceptions import NoHandlerError, StepTimeoutError
+from llmteam.canvas.execution import Execution
+from llmteam.canvas.ports import StepHandler
+from llmteam.errors import LLMTeamError
+from llmteam.runtime.context import Activation
+
+
+class StepOutOfMemoryError(LLMTeamError, RuntimeError):
+    """A handler ran out of memory. A bare ``MemoryError`` would end the worker's main process."""
+
+    def __init__(self, step_id: str) -> None:
+        super().__init__(f"Step '{step_id}' ran out of memory: make it work in smaller parts")
+        self.step_id = step_id
+
+
+def is_async(handler: StepHandler) -> bool:
+    """Whether calling the handler gives something to await."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def handler_of(execution: Execution, worker: str) -> StepHandler:
+    if execution.handler is None:
+        raise NoHandlerError(execution.node.step.step_type, worker)
+    return execution.handler
+
+
+async def call(execution: Execution, worker: str = "") -> Any:
+    """Call the handler from an event loop: ``async`` ones on it, plain ones in a thread.
+
+    Raises what the handler raises, :class:`StepTimeoutError` when it was not done in time. A plain function cannot
+    be stopped; it is told by ``ctx.cancelled`` and its answer is dropped.
+    """
+    handler = handler_of(execution, worker)
+    with Activation(execution.ctx.runtime):
+        if is_async(handler):
+            return await _bounded(execution, handler(execution.ctx, execution.config, execution.input))
+        return await _bounded(execution, asyncio.to_thread(_call_plain, execution, handler))
+
+
+def _call_plain(execution: Execution, handler: StepHandler) -> Any:
+    try:
+        return handler(execution.ctx, execution.config, execution.input)
+    except MemoryError:
+        raise StepOutOfMemoryError(execution.node.step_id) from None
+
+
+async def _bounded(execution: Execution, work: Awaitable[Any]) -> Any:
+    bound = asyncio.timeout(execution.timeout)
+    try:
+        async with bound:
+            answer = await work
+            return await answer if inspect.isawaitable(answer) else answer
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        execution.ctx.cancelled.set()
+        raise StepTimeoutError(execution.node.step_id, execution.timeout or 0.0) from None
+    except MemoryError:
+        raise StepOutOfMemoryError(execution.node.step_id) from None
+
+
+def call_blocking(execution: Execution, loop: LoopThread, worker: str = "") -> Any:
+    """Call the handler from a thread that may block; ``async`` ones run on ``loop``. Raises what :func:`call` raises.
+
+    The deadline of a plain function is not watched here: whoever calls has to.
+    """
+    handler = handler_of(execution, worker)
+    with Activation(execution.ctx.runtime):
+        if is_async(handler):
+            return loop.run(_bounded(execution, handler(execution.ctx, execution.config, execution.input)))
+        answer = _call_plain(execution, handler)
+        return loop.run(_bounded(execution, answer)) if inspect.isawaitable(answer) else answer
+
+
+class LoopThread:
+    """One event loop in one thread, for all ``async`` handlers of a process. Started on first use, again after a fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run ``work`` on the loop and wait for it, in the caller's context."""
+        return asyncio.run_coroutine_threadsafe(work, self._started()).result()
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="llmteam-handlers", daemon=True).start()
+            return self._loop

@@ -1,0 +1,109 @@
+"""Runs inside one process: hints become tasks of the running event loop, and nothing else is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from llmteam.canvas import invoke
+from llmteam.canvas.engine import Engine
+from llmteam.canvas.execution import Execution
+from llmteam.dispatch import Chord, Hint
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Name under which claims of this process are kept.
+HOLDER = "in-process"
+
+
+class LocalFleet:
+    """A dispatcher whose workers are tasks of the event loop that it was made in.
+
+    ``blocks`` says whether the engine's store waits for a server; its calls then run in threads.
+    """
+
+    def __init__(self, blocks: bool) -> None:
+        self.engine: Engine | None = None
+        self._blocks = blocks
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: dict[tuple[str, str], set[asyncio.Task[None]]] = {}
+        self._timers: dict[tuple[str, str], set[asyncio.TimerHandle]] = {}
+
+    def enter_loop(self) -> None:
+        """Run steps on the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call into the store without blocking the loop."""
+        if self._blocks:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    # -- the dispatcher
+
+    def send(self, hints: Sequence[Hint]) -> None:
+        for hint in hints:
+            self._from_anywhere(self._spawn, hint)
+
+    def send_chord(self, chord: Chord) -> None:
+        self.send(chord.heads)
+
+    def alarm(self, moment: datetime, hint: Hint) -> None:
+        """Send a hint at ``moment``."""
+        self._from_anywhere(self._later, moment, hint)
+
+    def _from_anywhere(self, function: Callable[..., None], *args: Any) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(function, *args)
+
+    def _later(self, moment: datetime, hint: Hint) -> None:
+        assert self._loop is not None and self.engine is not None
+        delay = max(0.0, (moment - self.engine.clock()).total_seconds())
+        handle = self._loop.call_later(delay, self._spawn, hint)
+        self._timers.setdefault((hint.tenant_id, hint.run_id), set()).add(handle)
+
+    # -- the worker
+
+    def _spawn(self, hint: Hint) -> None:
+        key = (hint.tenant_id, hint.run_id)
+        task = asyncio.get_running_loop().create_task(self._step(hint))
+        tasks = self._tasks.setdefault(key, set())
+        tasks.add(task)
+
+        def done(finished: asyncio.Task[None]) -> None:
+            tasks.discard(finished)
+            if not finished.cancelled() and finished.exception() is not None:
+                logger.error("run %s, step %s", hint.run_id, hint.step_id, exc_info=finished.exception())
+
+        task.add_done_callback(done)
+
+    async def _step(self, hint: Hint) -> None:
+        assert self.engine is not None
+        execution = await self.call(self.engine.begin, hint)
+        if execution is None:
+            return
+        try:
+            answer = await invoke.call(execution, HOLDER)
+        except asyncio.CancelledError:
+            execution.ctx.cancelled.set()
+            raise
+        except (Exception, SystemExit) as exc:
+            await self._settle(self.engine.failed, execution, exc)
+        else:
+            await self._settle(self.engine.answered, execution, answer)
+
+    async def _settle(self, function: Callable[..., Any], execution: Execution, what: Any) -> None:
+        """An answer that is there is written even when the task is cancelled meanwhile."""
+        await asyncio.shield(asyncio.ensure_future(self.call(function, execution, what)))
+
+    def stop(self, tenant_id: str, run_id: str) -> None:
+        """Stop what still works for a run that is over."""
+        for handle in self._timers.pop((tenant_id, run_id), ()):
+            handle.cancel()
+        for task in self._tasks.pop((tenant_id, run_id), ()):
+            task.cancel()

@@ -1,0 +1,164 @@
+"""The statements of the run store. Constant texts, bound values; rows are repeated, never names.
+
+Lock order: the run's row first, always; whoever holds it may touch the run's step rows, and nobody else does but
+sweeps, which take hint columns with SKIP LOCKED.
+"""
+
+from __future__ import annotations
+
+#: First statement of every transition: nothing else of the run is read before this lock is held, since each
+#: statement of a READ COMMITTED script sees what was committed when it began.
+LOCK_RUN = "SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s FOR NO KEY UPDATE;"
+
+RUN_COLUMNS = "r.status, r.open, r.running, r.completed, r.failed, r.terminals, r.deadline, r.started_at, r.finished_at, r.error"
+
+STEP_COLUMNS = (
+    "s.step_id, s.visit, s.state, s.undecided, s.live, s.failed_in, s.attempt, s.losses, s.fence, s.owner, s.wake_at, "
+    "s.deadline, s.ready_at, s.started_at, s.finished_at, s.decisions, s.terminal, s.error, s.chord_id, s.loop"
+)
+
+HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id"
+
+READ_SLICE = f"""
+SELECT r.next_seq, {RUN_COLUMNS}, {STEP_COLUMNS}
+  FROM llmteam.runs r
+  LEFT JOIN llmteam.run_steps s
+    ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id AND s.step_id = ANY(%s) AND s.visit = ANY(%s)
+ WHERE r.tenant_id = %s AND r.run_id = %s
+"""
+
+READ_STEPS = f"""
+SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, COALESCE(s.output, p.body), s.whole
+  FROM llmteam.run_steps s
+  LEFT JOIN llmteam.payloads p ON p.tenant_id = s.tenant_id AND p.hash = s.output_ref
+ WHERE s.tenant_id = %s AND s.run_id = %s
+ ORDER BY s.started_at NULLS LAST, s.step_id, s.visit
+"""
+
+#: A step and everything its input is made of, in one round trip and without a lock: a step that is ready has only
+#: sources that are over, and those no longer change.
+GATHER = f"""
+SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state, s.undecided = 0 AND s.live = 0,
+       CASE WHEN s.undecided = 0 AND s.live = 0 THEN COALESCE(r.input, p.body) END,
+       CASE WHEN s.state = 'ready' AND s.live > 0 THEN (
+         SELECT json_agg(json_build_array(o.step_id, o.decisions, o.whole, o.body)) FROM (
+           SELECT DISTINCT ON (f.step_id) f.step_id, f.decisions, f.whole, COALESCE(f.output, q.body) AS body
+             FROM llmteam.run_steps f
+             LEFT JOIN llmteam.payloads q ON q.tenant_id = f.tenant_id AND q.hash = f.output_ref
+            WHERE f.tenant_id = s.tenant_id AND f.run_id = s.run_id AND f.step_id = ANY(s.sources)
+              AND f.decisions IS NOT NULL
+            ORDER BY f.step_id, f.visit DESC) o) END
+  FROM llmteam.runs r
+  JOIN llmteam.run_steps s ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id
+  LEFT JOIN llmteam.payloads p ON p.tenant_id = r.tenant_id AND p.hash = r.input_ref
+ WHERE r.tenant_id = %s AND r.run_id = %s AND s.step_id = %s AND s.visit = %s
+"""
+
+#: Losing a claim in a crash is harmless, so that it alone need not wait for the disk.
+CLAIM = f"""
+SET LOCAL synchronous_commit TO off;
+{LOCK_RUN}
+WITH taken AS (
+  UPDATE llmteam.run_steps
+     SET state = 'running', fence = fence + 1, owner = 'lease', holder = %s, lease_until = now() + %s,
+         wake_at = now() + %s, hints = 0, started_at = %s, deadline = %s
+   WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s AND state = 'ready' AND fence = %s
+     AND EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND status = 'running')
+  RETURNING 1),
+counted AS (
+  UPDATE llmteam.runs SET running = running + 1, next_seq = next_seq + 1 FROM taken
+   WHERE tenant_id = %s AND run_id = %s
+  RETURNING next_seq - 1 AS seq)
+INSERT INTO llmteam.events (tenant_id, run_id, seq, event_type, ts, instance_id, segment_id, step_id, step_type,
+                            visit, attempt, severity, payload)
+SELECT %s, %s, counted.seq, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM counted
+RETURNING seq
+"""
+
+UPDATE_RUN = """
+UPDATE llmteam.runs
+   SET status = %s, open = %s, running = %s, completed = %s, failed = %s, terminals = %s, next_seq = %s,
+       finished_at = %s, error = %s, wake_at = CASE WHEN %s THEN NULL ELSE wake_at END
+ WHERE tenant_id = %s AND run_id = %s;
+"""
+
+UPDATE_STEP = """
+UPDATE llmteam.run_steps
+   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, owner = %s, wake_at = %s, deadline = %s,
+       ready_at = %s, finished_at = %s, decisions = %s::smallint[], terminal = %s, error = %s, chord_id = %s, loop = %s,
+       holder = NULL, lease_until = NULL, hints = 0, whole = %s, output = %s, output_ref = %s,
+       local_state = COALESCE(%s, local_state)
+ WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s;
+"""
+
+UPDATE_STEPS_HEAD = """
+UPDATE llmteam.run_steps s
+   SET state = v.state, undecided = v.undecided, live = v.live, failed_in = v.failed_in, attempt = v.attempt,
+       owner = v.owner, wake_at = v.wake_at::timestamptz, deadline = v.deadline::timestamptz,
+       ready_at = v.ready_at::timestamptz, finished_at = v.finished_at::timestamptz,
+       decisions = v.decisions::smallint[], terminal = v.terminal, error = v.error::json, chord_id = v.chord_id,
+       loop = v.loop::json, holder = NULL, lease_until = NULL, hints = 0
+  FROM (VALUES """
+UPDATE_STEPS_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+UPDATE_STEPS_TAIL = """) AS v(step_id, visit, state, undecided, live, failed_in, attempt, owner, wake_at, deadline, ready_at,
+          finished_at, decisions, terminal, error, chord_id, loop)
+ WHERE s.tenant_id = %s AND s.run_id = %s AND s.step_id = v.step_id AND s.visit = v.visit;
+"""
+
+INSERT_STEPS_HEAD = """
+INSERT INTO llmteam.run_steps (tenant_id, run_id, step_id, visit, state, undecided, live, queue, owner, wake_at,
+                               ready_at, finished_at, decisions, sources, loop) VALUES """
+INSERT_STEPS_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s::smallint[],%s::text[],%s)"
+
+#: With a run that ends, whatever is still open ends as well.
+CANCEL_OPEN = """
+UPDATE llmteam.run_steps
+   SET state = 'cancelled', owner = NULL, wake_at = NULL, deadline = NULL, holder = NULL, lease_until = NULL,
+       finished_at = %s
+ WHERE tenant_id = %s AND run_id = %s AND state IN ('pending', 'ready', 'running', 'waiting');
+"""
+
+INSERT_PAYLOAD = """
+INSERT INTO llmteam.payloads (tenant_id, hash, body, size, created_at) VALUES (%s, %s, %s, %s, now())
+ON CONFLICT DO NOTHING;
+"""
+
+INSERT_DEFINITION = """
+INSERT INTO llmteam.definitions (tenant_id, definition_hash, segment_id, document, types, created_at)
+VALUES (%s, %s, %s, %s, %s, now()) ON CONFLICT DO NOTHING;
+"""
+
+INSERT_RUN = """
+INSERT INTO llmteam.runs (tenant_id, run_id, instance_id, segment_id, definition_hash, status, open, total, next_seq,
+                          input, input_ref, config, context, root_run_id, deadline, wake_at, created_at, started_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s);
+"""
+
+READ_DEFINITION = """
+SELECT document, types FROM llmteam.definitions WHERE tenant_id = %s AND definition_hash = %s
+"""
+
+READ_HEADER = f"SELECT {HEADER_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = %s AND r.run_id = %s"
+
+RECORD_COLUMNS = (
+    "r.tenant_id, r.run_id, r.instance_id, r.segment_id, r.definition_hash, r.status, r.completed, r.total, r.error, "
+    "r.created_at, r.started_at, r.finished_at, r.deadline"
+)
+
+READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = %s AND r.run_id = %s"
+
+READ_RECORDS = f"""
+SELECT {RECORD_COLUMNS} FROM llmteam.runs r
+ WHERE r.tenant_id = %s AND (%s::text IS NULL OR r.status = %s) AND (%s::text IS NULL OR r.segment_id = %s)
+ ORDER BY r.created_at DESC, r.run_id DESC LIMIT %s
+"""
+
+READ_OUTPUTS = """
+SELECT DISTINCT ON (s.step_id) s.step_id, s.whole, COALESCE(s.output, p.body)
+  FROM llmteam.run_steps s
+  LEFT JOIN llmteam.payloads p ON p.tenant_id = s.tenant_id AND p.hash = s.output_ref
+ WHERE s.tenant_id = %s AND s.run_id = %s AND s.terminal
+ ORDER BY s.step_id, s.visit DESC
+"""
+
+COMMIT = "COMMIT;"

@@ -1,0 +1,333 @@
+"""Runs in Postgres: one transaction per transition, two round trips each, everything else of a step in two more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from llmteam import codec
+from llmteam.canvas.exceptions import RunNotFoundError, UnknownSegmentError
+from llmteam.canvas.graph import Node
+from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
+from llmteam.canvas.postgres import rows
+from llmteam.canvas.postgres import statements as sql
+from llmteam.canvas.records import (
+    NewRun,
+    PinnedDefinition,
+    RunHeader,
+    RunRecord,
+    StepRecord,
+    StoredOutput,
+    Transition,
+    Work,
+    outputs_payload,
+    run_outputs,
+)
+from llmteam.canvas.routing import StepOutput
+from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow
+from llmteam.db.engine import Database
+from llmteam.db.errors import constraint_of
+from llmteam.db.hot import HotConnection
+from llmteam.events.models import EventDraft, EventScope
+from llmteam.events.postgres import insert_values
+
+#: Definitions that a process remembers to have written.
+_KNOWN = 10_000
+
+
+class Script:
+    """A script of statements that is sent in one round trip."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._params: list[Any] = []
+
+    def add(self, text: str, *params: Any) -> None:
+        self._texts.append(text)
+        self._params.extend(params)
+
+    def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
+        return connection.script("".join(self._texts), self._params, begin=begin)
+
+
+class PostgresRunStore:
+    """The :class:`~llmteam.canvas.records.RunStore` in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: set[tuple[str, str]] = set()
+
+    def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
+        """As :meth:`RunStore.create`: one round trip; the primary key decides who was first."""
+        script = Script()
+        pinned, state, ident = run.pinned, change.run, (run.tenant_id, run.run_id)
+        known = (run.tenant_id, pinned.hash)
+        segment_id = pinned.definition.segment_id
+        if known not in self._known:
+            facts = {type_id: found.model_dump(mode="json") for type_id, found in pinned.facts.items()}
+            document = codec.dumps(pinned.definition.to_dict())
+            script.add(sql.INSERT_DEFINITION, *known, segment_id, document, codec.dumps(facts))
+        inline, reference = self._input(script, run)
+        script.add(
+            sql.INSERT_RUN,
+            *ident,
+            run.instance_id,
+            segment_id,
+            pinned.hash,
+            state.status.value,
+            state.open,
+            len(nodes),
+            len(change.events) + 1,
+            inline,
+            reference,
+            codec.dumps(run.options.to_dict()),
+            codec.dumps(dict(run.context)),
+            run.run_id,
+            state.deadline,
+            state.deadline,
+            change.now,
+            state.started_at,
+        )
+        _insert_steps(script, ident, change.added.values(), nodes)
+        self._events(script, EventScope(*ident, run.instance_id, segment_id), change.events, change.now, 1)
+        script.add("SELECT 1")
+        try:
+            with self._database.hot(run.tenant_id) as connection:
+                script.run(connection)
+        except Exception as exc:
+            if constraint_of(exc) == "runs_pkey":
+                return False
+            raise
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        self._known.add(known)
+        return True
+
+    def _input(self, script: Script, run: NewRun) -> tuple[str | None, str | None]:
+        if len(run.input) <= 8192:
+            return run.input, None
+        digest = codec.digest(run.input)
+        script.add(sql.INSERT_PAYLOAD, run.tenant_id, digest, run.input, len(run.input.encode()))
+        return None, digest
+
+    def definition(self, tenant_id: str, definition_hash: str) -> PinnedDefinition:
+        """As :meth:`RunStore.definition`."""
+        found = self._read(tenant_id, sql.READ_DEFINITION, tenant_id, definition_hash)
+        if not found:
+            raise UnknownSegmentError(definition_hash)
+        document, types = found[0]
+        facts = {type_id: StepTypeFacts(**value) for type_id, value in types.items()}
+        return PinnedDefinition(definition_hash, SegmentDefinition.from_dict(document), facts)
+
+    def gather(self, tenant_id: str, run_id: str, key: Key) -> Work | None:
+        """As :meth:`RunStore.gather`: one round trip."""
+        found = self._read(tenant_id, sql.GATHER, tenant_id, run_id, *key)
+        return rows.work(tenant_id, run_id, found[0]) if found else None
+
+    def claim(self, work: Work, claimed: StepRow, event: EventDraft, lease: timedelta, holder: str) -> bool:
+        """As :meth:`RunStore.claim`: one round trip; the lease runs on the database's clock."""
+        header = work.header
+        ident = (header.tenant_id, header.run_id)
+        params = (
+            *ident,
+            holder,
+            lease,
+            lease,
+            claimed.started_at,
+            claimed.deadline,
+            *ident,
+            *claimed.key,
+            work.row.fence,
+            *ident,
+            *ident,
+            *ident,
+            event.event_type.value,
+            claimed.started_at,
+            header.instance_id,
+            header.segment_id,
+            event.step_id,
+            event.step_type,
+            event.visit,
+            event.attempt,
+            event.severity.value,
+            codec.dumps(event.payload),
+        )
+        return bool(self._read(header.tenant_id, sql.CLAIM, *params))
+
+    def apply(
+        self,
+        header: RunHeader,
+        keys: Sequence[Key],
+        transition: Transition,
+        nodes: Mapping[str, Node],
+        *,
+        now: datetime,
+        finished: Key | None = None,
+        output: StoredOutput | None = None,
+        local_state: Mapping[str, Any] | None = None,
+    ) -> Change:
+        """As :meth:`RunStore.apply`: lock and read in one round trip, write and commit in the next."""
+        tenant_id, run_id = ident = (header.tenant_id, header.run_id)
+        with self._database.hot(tenant_id) as connection:
+            script = Script()
+            script.add(sql.LOCK_RUN, *ident)
+            seq, run, loaded = self._slice(connection, script, ident, keys, begin=True)
+            while True:
+                moment = Slice(run, loaded.values(), now)
+                try:
+                    change = transition(moment)
+                    break
+                except NeedRows as missing:
+                    loaded |= self._slice(connection, Script(), ident, list(missing.keys))[2]
+            if not change.applied:
+                connection.rollback()
+                return change
+            self._fill_outputs(connection, ident, change, finished, output)
+            script = Script()
+            self._write(script, header, change, nodes, finished, output, local_state)
+            scope = EventScope(tenant_id, run_id, header.instance_id, header.segment_id)
+            self._events(script, scope, change.events, now, seq)
+            self._write_run(script, ident, change.run, seq + len(change.events))
+            script.add(sql.COMMIT)
+            script.run(connection)
+        return change
+
+    def _slice(
+        self, connection: HotConnection, script: Script, ident: tuple[str, str], keys: Sequence[Key], begin: bool = False
+    ) -> tuple[int, RunState, dict[Key, StepRow]]:
+        step_ids = list(dict.fromkeys(key[0] for key in keys))
+        visits = list({key[1] for key in keys})
+        script.add(sql.READ_SLICE, step_ids, visits, *ident)
+        found = script.run(connection, begin=begin) or []
+        if not found:
+            raise RunNotFoundError(ident[1])
+        first = found[0]
+        run = rows.run_state(ident[1], first[1 : 1 + rows.RUN_WIDTH])
+        at = 1 + rows.RUN_WIDTH
+        loaded = [rows.step_row(row[at:]) for row in found if row[at] is not None]
+        return first[0], run, {row.key: row for row in loaded}
+
+    def _fill_outputs(
+        self,
+        connection: HotConnection,
+        ident: tuple[str, str],
+        change: Change,
+        finished: Key | None,
+        output: StoredOutput | None,
+    ) -> None:
+        """What several last steps gave, for the run's last event; of one alone it is there already."""
+        if not change.lacks_outputs:
+            return
+        found = connection.script(sql.READ_OUTPUTS, ident) or ()
+        outputs = {step_id: StepOutput(body or {}, whole) for step_id, whole, body in found}
+        if finished is not None and output is not None and change.steps[finished].terminal:
+            outputs[finished[0]] = output.parsed()
+        change.events[-1].payload.update(outputs_payload(outputs))
+
+    def _write(
+        self,
+        script: Script,
+        header: RunHeader,
+        change: Change,
+        nodes: Mapping[str, Node],
+        finished: Key | None,
+        output: StoredOutput | None,
+        local_state: Mapping[str, Any] | None,
+    ) -> None:
+        ident = (header.tenant_id, header.run_id)
+        changed = [row for key, row in change.steps.items() if key != finished]
+        if finished is not None and finished in change.steps:
+            self._write_finished(script, ident, change.steps[finished], output, local_state)
+        if changed:
+            head, tail = sql.UPDATE_STEPS_HEAD, sql.UPDATE_STEPS_TAIL
+            values = [value for row in changed for value in (*row.key, *rows.step_values(row))]
+            script.add(head + ",".join([sql.UPDATE_STEPS_ROW] * len(changed)) + tail, *values, *ident)
+        _insert_steps(script, ident, change.added.values(), nodes)
+        if change.cancel_open:
+            script.add(sql.CANCEL_OPEN, change.now, *ident)
+
+    def _write_finished(
+        self,
+        script: Script,
+        ident: tuple[str, str],
+        row: StepRow,
+        output: StoredOutput | None,
+        local_state: Mapping[str, Any] | None,
+    ) -> None:
+        whole, inline, reference = False, None, None
+        if output is not None:
+            whole = output.whole
+            if output.digest is None:
+                inline = output.text
+            else:
+                reference = output.digest
+                script.add(sql.INSERT_PAYLOAD, ident[0], output.digest, output.text, output.size)
+        local = None if local_state is None else codec.dumps(dict(local_state))
+        script.add(sql.UPDATE_STEP, *rows.step_values(row), whole, inline, reference, local, *ident, *row.key)
+
+    def _write_run(self, script: Script, ident: tuple[str, str], run: RunState, next_seq: int) -> None:
+        script.add(
+            sql.UPDATE_RUN,
+            run.status.value,
+            run.open,
+            run.running,
+            run.completed,
+            run.failed,
+            run.terminals,
+            next_seq,
+            run.finished_at,
+            rows.error_text(run.error),
+            run.status.is_terminal,
+            *ident,
+        )
+
+    def _events(
+        self, script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int
+    ) -> None:
+        if drafts:
+            text, params = insert_values(scope, seq, now, drafts)
+            script.add(text + ";", *params)
+
+    def _read(self, tenant_id: str, text: str, *params: Any) -> list[tuple[Any, ...]]:
+        with self._database.hot(tenant_id) as connection:
+            return connection.script(text, params) or []
+
+    def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
+        """As :meth:`RunStore.header`."""
+        found = self._read(tenant_id, sql.READ_HEADER, tenant_id, run_id)
+        return rows.header(tenant_id, run_id, found[0]) if found else None
+
+    def record(self, tenant_id: str, run_id: str) -> RunRecord | None:
+        """As :meth:`RunStore.record`."""
+        found = self._read(tenant_id, sql.READ_RECORD, tenant_id, run_id)
+        return rows.run_record(found[0]) if found else None
+
+    def records(
+        self, tenant_id: str, *, status: SegmentStatus | None = None, segment_id: str | None = None, limit: int = 50
+    ) -> list[RunRecord]:
+        """As :meth:`RunStore.records`."""
+        params = (tenant_id, status, status, segment_id, segment_id, limit)
+        return [rows.run_record(row) for row in self._read(tenant_id, sql.READ_RECORDS, *params)]
+
+    def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]:
+        """As :meth:`RunStore.steps`."""
+        return [rows.step_record(row) for row in self._read(tenant_id, sql.READ_STEPS, tenant_id, run_id)]
+
+    def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
+        """As :meth:`RunStore.outputs`."""
+        found = self._read(tenant_id, sql.READ_OUTPUTS, tenant_id, run_id)
+        return run_outputs({step_id: StepOutput(body or {}, whole) for step_id, whole, body in found})
+
+
+def _insert_steps(
+    script: Script, ident: tuple[str, str], steps: Iterable[StepRow], nodes: Mapping[str, Node]
+) -> None:
+    values: list[Any] = []
+    count = 0
+    for count, row in enumerate(steps, 1):
+        node = nodes[row.step_id]
+        values += [*ident, *row.key, row.state.value, row.undecided, row.live, node.facts.queue, row.owner, row.wake_at]
+        values += [row.ready_at, row.finished_at, rows.decisions_list(row), list(node.sources), rows.loop_text(row.loop)]
+    if count:
+        script.add(sql.INSERT_STEPS_HEAD + ",".join([sql.INSERT_STEPS_ROW] * count) + ";", *values)

@@ -1,0 +1,305 @@
+"""The async face: start runs, wait for them, cancel them; in this process or on a fleet of workers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from llmteam.canvas.catalog import StepCatalog
+from llmteam.canvas.engine import Engine
+from llmteam.canvas.exceptions import LocalHandlerError, RunNotFoundError
+from llmteam.canvas.execution import Limits
+from llmteam.canvas.local import HOLDER, LocalFleet
+from llmteam.canvas.ports import StepHandler
+from llmteam.canvas.records import RunHeader, RunStore
+from llmteam.canvas.registry import SegmentRegistry
+from llmteam.canvas.results import RunConfig, SegmentResult, StepError
+from llmteam.canvas.runs import POLL_SECONDS, Runs, Segment, Start
+from llmteam.canvas.state import SegmentStatus
+from llmteam.canvas.stores import MemoryRunStore
+from llmteam.events.models import EventType, WorktrailEvent
+from llmteam.events.stores import EventStoreFace, MemoryEventStore
+from llmteam.events.stream import EventStream
+from llmteam.ids import new_id
+from llmteam.runtime.context import RuntimeContext
+from llmteam.runtime.manager import default_manager
+from llmteam.tenancy.context import get_current_tenant
+from llmteam.wakeup import channel
+
+if TYPE_CHECKING:
+    from llmteam.settings import Settings
+
+__all__ = ["RunConfig", "SegmentResult", "SegmentRunner", "SegmentStatus"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Tenant of runs that nobody says anything about.
+DEFAULT_TENANT = "default"
+
+
+class SegmentRunner:
+    """Runs segments and tells how they went.
+
+    ``SegmentRunner()`` runs in this process with memory stores: for notebooks and tests. :meth:`over` gives one that
+    runs in this process over Postgres, :meth:`connect` one whose runs are worked on by workers anywhere.
+
+    Args:
+        catalog: step types and their handlers; the process's own by default.
+        event_stream: where events go and can be followed.
+    """
+
+    def __init__(
+        self,
+        catalog: StepCatalog | None = None,
+        event_stream: EventStream | None = None,
+        *,
+        store: RunStore | None = None,
+        registry: SegmentRegistry | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.catalog = catalog or StepCatalog.get_instance()
+        self.event_stream = event_stream or EventStream(MemoryEventStore())
+        events = self.event_stream.store
+        if not isinstance(events, EventStoreFace):
+            raise TypeError(f"event_stream: its store is a {type(events).__name__}, which is no EventStoreFace")
+        self._handlers: dict[str, StepHandler] = {}
+        self._runtimes: dict[str, RuntimeContext] = {}
+        self._local: LocalFleet | None = LocalFleet(events.blocks)
+        wakeup = self.event_stream.wakeup
+        engine = Engine(
+            store or MemoryRunStore(sink=events.add),
+            handler_of=lambda type_id: self._handlers.get(type_id) or self.catalog.get_handler(type_id),
+            runtime_of=self._runtime_of,
+            dispatcher=self._local,
+            notify=lambda tenant_id, run_id: wakeup.notify(channel(tenant_id, run_id)),
+            alarm=self._local.alarm,
+            limits=limits,
+            holder=HOLDER,
+        )
+        self._local.engine = engine
+        self._runs = Runs(engine, events, wakeup, self.catalog, registry)
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        settings: Settings | None = None,
+        database_url: str | None = None,
+        broker_url: str | None = None,
+        catalog: StepCatalog | None = None,
+    ) -> Self:
+        """A runner whose runs are worked on by the workers of an installation, wherever they are.
+
+        Settings come from ``LLMTEAM_*`` variables where they are not given. Raises :class:`ConfigurationError`.
+        """
+        from llmteam.canvas.fleet import connect
+
+        self = cls.__new__(cls)
+        self._runs = connect(settings, database_url=database_url, broker_url=broker_url, catalog=catalog)
+        self.catalog = self._runs.catalog
+        self.event_stream = EventStream(self._runs.events)
+        self._handlers, self._runtimes, self._local = {}, {}, None
+        return self
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether steps are run by workers rather than in this process."""
+        return self._local is None
+
+    def register_handler(self, step_type: str, handler: StepHandler) -> None:
+        """Use ``handler`` for this type in this runner's runs, before the catalog's.
+
+        Raises :class:`LocalHandlerError` on a distributed runner: its workers cannot see an object of this process.
+        """
+        if self._local is None:
+            raise LocalHandlerError(step_type)
+        self._handlers[step_type] = handler
+
+    def _runtime_of(self, header: RunHeader) -> RuntimeContext:
+        runtime = self._runtimes.get(header.run_id)
+        if runtime is None:
+            runtime = default_manager().from_ref(dict(header.context))
+        return runtime
+
+    # -- runs
+
+    async def run(
+        self,
+        segment: Segment,
+        runtime: RuntimeContext | None = None,
+        input_data: Any = None,
+        *,
+        config: RunConfig | None = None,
+        run_id: str | None = None,
+    ) -> SegmentResult:
+        """Start a run, wait for its end and return how it ended; failures of steps are told, not raised.
+
+        Raises what :meth:`start` raises. When the awaiting task is cancelled, so is the run.
+        """
+        started = await self.start(segment, runtime, input_data, config=config, run_id=run_id)
+        tenant_id = self._tenant(runtime)
+        try:
+            result = await self._follow(tenant_id, started, config, runtime)
+        except asyncio.CancelledError:
+            await asyncio.shield(self.cancel(started, tenant_id=tenant_id))
+            raise
+        finally:
+            self._runtimes.pop(started, None)
+        return result
+
+    async def start(
+        self,
+        segment: Segment,
+        runtime: RuntimeContext | None = None,
+        input_data: Any = None,
+        *,
+        config: RunConfig | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Start a run and return its id at once.
+
+        ``segment`` is a definition or ``id[@version]`` of a published one. Raises :class:`SegmentValidationError`,
+        :class:`AlreadyRunningError`, :class:`UnknownSegmentError`, :class:`NotJSONError`.
+        """
+        run_id = run_id or (new_id() if runtime is None else runtime.run_id)
+        tenant_id = self._tenant(runtime)
+        if runtime is None:
+            runtime = default_manager().create_runtime(tenant_id, "", run_id=run_id)
+        elif not runtime.segment_id and not isinstance(segment, str):
+            runtime.segment_id = segment.segment_id
+        if self._local is not None:
+            self._local.enter_loop()
+            self._runtimes[run_id] = runtime
+        start = Start(
+            tenant_id, segment, input_data, config, run_id, runtime.instance_id, {**runtime.to_ref(), "run_id": run_id}
+        )
+        try:
+            return await self._call(self._runs.start, start)
+        except BaseException:
+            self._runtimes.pop(run_id, None)
+            raise
+
+    async def result(
+        self, run_id: str, timeout: float | None = None, *, tenant_id: str | None = None  # noqa: ASYNC109
+    ) -> SegmentResult:
+        """Wait until a run is over, at most ``timeout`` seconds, and return how it is then; from any process.
+
+        Raises :class:`RunNotFoundError`.
+        """
+        tenant = tenant_id or self._tenant(None)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._follow(tenant, run_id, None, None)
+        except TimeoutError:
+            return await self._call(self._runs.result, tenant, run_id)
+
+    async def cancel(self, run_id: str, *, tenant_id: str | None = None) -> bool:
+        """Cancel a run; its running handlers are told. False when it is unknown or over."""
+        tenant = tenant_id or self._tenant_of(run_id)
+        cancelled = await self._call(self._runs.cancel, tenant, run_id)
+        if cancelled and self._local is not None:
+            self._local.stop(tenant, run_id)
+        return cancelled
+
+    async def get_status(self, run_id: str, *, tenant_id: str | None = None) -> SegmentStatus | None:
+        """The run's status, also after its end; None when it is unknown."""
+        record = await self._call(self._runs.engine.store.record, tenant_id or self._tenant_of(run_id), run_id)
+        return None if record is None else record.status
+
+    def is_running(self, run_id: str) -> bool:
+        """Whether the run is known and not over."""
+        record = self._runs.engine.store.record(self._tenant_of(run_id), run_id)
+        return record is not None and record.status is SegmentStatus.RUNNING
+
+    def list_running(self) -> list[str]:
+        """Ids of the tenant's runs that are not over, newest first."""
+        found = self._runs.engine.store.records(self._tenant(None), status=SegmentStatus.RUNNING, limit=1000)
+        return [record.run_id for record in found]
+
+    # -- following
+
+    def _tenant(self, runtime: RuntimeContext | None) -> str:
+        return runtime.tenant_id if runtime is not None else get_current_tenant() or DEFAULT_TENANT
+
+    def _tenant_of(self, run_id: str) -> str:
+        return self._tenant(self._runtimes.get(run_id))
+
+    async def _call(self, function: Callable[..., T], *args: Any) -> T:
+        if self._runs.blocks:
+            return await asyncio.to_thread(function, *args)
+        return function(*args)
+
+    async def _follow(
+        self, tenant_id: str, run_id: str, config: RunConfig | None, runtime: RuntimeContext | None
+    ) -> SegmentResult:
+        """Wait for the end of a run; with callbacks, by reading its events."""
+        listening = (config is not None and config.has_callbacks) or _has_hooks(runtime)
+        if listening:
+            async for event in self.event_stream.subscribe(run_id, tenant_id=tenant_id):
+                await _tell(event, config, runtime)
+        await self._until_over(tenant_id, run_id)
+        if self._local is not None:
+            self._local.stop(tenant_id, run_id)
+        result = await self._call(self._runs.result, tenant_id, run_id)
+        if result.status is SegmentStatus.CANCELLED and config is not None:
+            await _call_back(config.on_cancel, result)
+        return result
+
+    async def _until_over(self, tenant_id: str, run_id: str) -> None:
+        store, clock = self._runs.engine.store, self._runs.engine.clock
+        with self._runs.wakeup.watch(tenant_id, run_id) as watch:
+            while True:
+                record = await self._call(store.record, tenant_id, run_id)
+                if record is None:
+                    raise RunNotFoundError(run_id)
+                if record.status.is_terminal:
+                    return
+                left = POLL_SECONDS
+                if self._local is not None and record.deadline is not None:
+                    left = (record.deadline - clock()).total_seconds()
+                    if left <= 0:
+                        await self._call(self._runs.engine.expire, tenant_id, run_id)
+                        continue
+                await watch.wait_async(min(left, POLL_SECONDS))
+
+
+def _has_hooks(runtime: RuntimeContext | None) -> bool:
+    if runtime is None:
+        return False
+    hooks = (runtime.on_event, runtime.on_step_start, runtime.on_step_complete, runtime.on_step_error)
+    return any(hook is not None for hook in hooks)
+
+
+async def _tell(event: WorktrailEvent, config: RunConfig | None, runtime: RuntimeContext | None) -> None:
+    """Call whoever asked to be told of such an event."""
+    step_id = event.step_id or ""
+    if event.event_type is EventType.STEP_STARTED:
+        hook, what = "on_step_start", event.payload.get("input")
+    elif event.event_type is EventType.STEP_COMPLETED:
+        hook, what = "on_step_complete", event.payload.get("output")
+    elif event.event_type is EventType.STEP_FAILED and event.error is not None:
+        hook, what = "on_step_error", StepError(step_id, event.error)
+    else:
+        hook, what = None, None
+    if hook is not None:
+        await _call_back(getattr(config, hook, None), step_id, what)
+    if runtime is not None:
+        runtime.notify("on_event", event)
+        if hook is not None:
+            runtime.notify(hook, event)
+
+
+async def _call_back(callback: Callable[..., Any] | None, *args: Any) -> None:
+    if callback is None:
+        return
+    try:
+        answer = callback(*args)
+        if inspect.isawaitable(answer):
+            await answer
+    except Exception:
+        logger.exception("a callback of the run failed")

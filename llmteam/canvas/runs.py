@@ -1,0 +1,164 @@
+"""Starting runs and asking after them: the part that the async runner, the blocking client and the tasks share.
+
+Everything here blocks as long as its stores do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmteam import codec
+from llmteam.canvas.catalog import StepCatalog
+from llmteam.canvas.engine import Engine
+from llmteam.canvas.exceptions import AlreadyRunningError, RunNotFoundError
+from llmteam.canvas.models import SegmentDefinition
+from llmteam.canvas.records import NewRun, PinnedDefinition, RunOptions, RunRecord
+from llmteam.canvas.registry import SegmentRegistry
+from llmteam.canvas.results import RunConfig, SegmentResult, run_options
+from llmteam.canvas.state import SegmentStatus, StepState
+from llmteam.canvas.validation import validate_segment
+from llmteam.events.models import EventQuery
+from llmteam.events.stores import EventStoreFace
+from llmteam.ids import check_identifier, new_id
+from llmteam.wakeup import Wakeup
+
+#: Definitions that were found sound and are remembered.
+PINNED_KEPT = 256
+#: Seconds after which a waiter looks although nothing woke it: what a lost wake-up costs at most.
+POLL_SECONDS = 1.0
+
+Segment = SegmentDefinition | str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a start was asked for. ``segment`` is a definition or ``id[@version]`` of a published one."""
+
+    tenant_id: str
+    segment: Segment
+    input: Any
+    config: RunConfig | None = None
+    run_id: str | None = None
+    instance_id: str = ""
+    context: Mapping[str, Any] | None = None
+
+
+class Runs:
+    """The runs of one installation, seen from a process that starts them or asks after them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        events: EventStoreFace,
+        wakeup: Wakeup,
+        catalog: StepCatalog | None = None,
+        registry: SegmentRegistry | None = None,
+    ) -> None:
+        self.engine = engine
+        self.events = events
+        self.wakeup = wakeup
+        self.catalog = catalog or StepCatalog.get_instance()
+        self.registry = registry
+        self._pinned: OrderedDict[str, PinnedDefinition] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def blocks(self) -> bool:
+        """Whether calls wait for a server."""
+        return self.events.blocks
+
+    def pin(self, segment: SegmentDefinition) -> PinnedDefinition:
+        """The definition with the facts of its step types, checked.
+
+        Raises :class:`SegmentValidationError` with every problem of an unsound one.
+        """
+        types = {step.step_type for step in segment.steps}
+        found = {type_id: self.catalog.facts(type_id) for type_id in sorted(types)}
+        facts = {type_id: fact for type_id, fact in found.items() if fact is not None}
+        known = {type_id: fact.model_dump(mode="json") for type_id, fact in facts.items()}
+        key = codec.digest(codec.canonical([segment.to_dict(), known]))
+        with self._lock:
+            pinned = self._pinned.get(key)
+        if pinned is None:
+            validate_segment(segment, self.catalog).raise_if_invalid()
+            pinned = PinnedDefinition(key, segment.model_copy(deep=True), facts)
+            with self._lock:
+                self._pinned[key] = pinned
+                while len(self._pinned) > PINNED_KEPT:
+                    self._pinned.popitem(last=False)
+        return pinned
+
+    def resolve(self, tenant_id: str, segment: Segment) -> SegmentDefinition:
+        """The definition itself, or the published one of ``id[@version]``. Raises :class:`UnknownSegmentError`."""
+        if isinstance(segment, SegmentDefinition):
+            return segment
+        if self.registry is None:
+            raise_unknown(segment)
+        segment_id, _, version = segment.partition("@")
+        return self.registry.fetch(tenant_id, segment_id, version or None).definition
+
+    def start(self, start: Start) -> str:
+        """Write the run, hint at its first step and return its id; nothing is half-started.
+
+        Raises:
+            SegmentValidationError: the definition is unsound.
+            AlreadyRunningError: another run of the tenant has this id.
+            NotJSONError, PayloadTooLargeError: the input cannot be stored.
+            InfrastructureError: the run could not be written.
+        """
+        pinned = self.pin(self.resolve(start.tenant_id, start.segment))
+        text = codec.dumps(start.input, path="$")
+        codec.check_size("the run's input", text, self.engine.limits.max_output_bytes)
+        run = NewRun(
+            tenant_id=check_identifier("tenant_id", start.tenant_id),
+            run_id=new_id() if start.run_id is None else check_identifier("run_id", start.run_id),
+            pinned=pinned,
+            input=text,
+            options=run_options(pinned.definition, start.config),
+            instance_id=start.instance_id,
+            context=start.context or {},
+        )
+        if not self.engine.submit(run):
+            raise AlreadyRunningError(run.run_id)
+        return run.run_id
+
+    def record(self, tenant_id: str, run_id: str) -> RunRecord:
+        """The run's row. Raises :class:`RunNotFoundError`."""
+        record = self.engine.store.record(tenant_id, run_id)
+        if record is None:
+            raise RunNotFoundError(run_id)
+        return record
+
+    def result(self, tenant_id: str, run_id: str, *, events: bool = True) -> SegmentResult:
+        """How the run ended, or how far it is. Raises :class:`RunNotFoundError`."""
+        record = self.record(tenant_id, run_id)
+        store = self.engine.store
+        outputs = store.outputs(tenant_id, run_id) if record.status is SegmentStatus.COMPLETED else {}
+        current = None
+        if not record.status.is_terminal:
+            running = [s.row.step_id for s in store.steps(tenant_id, run_id) if s.row.state is StepState.RUNNING]
+            current = running[0] if running else None
+        found = self.events.select(EventQuery(tenant_id=tenant_id, run_id=run_id)) if events else []
+        return SegmentResult.of(record, outputs, found, current)
+
+    def wait(self, tenant_id: str, run_id: str, timeout: float | None = None) -> SegmentResult:
+        """Block until the run is over, at most ``timeout`` seconds, and return how it is then."""
+        clock = self.engine.clock
+        start = clock()
+        with self.wakeup.watch(tenant_id, run_id) as watch:
+            while not self.record(tenant_id, run_id).status.is_terminal:
+                left = POLL_SECONDS
+                if timeout is not None:
+                    left = min(left, timeout - (clock() - start).total_seconds())
+                if left <= 0:
+                    break
+                watch.wait(left)
+        return self.result(tenant_id, run_id)
+
+    def cancel(self, tenant_id: str, run_id: str) -> bool:
+        """Cancel a run; False when it is unknown or over."""
+        return self.engine.end(tenant_id, run_id, SegmentStatus.CANCELLED)

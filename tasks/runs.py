@@ -1,0 +1,34 @@
+"""The tasks of runs. Each asks the engine of its process; none has logic of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task, shared_task
+
+from llmteam.dispatch import RUN_STEP, START_RUN
+from llmteam.tasks.request import HintRequest
+from llmteam.tasks.worker import step_worker
+
+
+class _HintTask(Task):  # type: ignore[misc]
+    Request = HintRequest
+
+
+@shared_task(name=RUN_STEP, bind=True, base=_HintTask, ignore_result=True)  # type: ignore[untyped-decorator]
+def run_step(self: Task, tenant_id: str, run_id: str, step_id: str, visit: int = 1) -> None:
+    """Look whether a step is due, and run it if it is. A hint for what is not due does nothing."""
+    step_worker().run_step(tenant_id, run_id, step_id, visit, chord=self.request.chord)
+
+
+@shared_task(name=START_RUN, bind=True, base=_HintTask, ignore_result=True)  # type: ignore[untyped-decorator]
+def start_run(
+    self: Task,
+    tenant_id: str,
+    segment: dict[str, Any] | str,
+    input: Any = None,  # noqa: A002  # the name is part of the message
+    run_id: str | None = None,
+    signature: str | None = None,
+) -> str | None:
+    """Start a run for a producer that has only Celery; the message is the one that carries data."""
+    return step_worker().start_run(tenant_id, segment, input, run_id, signature)

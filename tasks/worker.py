@@ -1,0 +1,146 @@
+"""What one worker process keeps: its engine, its timers, its loop for ``async`` handlers."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from celery import current_app
+
+from llmteam.canvas.exceptions import AlreadyRunningError
+from llmteam.canvas.execution import Execution
+from llmteam.canvas.fleet import connect
+from llmteam.canvas.invoke import LoopThread, call_blocking, is_async
+from llmteam.canvas.models import SegmentDefinition
+from llmteam.canvas.postgres.sweeps import PostgresSweeps
+from llmteam.canvas.runs import Start
+from llmteam.canvas.timers import Timers
+from llmteam.crypto import check_start
+from llmteam.db import Database
+from llmteam.dispatch import CeleryDispatcher, Hint
+from llmteam.errors import ConfigurationError, InfrastructureError
+from llmteam.ids import new_id
+from llmteam.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: A wake-up that lies further ahead is left to the sweep. In seconds.
+TIMER_REACH = 10.0
+
+
+class StepWorker:
+    """Runs the steps that hints name, in whatever thread the pool calls it."""
+
+    def __init__(self, settings: Settings) -> None:
+        import_user_modules(settings)
+        self.settings = settings
+        self._timers = Timers()
+        self._loop = LoopThread()
+        self.runs = connect(settings, app=current_app, alarm=self._alarm, application_name="llmteam-worker")
+        self.engine = self.runs.engine
+        self._dispatcher = CeleryDispatcher(current_app)
+        assert settings.database_url is not None
+        self._sweeps = PostgresSweeps(Database(settings.database_url, application_name="llmteam-sweep", pool_size=2))
+
+    def run_step(self, tenant_id: str, run_id: str, step_id: str, visit: int, chord: Any = None) -> None:
+        """Claim the step, call its handler, write what came of it. Does nothing when the step is not due."""
+        chord_id = chord["options"]["task_id"] if chord else None
+        execution = self.engine.begin(Hint(tenant_id, run_id, step_id, visit, ""), chord_id)
+        if execution is None:
+            return
+        overdue = None
+        if execution.timeout is not None and execution.handler is not None and not is_async(execution.handler):
+            overdue = self._timers.after(execution.timeout, lambda: self._overdue(execution))
+        try:
+            answer = call_blocking(execution, self._loop, self.engine.holder)
+        except (Exception, SystemExit) as exc:
+            failure = exc
+            self._insist(lambda: self.engine.failed(execution, failure))
+        else:
+            self._insist(lambda: self.engine.answered(execution, answer))
+        finally:
+            if overdue is not None:
+                overdue.cancel()
+
+    def _overdue(self, execution: Execution) -> None:
+        """The handler outlived its deadline: the step goes on without it, its late answer will be refused."""
+        threading.Thread(target=lambda: self.engine.timed_out(execution), daemon=True).start()
+
+    def _insist(self, write: Callable[[], Any]) -> None:
+        """Write until it worked or the claim has run out: work that was done should not be lost to a short outage."""
+        give_up = time.monotonic() + self.settings.lease_seconds
+        pause = 0.1
+        while True:
+            try:
+                write()
+                return
+            except InfrastructureError as exc:
+                if exc.retryable is not True or time.monotonic() + pause > give_up:
+                    raise
+                logger.warning("a step's result could not be written (%s); trying again", exc)
+            time.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    def _alarm(self, moment: datetime, hint: Hint) -> None:
+        delay = (moment - self.engine.clock()).total_seconds()
+        if delay <= TIMER_REACH:
+            self._timers.after(max(0.0, delay), lambda: self._dispatcher.send([hint]))
+
+    def start_run(
+        self, tenant_id: str, segment: dict[str, Any] | str, input_data: Any, run_id: str | None, signature: str | None
+    ) -> str:
+        """Start a run for a message. One that was delivered twice starts once."""
+        if self.settings.start_keys:
+            key = self.settings.start_keys.get(tenant_id)
+            check_start(key, signature, tenant_id, segment, input_data, run_id)
+        run_id = run_id or new_id()
+        definition = segment if isinstance(segment, str) else SegmentDefinition.from_dict(segment)
+        context = {"tenant_id": tenant_id, "instance_id": "", "run_id": run_id, "segment_id": "", "data": {}}
+        context["created_at"] = self.engine.clock().isoformat()
+        try:
+            return self.runs.start(Start(tenant_id, definition, input_data, run_id=run_id, context=context))
+        except AlreadyRunningError:
+            return run_id
+
+    def sweep_due(self) -> None:
+        """Hint at what is due and not moving; end runs that are over time."""
+        hints = self._sweeps.take_due()
+        if hints:
+            self._dispatcher.send(hints)
+        for late in self._sweeps.late_runs():
+            self.engine.expire(late.tenant_id, late.run_id)
+
+
+def import_user_modules(settings: Settings) -> None:
+    """Import what ``LLMTEAM_IMPORTS`` names, where decorators register step types and resources.
+
+    Raises :class:`ConfigurationError` naming the module that cannot be imported.
+    """
+    for name in settings.imports:
+        try:
+            importlib.import_module(name)
+        except ImportError as exc:
+            raise ConfigurationError(
+                f"LLMTEAM_IMPORTS (or --import): module {name!r} cannot be imported: {exc}; "
+                "it must be on the Python path of the worker"
+            ) from exc
+
+
+_worker: tuple[int, StepWorker] | None = None
+_lock = threading.Lock()
+
+
+def step_worker() -> StepWorker:
+    """The worker of this process; a forked child makes its own."""
+    global _worker
+    if _worker is None or _worker[0] != os.getpid():
+        with _lock:
+            if _worker is None or _worker[0] != os.getpid():
+                _worker = (os.getpid(), StepWorker(Settings.load()))
+    return _worker[1]
