@@ -47,6 +47,9 @@ _BOUNDS = {
     "format": "of the format {}",
 }
 
+#: The format of an object that is itself a JSON Schema.
+SCHEMA_FORMAT = "json-schema"
+
 _formats = FormatChecker(formats=())
 
 
@@ -54,6 +57,13 @@ _formats = FormatChecker(formats=())
 def _is_expression(value: object) -> bool:
     if isinstance(value, str):
         compile_expression(value)
+    return True
+
+
+@_formats.checks(SCHEMA_FORMAT, raises=SchemaError)
+def _is_schema(value: object) -> bool:
+    if isinstance(value, dict):
+        Draft202012Validator.check_schema(value)
     return True
 
 
@@ -88,6 +98,8 @@ def _faults(error: ValidationError, path: str) -> Iterator[Problem]:
     where = _below(path, list(error.absolute_path))
     if isinstance(error.cause, InvalidConditionError):
         yield Problem("BAD_EXPRESSION", error.cause.reason, where)
+    elif isinstance(error.cause, SchemaError):
+        yield Problem("SCHEMA_VIOLATION", "is not JSON Schema", _below(where, list(error.cause.absolute_path)))
     elif error.validator == "required":
         # One error per missing key, each of which names the key in its message only.
         missing = [key for key in _rule_of(error) if error.message.startswith(f"{key!r} ")]

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from llmteam.canvas.models import StepTypeFacts
-from llmteam.canvas.schema_check import COMMON_KEYS, EXPRESSION_FORMAT
+from llmteam.canvas.schema_check import COMMON_KEYS, EXPRESSION_FORMAT, SCHEMA_FORMAT
 
 DEFAULT_QUEUE = "llmteam.default"
 
@@ -130,6 +130,7 @@ LLM_AGENT = StepTypeMetadata(
             "max_tokens": {"type": "integer", "minimum": 1, "default": 1000},
             "output_schema": {
                 "type": "object",
+                "format": SCHEMA_FORMAT,
                 "description": "JSON Schema that the answer must fit; it is then handed on as a value.",
             },
         },
@@ -196,7 +197,11 @@ HUMAN_TASK = StepTypeMetadata(
             "timeout_hours": {"type": "number", "exclusiveMinimum": 0, "default": 24},
             "escalation_chain": {"type": "array", "items": {"type": "string"}},
             "choices": {"type": "array", "items": {"type": "string"}},
-            "input_schema": {"type": "object", "description": "JSON Schema of what the person enters."},
+            "input_schema": {
+                "type": "object",
+                "format": SCHEMA_FORMAT,
+                "description": "JSON Schema of what the person enters.",
+            },
         },
         required=["task_type"],
     ),
