@@ -50,7 +50,7 @@ def roles_sql(login: str) -> str:
     return "\n".join(
         [
             f"-- Roles and schema of llmteam; needs Postgres {LEAST_SERVER} or newer. Run as superuser. On a managed",
-            f"-- server without one, run the first three lines, then GRANT {OWNER} TO CURRENT_USER, then the rest.",
+            f"-- server without one: the lines that create roles, then GRANT {OWNER} TO CURRENT_USER, then the rest.",
             *(_ROLE.format(role=role) for role in ROLES),
             f"-- The login owns nothing and inherits nothing: ALTER ROLE {quoted(login)} NOSUPERUSER NOBYPASSRLS",
             f"GRANT {', '.join(ROLES)} TO {quoted(login)} WITH INHERIT FALSE, SET TRUE;",
