@@ -37,9 +37,13 @@ SAMPLES: dict[Any, Any] = {
 }
 
 
+#: Modules that act when they are imported: the application of a configured worker.
+ACTING = {"llmteam.tasks.celery"}
+
+
 def modules() -> Iterator[types.ModuleType]:
     for found in pkgutil.walk_packages(llmteam.__path__, "llmteam."):
-        if ".migrations" not in found.name and not found.name.endswith("__main__"):
+        if found.name not in ACTING and ".migrations" not in found.name and not found.name.endswith("__main__"):
             yield import_module(found.name)
 
 
