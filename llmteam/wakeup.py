@@ -46,8 +46,7 @@ def channel(tenant_id: str, run_id: str) -> str:
 class Watch:
     """One waiter's flag on one channel: raised by each wake-up since the last wait, lowered by waiting.
 
-    Begin to watch first, then look at the state, then wait: what happens in between raises the flag. For one waiter at
-    a time. Works as ``with`` and as ``async with``.
+    Begin to watch first, then look at the state, then wait: what happens in between raises the flag. One waiter a time.
     """
 
     def __init__(self, registry: _Registry, name: str) -> None:
@@ -200,9 +199,8 @@ class MemoryWakeup:
 class RedisWakeup(MemoryWakeup):
     """Wake-ups over Redis or Valkey publish/subscribe, for every process that knows the same server.
 
-    One thread publishes what callers hand over, one receives for all watches of the process over one connection; each
-    starts when it is first needed, and again in a forked child. While the server is away wake-ups are dropped, the
-    watches of this process are still woken, and the log says so once.
+    One thread publishes, one receives for all watches over one connection; each starts when first needed, and again in
+    a forked child. While the server is away wake-ups reach only this process, and the log says so once.
     """
 
     def __init__(self, url: str) -> None:
@@ -229,7 +227,10 @@ class RedisWakeup(MemoryWakeup):
             self._publish(channels)
 
     def subscribe(self, name: str) -> Watch:
-        """Begin to watch a channel by its name; the flag is raised once the server has confirmed the subscription."""
+        """Begin to watch a channel by its name; the flag is raised once the server has confirmed the subscription.
+
+        A channel without watches is left when the connection has something else to do, or after a pause.
+        """
         watch = Watch(self._registry, name)
         if self._registry.add(watch):
             with self._lock:
@@ -396,5 +397,4 @@ def redis_url(url: str) -> str:
         return url
     parts = urlsplit(url)
     database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-    userinfo = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    return f"unix://{userinfo}{parts.path}?db={database}"
+    return f"unix://{parts.netloc}{parts.path}?db={database}"
