@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from llmteam import codec
+from llmteam.events.emitter import use_current_runtime
 from llmteam.ids import utc_now
 from llmteam.runtime.exceptions import RuntimeContextError
 from llmteam.runtime.resources import (
@@ -216,6 +217,7 @@ def _as_json(value: Any, path: str) -> Any:
 
 #: The runtime that the running code works in; None when there is none.
 current_runtime: ContextVar[RuntimeContext | None] = ContextVar("current_runtime", default=None)
+use_current_runtime(current_runtime.get)
 
 #: Activations entered by the running code and not yet left, innermost last, each with what it replaced.
 _entered: ContextVar[tuple[tuple[Activation, TenantContext, RuntimeContext | None], ...]] = ContextVar(

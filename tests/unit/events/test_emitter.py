@@ -17,8 +17,8 @@ from llmteam.events import (
     MemoryEventStore,
     WorktrailEvent,
 )
-from llmteam.events.emitter import use_current_runtime
 from llmteam.events.stores import EventStoreFace
+from llmteam.runtime import RuntimeContext, RuntimeContextManager
 from llmteam.tenancy import TenantContext, TenantContextError
 from tests.unit.events.samples import MOMENT, Runtime, event
 
@@ -277,13 +277,13 @@ def test_without_a_runtime_the_current_tenant_is_the_events_tenant() -> None:
     assert (emitted.tenant_id, emitted.instance_id, emitted.segment_id) == ("acme", "", "")
 
 
-def test_the_current_runtime_gives_identity_to_its_own_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmteam.events.emitter._current_runtime", lambda: None)
-    use_current_runtime(Runtime)
+def test_the_current_runtime_gives_identity_to_its_own_run_only() -> None:
+    runtime = RuntimeContext(tenant_id="acme", instance_id="wf-9", run_id="run-77", segment_id="triage")
 
     async def main() -> tuple[WorktrailEvent, WorktrailEvent]:
         emitter = EventEmitter(MemoryEventStore())
-        return await emitter.emit_step_started("run-77", "a", 1), await emitter.emit_step_started("other", "a", 1)
+        with RuntimeContextManager(runtime):
+            return await emitter.emit_step_started("run-77", "a", 1), await emitter.emit_step_started("other", "a", 1)
 
     own, other = asyncio.run(main())
 
