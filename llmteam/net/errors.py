@@ -70,7 +70,7 @@ class CertificateError(ConnectError):
     retryable = False
 
 
-class RequestTimeoutError(LLMTeamError, TimeoutError):
+class RequestTimeoutError(LLMTeamError):
     """The request as a whole, redirects and body included, took longer than ``seconds``."""
 
     retryable = True

@@ -32,7 +32,7 @@ def sdk_http_client(
 
     The exact host and port of ``base_url`` are trusted for this client. ``timeout`` (seconds) covers a whole request,
     its answer included. No proxy, netrc or certificate path comes from the environment, and no redirect is followed.
-    The SDKs wrap the guard's errors; they are the ``__cause__`` of what the SDK raises.
+    The guard's errors pass the OpenAI SDK as they are; Anthropic's raises its own with ours as ``__cause__``.
     """
     transport = GuardedTransport(base_target(base_url), timeout, guard, max_bytes)
     return httpx2.Client(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False)

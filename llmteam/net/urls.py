@@ -110,9 +110,9 @@ def join_path(base: Target, path: str) -> Target:
             base.authority, "the path is a URL of its own, or has blanks, control characters or backslashes"
         )
     path, _, query = path.partition("#")[0].partition("?")
-    whole = _encode(f"{base.path.rstrip('/')}/{path.lstrip('/')}" if path.strip("/") else path or base.path)
+    whole = _encode(f"{base.path.rstrip('/')}/{path.lstrip('/')}") if path.strip("/") else base.path
     check_segments(base.authority, whole)
-    return replace(base, path=whole or "/", query=_encode(query))
+    return replace(base, path=whole, query=_encode(query))
 
 
 def check_segments(where: str, path: str) -> None:

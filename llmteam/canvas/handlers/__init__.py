@@ -1,0 +1,32 @@
+"""The handlers of the built-in step types. ``human_task`` has none yet.
+
+Importing them loads no HTTP or model library; those come with the first request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmteam.canvas.handlers.ai import LLMAgentHandler
+from llmteam.canvas.handlers.flow import condition, parallel_join, parallel_split, transform
+from llmteam.canvas.handlers.http import HttpActionHandler
+from llmteam.canvas.ports import StepHandler
+
+__all__ = [
+    "BUILTIN_HANDLERS",
+    "HttpActionHandler",
+    "LLMAgentHandler",
+    "condition",
+    "parallel_join",
+    "parallel_split",
+    "transform",
+]
+
+BUILTIN_HANDLERS: Mapping[str, StepHandler] = {
+    "llm_agent": LLMAgentHandler(),
+    "http_action": HttpActionHandler(),
+    "condition": condition,
+    "transform": transform,
+    "parallel_split": parallel_split,
+    "parallel_join": parallel_join,
+}

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llmteam.errors import ConfigurationError
+from llmteam.net import (
+    BaseUrlClient,
+    HttpClient,
+    HTTPStatusError,
+    InvalidHeaderError,
+    OutboundGuard,
+    OutboundRefusedError,
+)
+from tests.unit.net.loopback import Loopback, serving
+
+
+def test_a_registered_base_url_is_trusted_on_a_private_network(server: Loopback) -> None:
+    server.routes["/v1/items"] = lambda h: h.answer(body=b"[]", Content_Type="application/json")
+    crm = BaseUrlClient(f"{server.url}/v1", {"Authorization": "Bearer t"}, guard=OutboundGuard())
+    answer = asyncio.run(crm.request("GET", "/items?page=2", headers={"X-Trace": "a"}))
+    (got,) = server.received
+    assert (answer.json(), got.path) == ([], "/v1/items?page=2")
+    assert (got.headers["authorization"], got.headers["x-trace"]) == ("Bearer t", "a")
+    crm.close()
+
+
+def test_trust_in_a_registered_endpoint_is_not_shared_with_other_clients(server: Loopback) -> None:
+    guard = OutboundGuard()
+    server.routes["/"] = lambda h: h.answer()
+    crm = BaseUrlClient(server.url, guard=guard)
+    crm.send("GET", "/")
+    with pytest.raises(OutboundRefusedError):
+        HttpClient(guard).request("GET", server.url)
+    crm.close()
+
+
+def test_a_redirect_does_not_carry_trust_to_another_port(server: Loopback) -> None:
+    with serving() as other:
+        server.routes["/"] = lambda h: h.answer(302, Location=other.url)
+        crm = BaseUrlClient(server.url, guard=OutboundGuard())
+        with pytest.raises(OutboundRefusedError, match="loopback"):
+            crm.send("GET", "/")
+        assert other.received == []
+        crm.close()
+
+
+def test_an_own_server_cannot_be_registered_into_reach(server: Loopback) -> None:
+    crm = BaseUrlClient(server.url, guard=OutboundGuard(refuse_always=[server.endpoint]))
+    with pytest.raises(OutboundRefusedError, match="own servers"):
+        crm.send("GET", "/")
+
+
+def test_own_headers_win_over_registered_ones_whatever_their_case(server: Loopback) -> None:
+    server.routes["/"] = lambda h: h.answer()
+    crm = BaseUrlClient(server.url, {"X-Mode": "a"}, guard=OutboundGuard())
+    crm.send("GET", "/", headers={"x-mode": "b"})
+    assert server.received[0].headers["x-mode"] == "b"
+    crm.close()
+
+
+@pytest.mark.parametrize("path", ["../admin", "//evil.example/x", "https://evil.example/", "a/%2e%2e/b"])
+def test_a_path_cannot_leave_the_registered_base(server: Loopback, path: str) -> None:
+    with pytest.raises(OutboundRefusedError):
+        BaseUrlClient(f"{server.url}/v1", guard=OutboundGuard()).send("GET", path)
+    assert server.received == []
+
+
+def test_status_and_time_limits_work_as_in_the_client(server: Loopback) -> None:
+    crm = BaseUrlClient(server.url, guard=OutboundGuard())
+    with pytest.raises(HTTPStatusError):
+        crm.send("GET", "/missing", raise_for_status=True)
+    crm.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "crm.internal", "ftp://crm.internal", "http://user:canary@crm.internal", "http://crm.internal/?k=canary"],
+)
+def test_a_base_url_that_cannot_be_used_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        BaseUrlClient(url)
+    assert "canary" not in str(caught.value)
+
+
+def test_headers_are_checked_at_registration_and_never_shown() -> None:
+    with pytest.raises(InvalidHeaderError):
+        BaseUrlClient("http://crm.internal", {"X-A": "a\nb"})
+    assert "canary" not in repr(BaseUrlClient("http://crm.internal", {"X-A": "canary"}))
