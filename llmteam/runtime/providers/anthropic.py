@@ -100,7 +100,8 @@ def _arguments(model: str, request: CompletionRequest, refused: frozenset[str]) 
     if request.system_prompt:
         arguments["system"] = request.system_prompt
     if request.temperature is not None and "temperature" not in refused:
-        arguments["temperature"] = min(request.temperature, 1.0)  # the range of this API ends at 1
+        # The SDK has no name for it any more, since new models refuse it; the range of this API ends at 1.
+        arguments["extra_body"] = {"temperature": min(request.temperature, 1.0)}
     if request.output_schema is not None and "output_config" not in refused:
         arguments |= _output_config(request.output_schema)
     return arguments
