@@ -21,12 +21,11 @@ from llmteam.net.errors import (
 )
 from llmteam.net.guard import OutboundGuard
 from llmteam.net.response import HttpResponse
-from llmteam.net.sockets import request_limit
 
 if TYPE_CHECKING:
     from llmteam.net.client import HttpClient
     from llmteam.net.resources import BaseUrlClient
-    from llmteam.net.sdk import sdk_http_client
+    from llmteam.net.sdk_async import async_sdk_http_client
 
 __all__ = [
     "BaseUrlClient",
@@ -42,19 +41,18 @@ __all__ = [
     "RequestCancelledError",
     "RequestTimeoutError",
     "ResponseTooLargeError",
+    "async_sdk_http_client",
     "default_client",
     "default_guard",
     "guard_from",
     "refuse_endpoints",
-    "request_limit",
-    "sdk_http_client",
     "use_guard",
 ]
 
 _LAZY = {
+    "async_sdk_http_client": "llmteam.net.sdk_async",
     "BaseUrlClient": "llmteam.net.resources",
     "HttpClient": "llmteam.net.client",
-    "sdk_http_client": "llmteam.net.sdk",
 }
 
 

@@ -1,4 +1,7 @@
-"""Our transport for model SDKs in their ``async`` form: hundreds of answers awaited on one loop, no thread each."""
+"""Our transport for model SDKs, which bring an HTTP library of their own (httpx2), in its ``async`` form.
+
+Hundreds of answers are awaited on one loop, with no thread each.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,22 @@ from llmteam.net.defaults import default_guard
 from llmteam.net.errors import ConnectError, InvalidResponseError, OutboundRefusedError, ResponseTooLargeError
 from llmteam.net.guard import CONNECT_SECONDS, OutboundGuard
 from llmteam.net.resources import base_target
-from llmteam.net.sdk import MAX_ANSWER_BYTES
 from llmteam.net.sockets import Limit
 from llmteam.net.transport import tls_context
 from llmteam.net.urls import Target, parse_target
 
+#: Bytes of one model answer.
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _CONNECTIONS = 1024
 
 
 def async_sdk_http_client(
     base_url: str, timeout: float, *, guard: OutboundGuard | None = None, max_bytes: int = MAX_ANSWER_BYTES
 ) -> httpx2.AsyncClient:
-    """:func:`llmteam.net.sdk_http_client` for SDK clients that are awaited. It belongs to the loop that first uses it.
+    """An ``http_client`` for model SDKs: only the origin of ``base_url``, under the guard's rules.
 
+    The exact host and port of ``base_url`` are trusted for this client. No proxy, netrc or certificate path comes from
+    the environment, and no redirect is followed. The client belongs to the loop that first uses it.
     ``timeout`` (seconds) bounds each single wait; the caller bounds the whole request with ``asyncio.timeout``.
     """
     transport = AsyncGuardedTransport(base_target(base_url), guard or default_guard(), max_bytes)

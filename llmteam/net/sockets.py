@@ -24,19 +24,12 @@ _current: ContextVar[Limit | None] = ContextVar("llmteam_net_limit", default=Non
 
 
 class Limit:
-    """When a request has to be over: ``seconds`` from now, and as soon as ``cancelled`` is set.
-
-    Inside another active limit the earlier end counts.
-    """
+    """When a request has to be over: ``seconds`` from now, and as soon as ``cancelled`` is set."""
 
     def __init__(self, seconds: float, cancelled: threading.Event | None = None) -> None:
-        outer = _current.get()
         self.seconds = seconds
         self.ends = time.monotonic() + seconds
         self.cancelled = cancelled
-        if outer is not None:
-            self.ends = min(self.ends, outer.ends)
-            self.cancelled = cancelled or outer.cancelled
 
     @property
     def expired(self) -> bool:
@@ -70,13 +63,6 @@ class Limit:
 def current_limit() -> Limit | None:
     """The limit that is active in this thread."""
     return _current.get()
-
-
-@contextmanager
-def request_limit(seconds: float, cancelled: threading.Event | None = None) -> Iterator[None]:
-    """Every request that is sent inside the block, also by a model SDK, ends after ``seconds`` or when cancelled."""
-    with Limit(seconds, cancelled).active():
-        yield
 
 
 class LimitedSocket(socket.socket):
