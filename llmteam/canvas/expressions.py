@@ -33,7 +33,7 @@ _DOCUMENT_NAMES = frozenset({"data", "input", "value"})
 
 _TEXT = re.compile(r"""(\w*)('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-_ESCAPES = frozenset("\\'\"abfnrtvxuUN01234567\n")
+_ESCAPES = frozenset("\\'\"abfnrtvxuU\n")
 _NUMBER = re.compile(r"(?<![\w.])\.?\d[\w.]*")
 _NUMBER_FORM = re.compile(r"0[xX][\da-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[\d_]*\.?[\d_]*(?:[eE][\d_]*)?", re.ASCII)
 _UNARY_RUN = re.compile(rf"(?:(?:\bnot\b|[-+~])\s*){{{MAX_LEVELS + 1}}}")
@@ -218,7 +218,8 @@ def _call_faults(node: ast.Call) -> Iterator[str]:
         return
     least, most, keywords = FUNCTIONS[node.func.id]
     if not least <= len(node.args) <= most:
-        yield f"{node.func.id}() takes {least}{f' to {most}' if most != least else ''} arguments, not {len(node.args)}"
+        wanted = f"{least} to {most} arguments" if most != least else f"{least} argument{'s' * (least > 1)}"
+        yield f"{node.func.id}() takes {wanted}, not {len(node.args)}"
     if any(keyword.arg not in keywords for keyword in node.keywords):
         yield f"{node.func.id}() has no such keyword"
 

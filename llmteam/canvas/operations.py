@@ -7,12 +7,16 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from llmteam.errors import LLMTeamError
+
 #: Bits of an integer that arithmetic may make.
 MAX_INT_BITS = 4096
 
 
-class EvaluationError(Exception):
-    """Why an expression has no value; ``reason`` shows no data."""
+class EvaluationError(LLMTeamError):
+    """Why an expression has no value; ``reason`` shows no data. Users see :class:`InvalidConditionError` instead."""
+
+    retryable = False
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
