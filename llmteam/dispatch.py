@@ -146,7 +146,7 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
     return there is no visibility timeout that could run a step twice. Raises :class:`ConfigurationError`.
     """
     from celery import Celery
-    from kombu import Queue
+    from kombu import Exchange, Queue
 
     if settings.broker_url is None:
         raise ConfigurationError(
@@ -164,7 +164,7 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
     app.conf.update(
         broker_url=settings.broker_url,
         result_backend=settings.result_backend,
-        task_queues=[Queue(queue, no_ack=True) for queue in QUEUES],
+        task_queues=[Queue(queue, Exchange("llmteam"), routing_key=queue, no_ack=True) for queue in QUEUES],
         task_default_queue=DEFAULT_QUEUE,
         task_create_missing_queues=False,
         task_routes={START_RUN: {"queue": CONTROL_QUEUE}},

@@ -10,7 +10,7 @@ from llmteam.db.errors import (
     constraint_of,
     run_transaction,
 )
-from llmteam.db.hot import HotConnection
+from llmteam.db.hot import HotConnection, Prepared
 from llmteam.db.roles import InsecureLoginError, check_login, provision, roles_sql
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "DatabaseTimeoutError",
     "HotConnection",
     "InsecureLoginError",
+    "Prepared",
     "RolesNotGrantedError",
     "StatementError",
     "check_login",

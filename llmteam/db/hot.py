@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -20,6 +21,30 @@ if TYPE_CHECKING:
 
 Params = Sequence[Any] | Mapping[str, Any]
 HotRole = Literal["llmteam_app", "llmteam_sweeper"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A statement that each connection plans once. Its text has ``%s`` for each value; ``call`` runs it in a script.
+
+    Planning the statements of a step anew would cost Postgres more than running them.
+    """
+
+    name: str
+    text: str
+
+    @property
+    def call(self) -> str:
+        return f"EXECUTE {self.name}({', '.join(['%s'] * self.text.count('%s'))});"
+
+    @property
+    def definition(self) -> str:
+        parts = self.text.split("%s")
+        numbered = "".join(f"{part}${number}" for number, part in enumerate(parts[:-1], 1)) + parts[-1]
+        return f"PREPARE {self.name} AS {numbered};"
+
+
+_PREPARED = "llmteam.prepared"
 
 
 class HotConnection:
@@ -51,13 +76,20 @@ class HotConnection:
         self._fairy.close()
 
     def script(
-        self, sql: str, params: Params = (), *, role: HotRole = "llmteam_app", begin: bool = False
+        self,
+        sql: str,
+        params: Params = (),
+        *,
+        role: HotRole = "llmteam_app",
+        begin: bool = False,
+        prepared: Iterable[Prepared] = (),
     ) -> list[tuple[Any, ...]] | None:
         """Run statements separated by ``;`` in one round trip; the rows of the last one, or None when it has none.
 
         Without ``begin`` the script is one transaction that ends with it. With ``begin`` the transaction stays open
         for the scripts that follow in this checkout, until one ends with ``COMMIT``. Values go through ``params``
         (``%s`` or ``%(name)s``; a plain percent sign is written ``%%``), which the driver binds on this side.
+        ``prepared`` names what the script calls; a connection that has not planned it yet does so first, once.
 
         Raises :class:`ConstraintError`, :class:`ConflictError`, :class:`StatementError`,
         :class:`InfrastructureError`. A connection that breaks is never used again. Whether a script without
@@ -80,12 +112,14 @@ class HotConnection:
             sql = f"SELECT set_config('role', '{role}', true);{sql}"
         self._role = role
         try:
+            self._prepare(prepared)
             return self._run(sql, params)
         except psycopg2.Error as exc:
             if not self._lost(exc) or not begin or not self._fresh:
                 raise translate(exc, self._database.server) from None
         self._open()
         try:
+            self._prepare(prepared)
             return self._run(sql, params)
         except psycopg2.Error as exc:
             self._lost(exc)
@@ -107,7 +141,14 @@ class HotConnection:
         self._cursor = self._raw.cursor()
         self._fresh = True
 
-    def _run(self, sql: str, params: Params) -> list[tuple[Any, ...]] | None:
+    def _prepare(self, wanted: Iterable[Prepared]) -> None:
+        known: set[str] = self._fairy.info.setdefault(_PREPARED, set())
+        missing = {statement.name: statement.definition for statement in wanted if statement.name not in known}
+        if missing:
+            self._run(f"SELECT set_config('role', '{self._role}', true);{''.join(missing.values())}", None)
+            known.update(missing)
+
+    def _run(self, sql: str, params: Params | None) -> list[tuple[Any, ...]] | None:
         cursor = self._cursor
         self._database.round_trips += 1
         cursor.execute(sql, params)

@@ -27,6 +27,11 @@ _INSERT = f"INSERT INTO {table.fullname} ({', '.join(_COLUMNS)}) VALUES "  # noq
 _ROW = f"({', '.join(['%s'] * len(_COLUMNS))})"
 
 
+def event_statement() -> str:
+    """The INSERT of one event, for a statement that is planned once; its values are :func:`event_values`."""
+    return _INSERT + _ROW
+
+
 def insert_values(
     scope: EventScope, first_seq: int, now: datetime, drafts: Sequence[EventDraft]
 ) -> tuple[str, list[Any]]:
@@ -39,11 +44,11 @@ def insert_values(
         return "", []
     params: list[Any] = []
     for seq, draft in enumerate(drafts, first_seq):
-        params += _row(scope, seq, now, draft)
+        params += event_values(scope, seq, now, draft)
     return _INSERT + ", ".join([_ROW] * len(drafts)), params
 
 
-def _row(scope: EventScope, seq: int, ts: datetime, item: EventDraft | WorktrailEvent) -> list[Any]:
+def event_values(scope: EventScope, seq: int, ts: datetime, item: EventDraft | WorktrailEvent) -> list[Any]:
     """The columns in the order of the table."""
     return [
         scope.tenant_id,
@@ -93,7 +98,7 @@ def _append(connection: Connection, scope: EventScope, events: Sequence[Worktrai
             (is_run and known.instance_id) or event.instance_id or known.instance_id,
             (is_run and known.segment_id) or event.segment_id or known.segment_id,
         )
-        params += _row(identity, next_seq, event.timestamp, event)
+        params += event_values(identity, next_seq, event.timestamp, event)
         kept.append(
             event.model_copy(
                 update={

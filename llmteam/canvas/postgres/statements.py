@@ -6,9 +6,14 @@ sweeps, which take hint columns with SKIP LOCKED.
 
 from __future__ import annotations
 
+from llmteam.db import Prepared
+from llmteam.events.postgres import event_statement
+
 #: First statement of every transition: nothing else of the run is read before this lock is held, since each
 #: statement of a READ COMMITTED script sees what was committed when it began.
-LOCK_RUN = "SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s FOR NO KEY UPDATE;"
+LOCK_RUN = Prepared(
+    "llmteam_lock_run", "SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s FOR NO KEY UPDATE"
+)
 
 RUN_COLUMNS = "r.status, r.open, r.running, r.completed, r.failed, r.terminals, r.deadline, r.started_at, r.finished_at, r.error"
 
@@ -19,13 +24,16 @@ STEP_COLUMNS = (
 
 HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id"
 
-READ_SLICE = f"""
+READ_SLICE = Prepared(
+    "llmteam_read_slice",
+    f"""
 SELECT r.next_seq, {RUN_COLUMNS}, {STEP_COLUMNS}
   FROM llmteam.runs r
   LEFT JOIN llmteam.run_steps s
     ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id AND s.step_id = ANY(%s) AND s.visit = ANY(%s)
  WHERE r.tenant_id = %s AND r.run_id = %s
-"""
+""",
+)
 
 READ_STEPS = f"""
 SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, COALESCE(s.output, p.body), s.whole
@@ -37,7 +45,9 @@ SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, COALESCE(s.output, p.bo
 
 #: A step and everything its input is made of, in one round trip and without a lock: a step that is ready has only
 #: sources that are over, and those no longer change.
-GATHER = f"""
+GATHER = Prepared(
+    "llmteam_gather",
+    f"""
 SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state, s.undecided = 0 AND s.live = 0,
        CASE WHEN s.undecided = 0 AND s.live = 0 THEN COALESCE(r.input, p.body) END,
        CASE WHEN s.state = 'ready' AND s.live > 0 THEN (
@@ -52,16 +62,19 @@ SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state, s.undecid
   JOIN llmteam.run_steps s ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id
   LEFT JOIN llmteam.payloads p ON p.tenant_id = r.tenant_id AND p.hash = r.input_ref
  WHERE r.tenant_id = %s AND r.run_id = %s AND s.step_id = %s AND s.visit = %s
-"""
+""",
+)
 
 #: Losing a claim in a crash is harmless, so that it alone need not wait for the disk.
-CLAIM = f"""
-SET LOCAL synchronous_commit TO off;
-{LOCK_RUN}
+NO_WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO off;"
+
+CLAIM = Prepared(
+    "llmteam_claim",
+    """
 WITH taken AS (
   UPDATE llmteam.run_steps
-     SET state = 'running', fence = fence + 1, owner = 'lease', holder = %s, lease_until = now() + %s,
-         wake_at = now() + %s, hints = 0, started_at = %s, deadline = %s
+     SET state = 'running', fence = fence + 1, owner = 'lease', holder = %s, lease_until = now() + %s::interval,
+         wake_at = now() + %s::interval, hints = 0, started_at = %s, deadline = %s
    WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s AND state = 'ready' AND fence = %s
      AND EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND status = 'running')
   RETURNING 1),
@@ -71,25 +84,44 @@ counted AS (
   RETURNING next_seq - 1 AS seq)
 INSERT INTO llmteam.events (tenant_id, run_id, seq, event_type, ts, instance_id, segment_id, step_id, step_type,
                             visit, attempt, severity, payload)
-SELECT %s, %s, counted.seq, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM counted
+SELECT %s, %s, counted.seq, %s, %s::timestamptz, %s, %s, %s, %s, %s::integer, %s::integer, %s, %s::json FROM counted
 RETURNING seq
-"""
+""",
+)
 
-UPDATE_RUN = """
+UPDATE_RUN = Prepared(
+    "llmteam_update_run",
+    """
 UPDATE llmteam.runs
    SET status = %s, open = %s, running = %s, completed = %s, failed = %s, terminals = %s, next_seq = %s,
-       finished_at = %s, error = %s, wake_at = CASE WHEN %s THEN NULL ELSE wake_at END
- WHERE tenant_id = %s AND run_id = %s;
-"""
+       finished_at = %s, error = %s, wake_at = CASE WHEN %s::boolean THEN NULL ELSE wake_at END
+ WHERE tenant_id = %s AND run_id = %s
+""",
+)
 
-UPDATE_STEP = """
+UPDATE_STEP = Prepared(
+    "llmteam_finish_step",
+    """
 UPDATE llmteam.run_steps
    SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, owner = %s, wake_at = %s, deadline = %s,
        ready_at = %s, finished_at = %s, decisions = %s::smallint[], terminal = %s, error = %s, chord_id = %s, loop = %s,
        holder = NULL, lease_until = NULL, hints = 0, whole = %s, output = %s, output_ref = %s,
        local_state = COALESCE(%s, local_state)
- WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s;
-"""
+ WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s
+""",
+)
+
+#: One row that a transition changed beside the finished one; many go through the form below.
+UPDATE_OTHER = Prepared(
+    "llmteam_update_step",
+    """
+UPDATE llmteam.run_steps
+   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, owner = %s, wake_at = %s, deadline = %s,
+       ready_at = %s, finished_at = %s, decisions = %s, terminal = %s, error = %s, chord_id = %s, loop = %s,
+       holder = NULL, lease_until = NULL, hints = 0
+ WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s
+""",
+)
 
 UPDATE_STEPS_HEAD = """
 UPDATE llmteam.run_steps s
@@ -160,5 +192,8 @@ SELECT DISTINCT ON (s.step_id) s.step_id, s.whole, COALESCE(s.output, p.body)
  WHERE s.tenant_id = %s AND s.run_id = %s AND s.terminal
  ORDER BY s.step_id, s.visit DESC
 """
+
+#: One event; many go through :func:`llmteam.events.postgres.insert_values`.
+INSERT_EVENT = Prepared("llmteam_insert_event", event_statement())
 
 COMMIT = "COMMIT;"

@@ -28,10 +28,12 @@ from llmteam.canvas.routing import StepOutput
 from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow
 from llmteam.db.engine import Database
 from llmteam.db.errors import constraint_of
-from llmteam.db.hot import HotConnection
+from llmteam.db.hot import HotConnection, Prepared
 from llmteam.events.models import EventDraft, EventScope
-from llmteam.events.postgres import insert_values
+from llmteam.events.postgres import event_values, insert_values
 
+#: Rows up to this many are written one by one by a statement that is planned already, more by one that is not.
+FEW = 8
 #: Definitions that a process remembers to have written.
 _KNOWN = 10_000
 
@@ -42,13 +44,18 @@ class Script:
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._params: list[Any] = []
+        self._prepared: list[Prepared] = []
 
-    def add(self, text: str, *params: Any) -> None:
-        self._texts.append(text)
+    def add(self, statement: str | Prepared, *params: Any) -> Script:
+        if isinstance(statement, Prepared):
+            self._prepared.append(statement)
+            statement = statement.call
+        self._texts.append(statement)
         self._params.extend(params)
+        return self
 
     def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
-        return connection.script("".join(self._texts), self._params, begin=begin)
+        return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)
 
 
 class PostgresRunStore:
@@ -130,7 +137,6 @@ class PostgresRunStore:
         header = work.header
         ident = (header.tenant_id, header.run_id)
         params = (
-            *ident,
             holder,
             lease,
             lease,
@@ -153,7 +159,9 @@ class PostgresRunStore:
             event.severity.value,
             codec.dumps(event.payload),
         )
-        return bool(self._read(header.tenant_id, sql.CLAIM, *params))
+        script = Script().add(sql.NO_WAIT_FOR_DISK).add(sql.LOCK_RUN, *ident).add(sql.CLAIM, *params)
+        with self._database.hot(header.tenant_id) as connection:
+            return bool(script.run(connection))
 
     def apply(
         self,
@@ -239,7 +247,10 @@ class PostgresRunStore:
         changed = [row for key, row in change.steps.items() if key != finished]
         if finished is not None and finished in change.steps:
             self._write_finished(script, ident, change.steps[finished], output, local_state)
-        if changed:
+        if len(changed) <= FEW:
+            for row in changed:
+                script.add(sql.UPDATE_OTHER, *rows.step_values(row), *ident, *row.key)
+        else:
             head, tail = sql.UPDATE_STEPS_HEAD, sql.UPDATE_STEPS_TAIL
             values = [value for row in changed for value in (*row.key, *rows.step_values(row))]
             script.add(head + ",".join([sql.UPDATE_STEPS_ROW] * len(changed)) + tail, *values, *ident)
@@ -285,13 +296,16 @@ class PostgresRunStore:
     def _events(
         self, script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int
     ) -> None:
-        if drafts:
+        if len(drafts) <= FEW:
+            for number, draft in enumerate(drafts, seq):
+                script.add(sql.INSERT_EVENT, *event_values(scope, number, now, draft))
+        else:
             text, params = insert_values(scope, seq, now, drafts)
             script.add(text + ";", *params)
 
-    def _read(self, tenant_id: str, text: str, *params: Any) -> list[tuple[Any, ...]]:
+    def _read(self, tenant_id: str, statement: str | Prepared, *params: Any) -> list[tuple[Any, ...]]:
         with self._database.hot(tenant_id) as connection:
-            return connection.script(text, params) or []
+            return Script().add(statement, *params).run(connection) or []
 
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
         """As :meth:`RunStore.header`."""
