@@ -6,7 +6,6 @@ This module is the only one that addresses tasks; it does so by name, so that no
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ class CeleryDispatcher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._origin = f"{os.getpid()}@{socket.gethostname()}"
+        self._origin = f"{os.getpid()}@{os.uname().nodename}"
 
     def send(self, hints: Sequence[Hint]) -> None:
         """Publish the hints."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -63,7 +62,7 @@ def connect(
         notify=lambda tenant_id, run_id: wakeup.notify(channel(tenant_id, run_id)),
         alarm=alarm,
         limits=limits_of(settings),
-        holder=f"{socket.gethostname()}:{os.getpid()}",
+        holder=f"{os.uname().nodename}:{os.getpid()}",
     )
     events = PostgresEventStore(database, wakeup=wakeup)
     return Runs(engine, events, wakeup, catalog, PostgresSegmentRegistry(database))

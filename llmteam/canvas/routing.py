@@ -54,14 +54,16 @@ def shape_output(node: Node, answer: Any) -> StepOutput:
     """Read a handler's answer as ports.
 
     A :class:`Ports` is taken as it is; a :class:`Broadcast` puts one value on every port. A plain dict is a port map only when it is not empty and all its keys are
-    declared output ports. Anything else is the value of the first output port.
+    declared output ports; one of a routing step names a port it did not choose with None. Anything else is the value
+    of the first output port.
     """
     if isinstance(answer, Broadcast):
         return StepOutput({first_port(node): answer.value}, whole=True)
     if isinstance(answer, Ports):
         return StepOutput(dict(answer))
     if isinstance(answer, dict) and answer and all(key in node.outputs for key in answer):
-        return StepOutput(answer)
+        routing = node.facts.routing
+        return StepOutput({port: value for port, value in answer.items() if not (routing and value is None)})
     return StepOutput({first_port(node): answer}, whole=True)
 
 
@@ -96,7 +98,7 @@ def decide_edges(node: Node, output: StepOutput) -> Decisions:
 
 
 def _port_is_live(node: Node, port: str, output: StepOutput) -> bool:
-    given = not output.whole and output.ports.get(port) is not None
+    given = not output.whole and port in output.ports
     if port == ERROR_PORT:
         return given
     if node.facts.routing:
