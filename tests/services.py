@@ -1,4 +1,4 @@
-"""Real servers for tests: Postgres and Valkey once per run, a fresh database per test, a logical broker database per worker.
+"""Real servers for tests: Postgres and Valkey once per run, a fresh database per test.
 
 The servers are the embedded ones. Workers of pytest-xdist share them: the first starts them, the others join, and they
 end with the last, even if the run is killed.
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from llmteam.embedded import BROKER_DATABASES, DATABASE, LOGIN, EmbeddedServers, start
 
 if TYPE_CHECKING:
     import redis
+
     from llmteam.db import Database
 
 _TEMPLATE = "llmteam_template"

@@ -36,7 +36,7 @@ _LOCK_SECONDS = 90.0
 _logger = logging.getLogger("llmteam.embedded.guardian")
 
 
-class NobodyLeftError(Exception):
+class _NobodyLeftError(Exception):
     """Every owner went away during a start, or a signal asked for the end."""
 
 
@@ -65,7 +65,7 @@ class Guardian:
         try:
             self._open()
             self._serve(wake)
-        except NobodyLeftError:
+        except _NobodyLeftError:
             pass
         except Exception as exc:
             _logger.exception("cannot go on")
@@ -89,10 +89,10 @@ class Guardian:
 
     def _wanted(self) -> None:
         if self._asked_to_end or all(line.is_closed() for line in (*self._owners, *self._undecided)):
-            raise NobodyLeftError
+            raise _NobodyLeftError
 
     def _open(self) -> None:
-        """Take the home and listen. Raises EmbeddedServerError kinds, NobodyLeftError."""
+        """Take the home and listen. Raises EmbeddedServerError kinds, _NobodyLeftError."""
         if not self._lock.acquire(_LOCK_SECONDS, self._wanted):
             raise EmbeddedServerError(
                 f"an earlier guardian of {self._control.folder} has not ended after {_LOCK_SECONDS:.0f} s: "
@@ -124,7 +124,7 @@ class Guardian:
     def _care(self, server: Supervised) -> float | None:
         if server.ended() and not self._lock.still_there():
             # The home was deleted, and perhaps made anew by another guardian.
-            raise NobodyLeftError
+            raise _NobodyLeftError
         return server.care()
 
     def _accept(self, listener: wire.Listener) -> None:
@@ -169,7 +169,7 @@ class Guardian:
             for name in message["servers"]:
                 if name not in self._servers:
                     self._start(name)
-        except NobodyLeftError:
+        except _NobodyLeftError:
             raise
         except Exception as exc:
             _logger.exception("cannot serve owner %s", message["pid"])
@@ -203,7 +203,8 @@ class Guardian:
             self._stop_servers()
         with contextlib.suppress(OSError):
             line.send({"stopped": last})
-        self._drop(line)
+        if not last:
+            self._drop(line)
 
     def _status(self) -> JSON:
         servers = {name: {"pid": one.pid, "restarts": one.restarts} for name, one in self._servers.items()}
@@ -233,13 +234,12 @@ class Guardian:
         self._servers = {}
         if not self._state.clean and self._lock.still_there():
             self._save(replace(self._state, clean=True))
+            places.clear_sockets(self._require_place())
             _logger.info("all stopped")
 
     def _close(self) -> None:
+        """Only the end of this process closes the connections and releases the lock."""
         self._stop_servers()
-        for line in list(self._lines):
-            self._drop(line)
-        self._lock.release()
 
 
 def _as_error(exc: Exception, control: Control) -> EmbeddedServerError:
@@ -248,7 +248,7 @@ def _as_error(exc: Exception, control: Control) -> EmbeddedServerError:
     return EmbeddedServerError(f"the embedded servers could not be started: {exc}; see {control.log}")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Entry point; the standard error stream is the guardian's log."""
     home, fileno = Path(argv[1]), int(argv[2])
     logging.basicConfig(format="%(asctime)s [%(process)d] %(message)s", level=logging.INFO)
@@ -258,8 +258,10 @@ def main(argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.set_inheritable(fileno, False)
     Guardian(Control(home), wire.inherited(fileno)).run()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    main(sys.argv)
+    logging.shutdown()
+    # No tidying up by the interpreter: the connections close when the process is really over.
+    os._exit(0)

@@ -27,6 +27,11 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
+def exists(pid: int) -> bool:
+    """Whether the number ``pid`` is taken, be it by a process that has ended and that nobody has collected."""
+    return psutil.pid_exists(pid)
+
+
 def find(ours: Callable[[list[str]], bool]) -> list[psutil.Process]:
     """Every living process whose command line ``ours`` accepts."""
     found = []

@@ -97,6 +97,8 @@ class EmbeddedServers:
         with contextlib.suppress(OSError):
             line.send({"do": "leave"})
             answer = line.receive(_STOP_SECONDS)
+            if answer is not None and answer["stopped"]:
+                line.receive(_STOP_SECONDS)
         _close(line)
         _reap(wait=2.0 if answer is None or answer["stopped"] else 0.0)
 

@@ -238,6 +238,12 @@ def _socket_folder(root: Path, known: Path | None) -> tuple[Path, tuple[str, ...
     raise EmbeddedPlaceError(f"no folder for Unix sockets: neither {beside} nor the temporary folders take one")
 
 
+def clear_sockets(place: Place) -> None:
+    """Remove the folder of the sockets if it is not among the data; the next start makes it again."""
+    if place.run.parent != place.root:
+        shutil.rmtree(place.run, ignore_errors=True)
+
+
 def _fits(run: Path) -> bool:
     path = os.fsencode(run / "pg" / ".s.PGSQL.5432")
     # A comma separates folders for Postgres and hosts for its clients; a quote or backslash is an escape.
@@ -255,6 +261,9 @@ def _takes_sockets(run: Path) -> bool:
 
 
 def _is_private(folder: Path) -> bool:
+    """Whether ``folder``, made if missing, is ours and nobody else can change it."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o711)
     try:
         found = folder.lstat()
     except OSError:

@@ -130,19 +130,17 @@ class PostgresServer:
         Raises EmbeddedStartError when that fails, or when somebody else runs a server on them.
         """
         postmaster = self._recorded_pid()
-        if postmaster is not None and not self._is_ours(argv := leftovers.command_line(postmaster)):
-            if str(self.data) in argv:
-                raise EmbeddedStartError(
-                    self.label,
-                    f"cannot start: process {postmaster} is a Postgres on the same data that llmteam did not start",
-                    str(self.log),
-                    tail(self.log),
-                )
-            # The number was given to another process since, which Postgres would take for a server.
-            if argv:
-                (self.data / "postmaster.pid").unlink(missing_ok=True)
+        argv = leftovers.command_line(postmaster) if postmaster is not None else []
+        if str(self.data) in argv and not self._is_ours(argv):
+            reason = f"cannot start: process {postmaster} is a Postgres on the same data that llmteam did not start"
+            raise EmbeddedStartError(self.label, reason, str(self.log), tail(self.log))
         if thorough or postmaster is not None:
             leftovers.clear(self.label, self.log, self._is_ours, self.stop_signals)
+        # The number in a lock file may be a zombie's, or another process's by now: Postgres would take it for a server.
+        if postmaster is not None and leftovers.exists(postmaster):
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        for lock in self._place.postgres_sockets.glob(".s.PGSQL.*.lock"):
+            lock.unlink(missing_ok=True)
 
     def _is_ours(self, argv: list[str]) -> bool:
         if not argv:

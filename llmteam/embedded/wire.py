@@ -5,6 +5,7 @@ Messages are JSON, one a line. Nothing here leaves the machine: Unix sockets and
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -15,10 +16,6 @@ from llmteam.codec import JSON
 
 LOOPBACK = "127.0.0.1"
 _MESSAGE_LIMIT = 1 << 20
-
-
-class LineTooLongError(OSError):
-    """The other side sent more than any message needs."""
 
 
 class Line:
@@ -75,7 +72,7 @@ class Line:
         self.peer_gone = not data
         self._buffer += data
         if len(self._buffer) > _MESSAGE_LIMIT:
-            raise LineTooLongError("a message of more than 1 MiB")
+            raise OSError(errno.EMSGSIZE, "a message of more than 1 MiB")
 
     def _next(self) -> JSON | None:
         head, found, rest = self._buffer.partition(b"\n")
