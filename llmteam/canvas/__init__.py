@@ -41,7 +41,7 @@ _NAMES = {
         "StepUIMetadata",
     ),
     "expressions": ("Expression", "compile_expression", "evaluate_edge_condition", "evaluate_on_document"),
-    "ports": ("Ports", "StepHandler"),
+    "ports": ("Broadcast", "Ports", "StepHandler"),
     "validation": (
         "SegmentValidator",
         "ValidationMessage",

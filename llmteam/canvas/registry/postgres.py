@@ -59,8 +59,8 @@ class PostgresSegmentRegistry(SegmentRegistry):
                 .values(archived_at=None)
                 .returning(*_COLUMNS)
             ).one_or_none()
-        if row is None:
-            raise SegmentExistsError(definition.segment_id, definition.version)
+            if row is None:
+                raise SegmentExistsError(definition.segment_id, definition.version)
         return _version(row)
 
     def find(self, tenant_id: str, segment_id: str, version: str | None = None) -> PublishedSegment | None:

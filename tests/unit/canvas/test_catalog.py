@@ -27,6 +27,10 @@ def fresh_instance() -> Iterator[None]:
     StepCatalog.reset_instance()
 
 
+def answer(ctx: Any, config: dict[str, Any], input_data: Any) -> Any:
+    return input_data
+
+
 def metadata(type_id: str, **more: Any) -> StepTypeMetadata:
     return StepTypeMetadata(type_id, "1.0", "Mine", "", StepCategory.UTILITY, **more)
 
@@ -199,12 +203,12 @@ def test_a_port_shows_default_and_schema_only_where_they_are_set() -> None:
 
 
 def test_registered_types_are_known_until_they_are_unregistered(catalog: StepCatalog) -> None:
-    catalog.register(metadata("mine"), len, queue="llmteam.io", routing=True)  # type: ignore[arg-type]
+    catalog.register(metadata("mine"), answer, queue="llmteam.io", routing=True)
 
     facts = catalog.facts("mine")
     assert facts is not None
     assert (facts.inputs, facts.outputs, facts.queue, facts.routing) == (("input",), ("output",), "llmteam.io", True)
-    assert catalog.get_handler("mine") is len
+    assert catalog.get_handler("mine") is answer
     assert catalog.has("mine")
     catalog.unregister("mine")
     catalog.unregister("mine")
@@ -214,14 +218,14 @@ def test_registered_types_are_known_until_they_are_unregistered(catalog: StepCat
 
 
 def test_replacing_a_type_keeps_what_is_not_given_anew(catalog: StepCatalog) -> None:
-    catalog.register(metadata("mine"), len, queue="llmteam.io")  # type: ignore[arg-type]
+    catalog.register(metadata("mine"), answer, queue="llmteam.io")
 
     catalog.register(metadata("mine", input_ports=[PortSpec("x")]))
 
     facts = catalog.facts("mine")
     assert facts is not None
     assert (facts.inputs, facts.queue) == (("x",), "llmteam.io")
-    assert catalog.get_handler("mine") is len
+    assert catalog.get_handler("mine") is answer
 
 
 @pytest.mark.parametrize(
@@ -268,9 +272,9 @@ def test_a_module_may_be_imported_twice_and_a_name_not_taken_twice(catalog: Step
     import_module()
 
     with pytest.raises(StepTypeExistsError, match="mine"):
-        step_type("mine", catalog=catalog)(len)
+        step_type("mine", catalog=catalog)(answer)
     with pytest.raises(StepTypeExistsError, match="human_task"):
-        step_type("human_task", catalog=catalog)(len)
+        step_type("human_task", catalog=catalog)(answer)
 
 
 def test_a_class_that_cannot_be_called_is_no_handler(catalog: StepCatalog) -> None:

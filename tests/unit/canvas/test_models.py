@@ -178,5 +178,5 @@ def test_facts_of_a_step_type_cannot_be_changed() -> None:
     facts = StepTypeFacts(type_id="t")
 
     with pytest.raises(ValidationError):
-        facts.queue = "other"  # type: ignore[misc]
+        facts.queue = "other"
     assert StepTypeFacts(**facts.model_dump(mode="json")) == facts
