@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmteam.errors import ConfigurationError
 from llmteam.runtime.exceptions import ModelRefusedError, ModelResponseError
 from llmteam.runtime.models import Completion, CompletionRequest, Usage
-from llmteam.runtime.providers.chat import ANSWER_SECONDS, SDKProvider, missing_extra
+from llmteam.runtime.providers.chat import ANSWER_SECONDS, SDKProvider
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -30,6 +30,8 @@ class AnthropicProvider(SDKProvider["AsyncAnthropic"]):
     """
 
     name = "Anthropic API"
+    sdk = "anthropic"
+    sdk_parts = ("anthropic.types",)
     optional = ("output_config", "temperature")
 
     def __init__(
@@ -49,12 +51,10 @@ class AnthropicProvider(SDKProvider["AsyncAnthropic"]):
         return f"AnthropicProvider(model={self.model!r})"
 
     def _make_client(self) -> AsyncAnthropic:
-        try:
-            from anthropic import AsyncAnthropic
+        from anthropic import AsyncAnthropic
 
-            from llmteam.net.sdk_async import async_sdk_http_client
-        except ImportError:
-            raise missing_extra(self.name, "anthropic") from None
+        from llmteam.net.sdk_async import async_sdk_http_client
+
         return AsyncAnthropic(
             api_key=self._api_key,
             base_url=self._base_url,

@@ -8,6 +8,7 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterator
+from importlib import import_module
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -96,6 +97,9 @@ class SDKProvider(ABC, Generic[C]):
     """
 
     name: ClassVar[str]
+    #: The SDK's module, which is also the name of the extra that installs it, and modules of it that load late.
+    sdk: ClassVar[str]
+    sdk_parts: ClassVar[tuple[str, ...]]
     #: Parameters without which a request still makes sense.
     optional: ClassVar[tuple[str, ...]]
 
@@ -110,6 +114,7 @@ class SDKProvider(ABC, Generic[C]):
         self._timeout = timeout
         self._clients = LoopClients(self._make_client)
         self._refused: dict[str, frozenset[str]] = {}
+        self._loaded = False
 
     async def complete(self, prompt: str, **kwargs: Any) -> str:
         """The answer's text; ``kwargs`` are the fields of :class:`CompletionRequest`. Raises :class:`ModelError`."""
@@ -123,6 +128,10 @@ class SDKProvider(ABC, Generic[C]):
         seconds = self._timeout if request.timeout is None else min(self._timeout, request.timeout)
         try:
             async with asyncio.timeout(seconds):
+                if not self._loaded:
+                    # The SDKs take a second or two to import, which would stop every other call of this loop.
+                    await asyncio.to_thread(self._load)
+                    self._loaded = True
                 return await self._adapting(await self._clients.current(), model, request)
         except TimeoutError as exc:
             if isinstance(exc, LLMTeamError):
@@ -132,6 +141,15 @@ class SDKProvider(ABC, Generic[C]):
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
         await self._clients.aclose()
+
+    def _load(self) -> None:
+        try:
+            for module in (self.sdk, *self.sdk_parts, "llmteam.net.sdk_async"):
+                import_module(module)
+        except ImportError:
+            raise ModelNotConfiguredError(
+                f"{self.name}: its SDK is not installed; run pip install 'llmteam[{self.sdk}]'"
+            ) from None
 
     @abstractmethod
     def _make_client(self) -> C: ...
@@ -152,11 +170,6 @@ class SDKProvider(ABC, Generic[C]):
                 if parameter is None or parameter in refused:
                     raise translated(exc, self.name, model, self._where) from None
                 self._refused[model] = refused | {parameter}
-
-
-def missing_extra(name: str, extra: str) -> ModelNotConfiguredError:
-    """The error for an SDK that is not installed."""
-    return ModelNotConfiguredError(f"{name}: its SDK is not installed; run pip install 'llmteam[{extra}]'")
 
 
 def _refused_parameter(exc: Exception, optional: tuple[str, ...]) -> str | None:

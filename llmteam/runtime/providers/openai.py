@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from llmteam.errors import ConfigurationError
 from llmteam.runtime.exceptions import ModelRefusedError, ModelResponseError
 from llmteam.runtime.models import Completion, CompletionRequest, Usage
-from llmteam.runtime.providers.chat import ANSWER_SECONDS, SDKProvider, missing_extra
+from llmteam.runtime.providers.chat import ANSWER_SECONDS, SDKProvider
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -26,6 +26,8 @@ class OpenAIProvider(SDKProvider["AsyncOpenAI"]):
     """
 
     name = "OpenAI API"
+    sdk = "openai"
+    sdk_parts = ("openai.types.chat",)
     optional = ("max_tokens", "temperature", "response_format")
 
     def __init__(
@@ -45,12 +47,10 @@ class OpenAIProvider(SDKProvider["AsyncOpenAI"]):
         return f"OpenAIProvider(model={self.model!r})"
 
     def _make_client(self) -> AsyncOpenAI:
-        try:
-            from openai import AsyncOpenAI
+        from openai import AsyncOpenAI
 
-            from llmteam.net.sdk_async import async_sdk_http_client
-        except ImportError:
-            raise missing_extra(self.name, "openai") from None
+        from llmteam.net.sdk_async import async_sdk_http_client
+
         return AsyncOpenAI(
             api_key=self._api_key or "none",  # the SDK insists on one; servers without keys ignore it
             base_url=self._base_url,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -57,7 +57,7 @@ def test_the_request_is_a_message_with_the_system_prompt_apart(server: ModelServ
     ask(server, [message("x")], system_prompt="be brief", temperature=1.7, max_tokens=7)
     received = server.received[0]
     assert received.path == "/v1/messages"
-    assert received.headers["x-api-key"] == KEY
+    assert KEY in received.headers["authorization"]
     turns = [{"role": "user", "content": PROMPT}]
     assert received.json == {"model": "m", "max_tokens": 7, "system": "be brief", "temperature": 1.0, "messages": turns}
     ask(server, [message("x")])
@@ -138,14 +138,7 @@ def test_a_provider_needs_a_key_and_never_shows_it():
 
 
 def test_a_missing_sdk_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch):
-    real = builtins.__import__
-
-    def without_anthropic(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "anthropic":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_anthropic)
+    monkeypatch.setitem(sys.modules, "anthropic", None)
     with pytest.raises(ModelNotConfiguredError, match=r"pip install 'llmteam\[anthropic\]'"):
         asyncio.run(AnthropicProvider(api_key=KEY, model="m").complete(PROMPT))
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import pickle
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -302,14 +302,7 @@ def test_a_provider_needs_key_or_server_a_usable_url_and_a_model():
 
 
 def test_a_missing_sdk_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch):
-    real = builtins.__import__
-
-    def without_openai(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "openai":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_openai)
+    monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ModelNotConfiguredError, match=r"pip install 'llmteam\[openai\]'"):
         asyncio.run(OpenAIProvider(api_key=KEY, model="m").complete(PROMPT))
 
