@@ -117,7 +117,7 @@ class CeleryDispatcher:
             argsrepr=text,
             kwargsrepr="{}",
             origin=self._origin,
-            ignore_result=not chord,
+            ignore_result=True,
             root_id=task_id,
             **chord,
         )

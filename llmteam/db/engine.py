@@ -222,7 +222,7 @@ def connect_args(
     """Arguments for libpq; session settings travel with the connect and cost no round trip. Times in seconds.
 
     What the URL says wins. JIT is off because a plan over tables without statistics would compile for longer than
-    it runs.
+    it runs; prepared statements look rows up by key, for which one plan fits all values.
     """
     session = {
         "statement_timeout": round(statement_timeout * 1000),
@@ -231,6 +231,7 @@ def connect_args(
         "timezone": "UTC",
         "search_path": SCHEMA,
         "jit": "off",
+        "plan_cache_mode": "force_generic_plan",
     }
     given = url.query.get("options", "")
     options = [f"-c {name}={value}" for name, value in session.items()]
