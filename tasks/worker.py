@@ -19,7 +19,7 @@ from llmteam.canvas.fleet import connect
 from llmteam.canvas.invoke import LoopThread, call_blocking, is_async
 from llmteam.canvas.models import SegmentDefinition
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
-from llmteam.canvas.runs import Start
+from llmteam.canvas.runs import Start, runtime_ref
 from llmteam.canvas.timers import Timers
 from llmteam.crypto import check_start
 from llmteam.db import Database
@@ -101,8 +101,7 @@ class StepWorker:
             check_start(key, signature, tenant_id, segment, input_data, run_id)
         run_id = run_id or new_id()
         definition = segment if isinstance(segment, str) else SegmentDefinition.from_dict(segment)
-        context = {"tenant_id": tenant_id, "instance_id": "", "run_id": run_id, "segment_id": "", "data": {}}
-        context["created_at"] = self.engine.clock().isoformat()
+        context = runtime_ref(tenant_id, run_id)
         try:
             return self.runs.start(Start(tenant_id, definition, input_data, run_id=run_id, context=context))
         except AlreadyRunningError:

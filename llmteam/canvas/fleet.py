@@ -65,7 +65,12 @@ def connect(
         holder=f"{os.uname().nodename}:{os.getpid()}",
     )
     events = PostgresEventStore(database, wakeup=wakeup)
-    return Runs(engine, events, wakeup, catalog, PostgresSegmentRegistry(database))
+
+    def close() -> None:
+        wakeup.close()
+        database.close()
+
+    return Runs(engine, events, wakeup, catalog, PostgresSegmentRegistry(database), close=close)
 
 
 def limits_of(settings: Settings) -> Limits:

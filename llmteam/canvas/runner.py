@@ -17,7 +17,7 @@ from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import RunHeader, RunStore
 from llmteam.canvas.registry import SegmentRegistry
 from llmteam.canvas.results import RunConfig, SegmentResult, StepError
-from llmteam.canvas.runs import POLL_SECONDS, Runs, Segment, Start
+from llmteam.canvas.runs import DEFAULT_TENANT, POLL_SECONDS, Runs, Segment, Start
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.events.models import EventType, WorktrailEvent
@@ -37,9 +37,6 @@ __all__ = ["RunConfig", "SegmentResult", "SegmentRunner", "SegmentStatus"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: Tenant of runs that nobody says anything about.
-DEFAULT_TENANT = "default"
 
 
 class SegmentRunner:
@@ -82,7 +79,7 @@ class SegmentRunner:
             holder=HOLDER,
         )
         self._local.engine = engine
-        self._runs = Runs(engine, events, wakeup, self.catalog, registry)
+        self._runs = Runs(engine, events, wakeup, self.catalog, registry, known_types=lambda: self._handlers)
 
     @classmethod
     def connect(

@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llmteam import codec
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
-from llmteam.canvas.exceptions import AlreadyRunningError, RunNotFoundError
+from llmteam.canvas.exceptions import AlreadyRunningError, RunNotFoundError, UnknownSegmentError
 from llmteam.canvas.models import SegmentDefinition
 from llmteam.canvas.records import NewRun, PinnedDefinition, RunOptions, RunRecord
-from llmteam.canvas.registry import SegmentRegistry
+from llmteam.canvas.registry import SegmentRegistry, parse_reference
 from llmteam.canvas.results import RunConfig, SegmentResult, run_options
 from llmteam.canvas.state import SegmentStatus, StepState
-from llmteam.canvas.validation import validate_segment
+from llmteam.canvas.validation import SegmentValidator
 from llmteam.events.models import EventQuery
 from llmteam.events.stores import EventStoreFace
 from llmteam.ids import check_identifier, new_id
+from llmteam.runtime.manager import default_manager
 from llmteam.wakeup import Wakeup
 
 #: Definitions that were found sound and are remembered.
 PINNED_KEPT = 256
+#: Tenant of runs that nobody says anything about.
+DEFAULT_TENANT = "default"
 #: Seconds after which a waiter looks although nothing woke it: what a lost wake-up costs at most.
 POLL_SECONDS = 1.0
 
@@ -47,8 +50,18 @@ class Start:
     context: Mapping[str, Any] | None = None
 
 
+def runtime_ref(
+    tenant_id: str, run_id: str, instance_id: str = "", data: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What workers rebuild a run's runtime context from, for callers that have none."""
+    return default_manager().create_runtime(tenant_id, instance_id, run_id=run_id, data=dict(data or {})).to_ref()
+
+
 class Runs:
-    """The runs of one installation, seen from a process that starts them or asks after them."""
+    """The runs of one installation, seen from a process that starts them or asks after them.
+
+    ``known_types`` names step types that have a handler although the catalog does not know them.
+    """
 
     def __init__(
         self,
@@ -57,12 +70,17 @@ class Runs:
         wakeup: Wakeup,
         catalog: StepCatalog | None = None,
         registry: SegmentRegistry | None = None,
+        *,
+        known_types: Callable[[], Iterable[str]] = tuple,
+        close: Callable[[], None] = lambda: None,
     ) -> None:
         self.engine = engine
         self.events = events
         self.wakeup = wakeup
         self.catalog = catalog or StepCatalog.get_instance()
         self.registry = registry
+        self.known_types = known_types
+        self.close = close
         self._pinned: OrderedDict[str, PinnedDefinition] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,7 +102,7 @@ class Runs:
         with self._lock:
             pinned = self._pinned.get(key)
         if pinned is None:
-            validate_segment(segment, self.catalog).raise_if_invalid()
+            SegmentValidator(self.catalog, known=tuple(self.known_types())).validate(segment).raise_if_invalid()
             pinned = PinnedDefinition(key, segment.model_copy(deep=True), facts)
             with self._lock:
                 self._pinned[key] = pinned
@@ -97,9 +115,9 @@ class Runs:
         if isinstance(segment, SegmentDefinition):
             return segment
         if self.registry is None:
-            raise_unknown(segment)
-        segment_id, _, version = segment.partition("@")
-        return self.registry.fetch(tenant_id, segment_id, version or None).definition
+            raise UnknownSegmentError(segment)
+        segment_id, version = parse_reference(segment)
+        return self.registry.fetch(tenant_id, segment_id, version).definition
 
     def start(self, start: Start) -> str:
         """Write the run, hint at its first step and return its id; nothing is half-started.
