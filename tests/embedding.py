@@ -44,11 +44,20 @@ def short_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        for process in processes_of(folder):
+        kill_all(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_all(folder: Path) -> None:
+    """Kill whatever runs in ``folder``."""
+
+    def none_left() -> bool:
+        for process in (found := processes_of(folder)):
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        wait_until(lambda: not processes_of(folder), "killed processes to be gone")
-        shutil.rmtree(folder, ignore_errors=True)
+        return not found
+
+    wait_until(none_left, f"the killed processes of {folder} to be gone")
 
 
 def make_seed(folder: Path) -> Path:

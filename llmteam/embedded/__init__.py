@@ -1,8 +1,8 @@
 """Real Postgres and Valkey from wheels, for development, demo and tests: started or joined, never left behind.
 
 :func:`start` gives an :class:`EmbeddedServers`; the servers live as long as one process holds one. Data are kept under
-the home. Roles and the database are not made here: pass ``superuser_url``, :data:`LOGIN` and :data:`DATABASE` to
-``llmteam.db.provision``.
+the home. Roles and the database are not made here; that is
+``llmteam.db.provision(servers.superuser_url, login=LOGIN, database=DATABASE)``.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ class Guardian:
         if last:
             self._stop_servers()
         with contextlib.suppress(OSError):
-            line.send({"stopped": last})
+            line.send({"stopped": last, "pid": os.getpid()})
         if not last:
             self._drop(line)
 

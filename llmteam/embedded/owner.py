@@ -43,7 +43,7 @@ class EmbeddedServers:
     Held until :meth:`stop`, the end of a ``with`` block, or the end of this process; a forked child does not hold it.
 
     - ``database_url``: login role ``llmteam``, no superuser, database ``llmteam``. Both exist only once
-      ``llmteam.db.provision(superuser_url, LOGIN, DATABASE)`` has made them.
+      ``llmteam.db.provision(superuser_url, login=LOGIN, database=DATABASE)`` has made them.
     - ``superuser_url``: the bootstrap superuser, database ``postgres``; by local socket only.
     - ``broker_url``, ``result_backend_url``, ``redis_url``: one address, good for Celery, Flower and redis-py. It
       holds a password: do not print it.
@@ -93,14 +93,16 @@ class EmbeddedServers:
         if line is None:
             return
         # A guardian that is gone has taken the servers with it.
-        answer = None
+        ended = None
         with contextlib.suppress(OSError):
             line.send({"do": "leave"})
             answer = line.receive(_STOP_SECONDS)
             if answer is not None and answer["stopped"]:
+                ended = answer["pid"]
+                # Its end closes the connection.
                 line.receive(_STOP_SECONDS)
         _close(line)
-        _reap(wait=2.0 if answer is None or answer["stopped"] else 0.0)
+        _reap(ended)
 
     def __enter__(self) -> Self:
         return self
@@ -221,11 +223,12 @@ def _command() -> str:
     return Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
 
 
-def _reap(wait: float = 0.0) -> None:
-    """Collect guardians that this process started and that have ended."""
+def _reap(ending: int | None = None) -> None:
+    """Collect guardians that this process started and that have ended; ``ending`` is just about to."""
     for guardian in list(_guardians):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            guardian.wait(wait)
+        # Another thread may collect the same one.
+        with contextlib.suppress(subprocess.TimeoutExpired, ValueError):
+            guardian.wait(5.0 if guardian.pid == ending else 0.0)
             _guardians.remove(guardian)
 
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from llmteam.embedded import EmbeddedServers, start, status
-from tests.embedding import lives, make_seed, owner, plant, processes_of, short_folder, wait_until_gone
+from tests.embedding import kill_all, lives, make_seed, owner, plant, processes_of, short_folder, wait_until_gone
 from tests.services import redis_client
 from tests.waiting import wait_until
 
@@ -25,10 +25,17 @@ def seed() -> Iterator[Path]:
         yield make_seed(folder)
 
 
-@pytest.fixture
-def home(seed: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def shared_home(seed: Path) -> Iterator[Path]:
     with short_folder() as folder:
         yield plant(seed, folder / "home")
+
+
+@pytest.fixture
+def home(shared_home: Path) -> Iterator[Path]:
+    """The same home for every test, with nothing running in it."""
+    yield shared_home
+    kill_all(shared_home)
 
 
 def query(servers: EmbeddedServers, sql: str) -> object:
@@ -69,11 +76,11 @@ def test_a_second_stop_does_nothing(home: Path) -> None:
 
 def test_data_are_there_at_the_next_start(home: Path) -> None:
     with start(home) as servers, redis_client(servers.redis_url) as client:
-        query(servers, "CREATE TABLE kept AS SELECT 42 AS answer")
-        client.set("kept", "42")
+        query(servers, "CREATE TABLE written AS SELECT 42 AS answer")
+        client.set("written", "42")
     with start(home) as again, redis_client(again.redis_url) as client:
-        assert query(again, "SELECT answer FROM kept") == 42
-        assert client.get("kept") == b"42"
+        assert query(again, "SELECT answer FROM written") == 42
+        assert client.get("written") == b"42"
         assert (again.broker_url, again.superuser_url) == (servers.broker_url, servers.superuser_url)
 
 
@@ -187,7 +194,12 @@ def test_a_server_that_is_killed_comes_back_at_the_same_address(home: Path) -> N
         assert [server.restarts for server in status(home).servers] == [1, 1]
 
 
-def test_a_deleted_home_ends_its_servers_and_can_be_made_anew(home: Path) -> None:
+def test_a_deleted_home_ends_its_servers_and_can_be_made_anew(seed: Path) -> None:
+    with short_folder() as folder:
+        lose_home(plant(seed, folder / "home"))
+
+
+def lose_home(home: Path) -> None:
     before = start(home)
     old = processes_of(home)
     shutil.rmtree(home)
