@@ -120,6 +120,9 @@ def test_a_schema_beyond_its_reach_is_a_permanent_error_and_no_wrong_answer(sche
     assert caught.value.retryable is False
 
 
+#: Text as a stored document can have it: the codec refuses the rest.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
+
 LEAVES = st.one_of(
     st.just({"type": "boolean"}),
     st.just({"type": "null"}),
@@ -129,7 +132,7 @@ LEAVES = st.one_of(
         st.integers(0, 9),
     ),
     st.builds(lambda least: {"type": "string", "minLength": least, "maxLength": least + 40}, st.integers(0, 50)),
-    st.builds(lambda choices: {"enum": choices}, st.lists(st.text(), min_size=1, max_size=4)),
+    st.builds(lambda choices: {"enum": choices}, st.lists(TEXT, min_size=1, max_size=4)),
 )
 
 
@@ -147,8 +150,8 @@ def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return objects | arrays | st.builds(lambda parts: {"anyOf": parts}, st.lists(inner, min_size=1, max_size=3))
 
 
-@given(st.recursive(LEAVES, _nested, max_leaves=8), st.text())
+@given(st.recursive(LEAVES, _nested, max_leaves=8), TEXT)
 def test_every_plain_schema_gets_an_instance(schema: dict[str, Any], prompt: str):
     Draft202012Validator(schema).validate(
-        instance(schema, prompt.encode(errors="replace").decode().replace("\x00", ""))
+        instance(schema, prompt))
     )
