@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmteam.errors import ConfigurationError
 from llmteam.ids import new_id
-
 from llmteam.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from celery import Celery
-    from kombu import Producer
+    from kombu.messaging import Producer
 
 RUN_STEP = "llmteam.run_step"
 START_RUN = "llmteam.start_run"
@@ -145,7 +144,7 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
     return there is no visibility timeout that could run a step twice. Raises :class:`ConfigurationError`.
     """
     from celery import Celery
-    from kombu import Exchange, Queue
+    from kombu.entity import Exchange, Queue
 
     if settings.broker_url is None:
         raise ConfigurationError(
@@ -160,10 +159,11 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
         "health_check_interval": 25,
         "retry_on_timeout": False,
     }
+    exchange = Exchange("llmteam")  # type: ignore[no-untyped-call]
     app.conf.update(
         broker_url=settings.broker_url,
         result_backend=settings.result_backend,
-        task_queues=[Queue(queue, Exchange("llmteam"), routing_key=queue, no_ack=True) for queue in QUEUES],
+        task_queues=[Queue(queue, exchange, routing_key=queue, no_ack=True) for queue in QUEUES],  # type: ignore[no-untyped-call]
         task_default_queue=DEFAULT_QUEUE,
         task_create_missing_queues=False,
         task_routes={START_RUN: {"queue": CONTROL_QUEUE}},

@@ -59,7 +59,7 @@ class StepWorker:
             overdue = self._timers.after(execution.timeout, lambda: self._overdue(execution))
         try:
             answer = call_blocking(execution, self._loop, self.engine.holder)
-        except (Exception, SystemExit) as exc:
+        except (Exception, SystemExit) as exc:  # noqa: BLE001  # a handler may raise anything
             failure = exc
             self._insist(lambda: self.engine.failed(execution, failure))
         else:
@@ -137,7 +137,7 @@ _lock = threading.Lock()
 
 def step_worker() -> StepWorker:
     """The worker of this process; a forked child makes its own."""
-    global _worker
+    global _worker  # noqa: PLW0603  # one worker per process, made when its first task arrives
     if _worker is None or _worker[0] != os.getpid():
         with _lock:
             if _worker is None or _worker[0] != os.getpid():

@@ -79,10 +79,11 @@ class Simulation:
                     self.graph, moment, key, fence, outcome, policy=self.policy, chance=0.5, **how
                 )
                 break
-            except NeedRows as missing:
-                assert not missing.keys & wanted, "asked twice for the same row"
-                assert all(k in self.rows for k in missing.keys), f"asked for rows that do not exist: {missing.keys}"
-                wanted |= missing.keys
+            except NeedRows as request:
+                keys = request.keys
+            assert not keys & wanted, "asked twice for the same row"
+            assert all(k in self.rows for k in keys), f"asked for rows that do not exist: {keys}"
+            wanted |= keys
         self.rows_read.append(len(wanted))
         self._apply(change)
         return change

@@ -279,12 +279,13 @@ class Engine:
                 self._dispatcher.send_chord(self._chord(tenant_id, graph, change, hints))
             elif hints:
                 self._dispatcher.send(hints)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, the step's result is written
             logger.warning("run %s: %d hints not sent (%s); a sweep sends them again", run_id, len(hints), exc)
 
     def _chord(self, tenant_id: str, graph: Graph, change: Change, hints: Sequence[Hint]) -> Chord:
         assert change.chord is not None
-        split = next(key for key, row in change.steps.items() if row.chord_id == change.chord and key[0] in graph.chords)
+        marked = (key for key, row in change.steps.items() if row.chord_id == change.chord)
+        split = next(key for key in marked if key[0] in graph.chords)
         body = self._hint(tenant_id, change.run.run_id, graph, (graph.chords[split[0]], split[1]))
         return Chord(change.chord, hints, body)
 

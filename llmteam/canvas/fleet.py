@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Limits
-from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.records import RunHeader
 from llmteam.canvas.registry.postgres import PostgresSegmentRegistry
@@ -44,8 +43,10 @@ def connect(
     Raises :class:`ConfigurationError` when a server's URL is missing.
     """
     settings = settings or Settings.load()
-    given = {"database_url": database_url, "broker_url": broker_url}
-    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    if database_url is not None:
+        settings = replace(settings, database_url=database_url)
+    if broker_url is not None:
+        settings = replace(settings, broker_url=broker_url, result_backend=None, redis_url=None)
     if settings.database_url is None:
         raise ConfigurationError(
             "LLMTEAM_DATABASE_URL is not set and no embedded servers are running: set it, or use `llmteam up`"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from llmteam.canvas.dominance import (
@@ -296,7 +297,8 @@ class _Shape:
                     yield GraphProblem(
                         "IRREDUCIBLE_LOOP",
                         f"parallel branches cross the border of the loop at '{loop.header}': "
-                        f"edge {edge.source} -> {edge.target}; split and join must both stand inside it, or both outside",
+                        f"edge {edge.source} -> {edge.target}; "
+                        "split and join must both stand inside it, or both outside",
                         f"edges[{edge.index}]",
                     )
 
@@ -366,7 +368,7 @@ def _order_siblings(nodes: Mapping[str, Node], rank: Mapping[str, int]) -> None:
                 by_port.setdefault(edge.source_port, {})[edge.target] = None
         for targets in by_port.values():
             chain = sorted(targets, key=rank.__getitem__)
-            for before, after in zip(chain, chain[1:], strict=False):
+            for before, after in pairwise(chain):
                 if after not in nodes[before].order_after:
                     nodes[before].order_after += (after,)
                     nodes[after].undecided += 1

@@ -30,6 +30,7 @@ def is_async(handler: StepHandler) -> bool:
 
 
 def handler_of(execution: Execution, worker: str) -> StepHandler:
+    """The handler of the step's type. Raises :class:`NoHandlerError` that names the worker."""
     if execution.handler is None:
         raise NoHandlerError(execution.node.step.step_type, worker)
     return execution.handler
@@ -84,7 +85,7 @@ def call_blocking(execution: Execution, loop: LoopThread, worker: str = "") -> A
 
 
 class LoopThread:
-    """One event loop in one thread, for all ``async`` handlers of a process. Started on first use, again after a fork."""
+    """One event loop in one thread, for all ``async`` handlers of a process. Starts when it is first used."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -62,7 +62,8 @@ class LocalFleet:
         self._loop.call_soon_threadsafe(function, *args)
 
     def _later(self, moment: datetime, hint: Hint) -> None:
-        assert self._loop is not None and self.engine is not None
+        assert self._loop is not None
+        assert self.engine is not None
         delay = max(0.0, (moment - self.engine.clock()).total_seconds())
         handle = self._loop.call_later(delay, self._spawn, hint)
         self._timers.setdefault((hint.tenant_id, hint.run_id), set()).add(handle)
@@ -92,7 +93,7 @@ class LocalFleet:
         except asyncio.CancelledError:
             execution.ctx.cancelled.set()
             raise
-        except (Exception, SystemExit) as exc:
+        except (Exception, SystemExit) as exc:  # noqa: BLE001  # a handler may raise anything
             await self._settle(self.engine.failed, execution, exc)
         else:
             await self._settle(self.engine.answered, execution, answer)

@@ -41,7 +41,9 @@ class StepOutput:
 
     def at(self, port: str) -> Any:
         """The value that an edge from ``port`` carries: the port's own, else the whole answer."""
-        return self.ports[port] if port in self.ports else self.value
+        if port in self.ports:
+            return self.ports[port]
+        return self.value
 
     @property
     def as_result(self) -> dict[str, Any]:
@@ -53,8 +55,8 @@ class StepOutput:
 def shape_output(node: Node, answer: Any) -> StepOutput:
     """Read a handler's answer as ports.
 
-    A :class:`Ports` is taken as it is; a :class:`Broadcast` puts one value on every port. A plain dict is a port map only when it is not empty and all its keys are
-    declared output ports; one of a routing step names a port it did not choose with None. Anything else is the value
+    A :class:`Ports` is taken as it is; a :class:`Broadcast` puts one value on every port. A plain dict is a port map
+    only when it is not empty and all its keys are declared output ports; one of a routing step names a port it did not choose with None. Anything else is the value
     of the first output port.
     """
     if isinstance(answer, Broadcast):
@@ -68,6 +70,7 @@ def shape_output(node: Node, answer: Any) -> StepOutput:
 
 
 def first_port(node: Node) -> str:
+    """The port that a plain answer stands on."""
     return node.outputs[0] if node.outputs else "output"
 
 

@@ -24,7 +24,7 @@ from llmteam.events.models import EventType, WorktrailEvent
 from llmteam.events.stores import EventStoreFace, MemoryEventStore
 from llmteam.events.stream import EventStream
 from llmteam.ids import new_id
-from llmteam.runtime.context import RuntimeContext
+from llmteam.runtime.context import HookName, RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.tenancy.context import get_current_tenant
 from llmteam.wakeup import channel
@@ -182,7 +182,11 @@ class SegmentRunner:
             raise
 
     async def result(
-        self, run_id: str, timeout: float | None = None, *, tenant_id: str | None = None  # noqa: ASYNC109
+        self,
+        run_id: str,
+        timeout: float | None = None,  # noqa: ASYNC109  # the caller's limit on waiting, not on the run
+        *,
+        tenant_id: str | None = None,
     ) -> SegmentResult:
         """Wait until a run is over, at most ``timeout`` seconds, and return how it is then; from any process.
 
@@ -275,14 +279,14 @@ def _has_hooks(runtime: RuntimeContext | None) -> bool:
 async def _tell(event: WorktrailEvent, config: RunConfig | None, runtime: RuntimeContext | None) -> None:
     """Call whoever asked to be told of such an event."""
     step_id = event.step_id or ""
+    hook: HookName | None = None
+    what: Any = None
     if event.event_type is EventType.STEP_STARTED:
         hook, what = "on_step_start", event.payload.get("input")
     elif event.event_type is EventType.STEP_COMPLETED:
         hook, what = "on_step_complete", event.payload.get("output")
     elif event.event_type is EventType.STEP_FAILED and event.error is not None:
         hook, what = "on_step_error", StepError(step_id, event.error)
-    else:
-        hook, what = None, None
     if hook is not None:
         await _call_back(getattr(config, hook, None), step_id, what)
     if runtime is not None:

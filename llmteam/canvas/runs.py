@@ -16,7 +16,7 @@ from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import AlreadyRunningError, RunNotFoundError, UnknownSegmentError
 from llmteam.canvas.models import SegmentDefinition
-from llmteam.canvas.records import NewRun, PinnedDefinition, RunOptions, RunRecord
+from llmteam.canvas.records import NewRun, PinnedDefinition, RunRecord
 from llmteam.canvas.registry import SegmentRegistry, parse_reference
 from llmteam.canvas.results import RunConfig, SegmentResult, run_options
 from llmteam.canvas.state import SegmentStatus, StepState

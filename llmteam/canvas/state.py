@@ -43,13 +43,14 @@ class SegmentStatus(StrEnum):
         return self in _TERMINAL
 
 
-_TERMINAL = frozenset(
-    {SegmentStatus.COMPLETED, SegmentStatus.FAILED, SegmentStatus.CANCELLED, SegmentStatus.TIMEOUT}
-)
+_TERMINAL = frozenset({SegmentStatus.COMPLETED, SegmentStatus.FAILED, SegmentStatus.CANCELLED, SegmentStatus.TIMEOUT})
 
 
 class StepState(StrEnum):
-    """``pending → ready → running → completed | failed | waiting | skipped | cancelled``; waiting returns through ready."""
+    """``pending → ready → running → completed | failed | waiting | skipped | cancelled``.
+
+    A retry goes from ``running`` back to ``ready``, ``waiting`` returns through it.
+    """
 
     PENDING = "pending"
     READY = "ready"
@@ -138,7 +139,7 @@ class StepRow:
         return (self.step_id, self.visit)
 
 
-class NeedRows(LLMTeamError):
+class NeedRows(LLMTeamError):  # noqa: N818  # a request, not a fault
     """A transition looked at rows that the slice lacks: load them and call it again. Never leaves the store."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
@@ -158,7 +159,7 @@ class RetryPolicy:
     delay: timedelta = timedelta(seconds=1)
 
     def delay_after(self, failures: int, chance: float) -> timedelta:
-        full = min(self.delay * 2 ** min(failures - 1, 32), MAX_RETRY_DELAY)
+        full: timedelta = min(self.delay * 2 ** min(failures - 1, 32), MAX_RETRY_DELAY)
         return full * (0.5 + 0.5 * chance)
 
 
@@ -176,7 +177,10 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The handler's failure. ``retryable`` is its own opinion (None: the policy decides), ``retry_after`` the least delay."""
+    """The handler's failure.
+
+    ``retryable`` is its own opinion (None: the policy decides), ``retry_after`` the least delay.
+    """
 
     error: ErrorInfo
     retryable: bool | None = None
@@ -192,8 +196,8 @@ class Change:
     """What a transition changed. Stores write it in one transaction; hints go out after the commit.
 
     ``steps`` are rows that existed, ``added`` new ones; ``cancel_open`` means: every step still open is cancelled, in
-    one statement. ``ready`` are the steps to hint at now; ``chord`` the split whose heads (all in ``ready``) go out as one
-    chord. ``applied`` is False when the claim no longer holds the step and nothing was changed.
+    one statement. ``ready`` are the steps to hint at now; ``chord`` is the id of the chord that brings them. ``applied``
+    is False when the claim no longer holds the step and nothing was changed.
     """
 
     run: RunState

@@ -50,7 +50,7 @@ class MemoryRunStore:
     """Runs in dictionaries, one lock per run. ``sink`` is given the events of each transition under that lock."""
 
     def __init__(
-        self, sink: Callable[[Sequence[WorktrailEvent]], None] = lambda events: None, clock: Clock = utc_now
+        self, sink: Callable[[Sequence[WorktrailEvent]], object] = lambda events: None, clock: Clock = utc_now
     ) -> None:
         self._sink = sink
         self._clock = clock

@@ -36,10 +36,21 @@ def run_state(run_id: str, row: Sequence[Any]) -> RunState:
 def step_row(row: Sequence[Any]) -> StepRow:
     """From :data:`STEP_COLUMNS`."""
     return StepRow(
-        row[0],
-        row[1],
-        StepState(row[2]),
-        *row[3:15],
+        step_id=row[0],
+        visit=row[1],
+        state=StepState(row[2]),
+        undecided=row[3],
+        live=row[4],
+        failed_in=row[5],
+        attempt=row[6],
+        losses=row[7],
+        fence=row[8],
+        owner=row[9],
+        wake_at=row[10],
+        deadline=row[11],
+        ready_at=row[12],
+        started_at=row[13],
+        finished_at=row[14],
         decisions=None if row[15] is None else tuple(row[15]),
         terminal=row[16],
         error=error_info(row[17]),
@@ -49,23 +60,25 @@ def step_row(row: Sequence[Any]) -> StepRow:
 
 
 def error_info(value: Mapping[str, Any] | None) -> ErrorInfo | None:
+    """The error of a json column."""
     return None if value is None else ErrorInfo.from_dict(value)
 
 
 def error_text(error: ErrorInfo | None) -> str | None:
+    """The value of a json column of an error."""
     return None if error is None else codec.dumps(error.to_dict())
 
 
 def loop_state(value: Mapping[str, Any] | None) -> LoopState | None:
+    """The state of a loop's iteration, from its header's row."""
     if value is None:
         return None
     exits = {int(index): decision for index, decision in value["exits"].items()}
-    return LoopState(
-        value["iteration"], value["parent"], value["open"], value["back"], exits, dict(value["children"])
-    )
+    return LoopState(value["iteration"], value["parent"], value["open"], value["back"], exits, dict(value["children"]))
 
 
 def loop_text(loop: LoopState | None) -> str | None:
+    """The column of :func:`loop_state`."""
     if loop is None:
         return None
     return codec.dumps(
@@ -81,6 +94,7 @@ def loop_text(loop: LoopState | None) -> str | None:
 
 
 def decisions_list(row: StepRow) -> list[int] | None:
+    """The decisions as the driver takes an array."""
     return None if row.decisions is None else list(row.decisions)
 
 
@@ -128,7 +142,11 @@ def work(tenant_id: str, run_id: str, row: Sequence[Any]) -> Work:
 def run_record(row: Sequence[Any]) -> RunRecord:
     """From :data:`RECORD_COLUMNS`."""
     return RunRecord(
-        *row[:5],
+        tenant_id=row[0],
+        run_id=row[1],
+        instance_id=row[2],
+        segment_id=row[3],
+        definition_hash=row[4],
         status=SegmentStatus(row[5]),
         steps_completed=row[6],
         steps_total=row[7],

@@ -15,7 +15,9 @@ LOCK_RUN = Prepared(
     "llmteam_lock_run", "SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s FOR NO KEY UPDATE"
 )
 
-RUN_COLUMNS = "r.status, r.open, r.running, r.completed, r.failed, r.terminals, r.deadline, r.started_at, r.finished_at, r.error"
+RUN_COLUMNS = (
+    "r.status, r.open, r.running, r.completed, r.failed, r.terminals, r.deadline, r.started_at, r.finished_at, r.error"
+)
 
 STEP_COLUMNS = (
     "s.step_id, s.visit, s.state, s.undecided, s.live, s.failed_in, s.attempt, s.losses, s.fence, s.owner, s.wake_at, "
@@ -132,8 +134,9 @@ UPDATE llmteam.run_steps s
        loop = v.loop::json, holder = NULL, lease_until = NULL, hints = 0
   FROM (VALUES """
 UPDATE_STEPS_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
-UPDATE_STEPS_TAIL = """) AS v(step_id, visit, state, undecided, live, failed_in, attempt, owner, wake_at, deadline, ready_at,
-          finished_at, decisions, terminal, error, chord_id, loop)
+UPDATE_STEPS_TAIL = """)
+    AS v(step_id, visit, state, undecided, live, failed_in, attempt, owner, wake_at, deadline, ready_at, finished_at,
+         decisions, terminal, error, chord_id, loop)
  WHERE s.tenant_id = %s AND s.run_id = %s AND s.step_id = v.step_id AND s.visit = v.visit;
 """
 

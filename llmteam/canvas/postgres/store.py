@@ -181,13 +181,7 @@ class PostgresRunStore:
             script = Script()
             script.add(sql.LOCK_RUN, *ident)
             seq, run, loaded = self._slice(connection, script, ident, keys, begin=True)
-            while True:
-                moment = Slice(run, loaded.values(), now)
-                try:
-                    change = transition(moment)
-                    break
-                except NeedRows as missing:
-                    loaded |= self._slice(connection, Script(), ident, list(missing.keys))[2]
+            change = self._attempt(connection, ident, run, loaded, transition, now)
             if not change.applied:
                 connection.rollback()
                 return change
@@ -201,8 +195,29 @@ class PostgresRunStore:
             script.run(connection)
         return change
 
+    def _attempt(
+        self,
+        connection: HotConnection,
+        ident: tuple[str, str],
+        run: RunState,
+        loaded: dict[Key, StepRow],
+        transition: Transition,
+        now: datetime,
+    ) -> Change:
+        while True:
+            try:
+                return transition(Slice(run, loaded.values(), now))
+            except NeedRows as missing:
+                loaded |= self._slice(connection, Script(), ident, list(missing.keys))[2]
+
     def _slice(
-        self, connection: HotConnection, script: Script, ident: tuple[str, str], keys: Sequence[Key], begin: bool = False
+        self,
+        connection: HotConnection,
+        script: Script,
+        ident: tuple[str, str],
+        keys: Sequence[Key],
+        *,
+        begin: bool = False,
     ) -> tuple[int, RunState, dict[Key, StepRow]]:
         step_ids = list(dict.fromkeys(key[0] for key in keys))
         visits = list({key[1] for key in keys})
@@ -293,9 +308,7 @@ class PostgresRunStore:
             *ident,
         )
 
-    def _events(
-        self, script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int
-    ) -> None:
+    def _events(self, script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int) -> None:
         if len(drafts) <= FEW:
             for number, draft in enumerate(drafts, seq):
                 script.add(sql.INSERT_EVENT, *event_values(scope, number, now, draft))
@@ -334,14 +347,13 @@ class PostgresRunStore:
         return run_outputs({step_id: StepOutput(body or {}, whole) for step_id, whole, body in found})
 
 
-def _insert_steps(
-    script: Script, ident: tuple[str, str], steps: Iterable[StepRow], nodes: Mapping[str, Node]
-) -> None:
+def _insert_steps(script: Script, ident: tuple[str, str], steps: Iterable[StepRow], nodes: Mapping[str, Node]) -> None:
     values: list[Any] = []
-    count = 0
-    for count, row in enumerate(steps, 1):
+    added = list(steps)
+    for row in added:
         node = nodes[row.step_id]
-        values += [*ident, *row.key, row.state.value, row.undecided, row.live, node.facts.queue, row.owner, row.wake_at]
-        values += [row.ready_at, row.finished_at, rows.decisions_list(row), list(node.sources), rows.loop_text(row.loop)]
-    if count:
-        script.add(sql.INSERT_STEPS_HEAD + ",".join([sql.INSERT_STEPS_ROW] * count) + ";", *values)
+        values += [*ident, *row.key, row.state.value, row.undecided, row.live, node.facts.queue, row.owner]
+        values += [row.wake_at, row.ready_at, row.finished_at, rows.decisions_list(row), list(node.sources)]
+        values.append(rows.loop_text(row.loop))
+    if added:
+        script.add(sql.INSERT_STEPS_HEAD + ",".join([sql.INSERT_STEPS_ROW] * len(added)) + ";", *values)
