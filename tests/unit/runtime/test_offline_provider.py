@@ -152,6 +152,4 @@ def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @given(st.recursive(LEAVES, _nested, max_leaves=8), TEXT)
 def test_every_plain_schema_gets_an_instance(schema: dict[str, Any], prompt: str):
-    Draft202012Validator(schema).validate(
-        instance(schema, prompt))
-    )
+    Draft202012Validator(schema).validate(instance(schema, prompt))
