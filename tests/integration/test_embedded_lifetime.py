@@ -175,10 +175,8 @@ def test_an_owner_whose_guardian_died_can_start_again(home: Path) -> None:
 def test_a_start_after_everything_was_killed_finds_the_data(home: Path) -> None:
     servers = start(home)
     query(servers, "CREATE TABLE kept AS SELECT 42 AS answer")
-    for process in processes_of(home):
-        process.kill()
+    kill_all(home)
     servers.stop()
-    wait_until_gone(home)
     with start(home) as again:
         assert query(again, "SELECT answer FROM kept") == 42
         assert answers(again)
