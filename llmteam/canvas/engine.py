@@ -217,8 +217,9 @@ class Engine:
         """The handler raised: try again or fail, as its error and the run's policy say."""
         retryable = getattr(exc, "retryable", None)
         after = getattr(exc, "retry_after", None)
+        error = ErrorInfo.from_exception(exc, recoverable=retryable is True)
         outcome = Failed(
-            ErrorInfo.from_exception(exc, recoverable=retryable is True),
+            error.model_copy(update={"error_message": execution.ctx.redact(error.error_message)}),
             retryable=retryable if isinstance(retryable, bool) else None,
             retry_after=timedelta(seconds=after) if isinstance(after, int | float) and after > 0 else timedelta(),
             payload=inline(execution.ctx.annotations, self.limits),

@@ -12,6 +12,7 @@ from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import LocalHandlerError, RunNotFoundError
 from llmteam.canvas.execution import Limits
+from llmteam.canvas.fleet import connect
 from llmteam.canvas.local import HOLDER, LocalFleet
 from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import RunHeader, RunStore
@@ -30,6 +31,8 @@ from llmteam.tenancy.context import get_current_tenant
 from llmteam.wakeup import channel
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from llmteam.settings import Settings
 
 __all__ = ["RunConfig", "SegmentResult", "SegmentRunner", "SegmentStatus"]
@@ -42,12 +45,15 @@ T = TypeVar("T")
 class SegmentRunner:
     """Runs segments and tells how they went.
 
-    ``SegmentRunner()`` runs in this process with memory stores: for notebooks and tests. :meth:`over` gives one that
-    runs in this process over Postgres, :meth:`connect` one whose runs are worked on by workers anywhere.
+    ``SegmentRunner()`` runs in this process with memory stores: for notebooks and tests; with a ``store`` it runs in
+    this process over Postgres. ``SegmentRunner(app=…)`` and :meth:`connect` give one whose runs are worked on by
+    workers anywhere.
 
     Args:
         catalog: step types and their handlers; the process's own by default.
-        event_stream: where events go and can be followed.
+        event_stream: where events go and can be followed; its store must be able to take them at once.
+        app: a Celery app whose broker the workers use; the database comes from ``LLMTEAM_DATABASE_URL``.
+        store: where runs live; in memory by default.
     """
 
     def __init__(
@@ -55,10 +61,14 @@ class SegmentRunner:
         catalog: StepCatalog | None = None,
         event_stream: EventStream | None = None,
         *,
+        app: Celery | None = None,
         store: RunStore | None = None,
         registry: SegmentRegistry | None = None,
         limits: Limits | None = None,
     ) -> None:
+        if app is not None:
+            self._attach(connect(app=app, catalog=catalog))
+            return
         self.catalog = catalog or StepCatalog.get_instance()
         self.event_stream = event_stream or EventStream(MemoryEventStore())
         events = self.event_stream.store
@@ -94,14 +104,15 @@ class SegmentRunner:
 
         Settings come from ``LLMTEAM_*`` variables where they are not given. Raises :class:`ConfigurationError`.
         """
-        from llmteam.canvas.fleet import connect
-
         self = cls.__new__(cls)
-        self._runs = connect(settings, database_url=database_url, broker_url=broker_url, catalog=catalog)
-        self.catalog = self._runs.catalog
-        self.event_stream = EventStream(self._runs.events)
-        self._handlers, self._runtimes, self._local = {}, {}, None
+        self._attach(connect(settings, database_url=database_url, broker_url=broker_url, catalog=catalog))
         return self
+
+    def _attach(self, runs: Runs) -> None:
+        self._runs = runs
+        self.catalog = runs.catalog
+        self.event_stream = EventStream(runs.events)
+        self._handlers, self._runtimes, self._local = {}, {}, None
 
     @property
     def is_distributed(self) -> bool:
