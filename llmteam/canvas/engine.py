@@ -172,8 +172,9 @@ class Engine:
         delivered_chord: str | None,
     ) -> Execution:
         header = work.header
+        runtime, refusal = self._runtime(header)
         ctx = StepContext(
-            self._runtime_of(header),
+            runtime,
             node.step_id,
             visit=claimed.visit,
             attempt=claimed.attempt + 1,
@@ -195,7 +196,15 @@ class Engine:
             input=input_data,
             delivered_chord=delivered_chord,
             timeout=None if timeout is None else timeout.total_seconds(),
+            refusal=refusal,
         )
+
+    def _runtime(self, header: RunHeader) -> tuple[RuntimeContext, Exception | None]:
+        """The run's runtime; when it cannot be made, an empty one and why: the claimed step then fails with that."""
+        try:
+            return self._runtime_of(header), None
+        except Exception as exc:  # noqa: BLE001  # hooks of users take part in making it
+            return RuntimeContext(header.tenant_id, header.instance_id, header.run_id, header.segment_id), exc
 
     def answered(self, execution: Execution, answer: Any) -> Change:
         """The handler returned: store what it gave, decide its edges, go on."""

@@ -36,6 +36,7 @@ class Execution:
     """A claimed step with all that its handler gets.
 
     ``timeout`` is in seconds. ``delivered_chord`` is the chord whose header the delivery was that made the claim.
+    ``refusal`` is why the handler cannot be called at all.
     """
 
     header: RunHeader
@@ -49,6 +50,7 @@ class Execution:
     input: Any
     timeout: float | None
     delivered_chord: str | None = None
+    refusal: Exception | None = None
 
 
 class GraphCache:

@@ -31,6 +31,8 @@ def is_async(handler: StepHandler) -> bool:
 
 def handler_of(execution: Execution, worker: str) -> StepHandler:
     """The handler of the step's type. Raises :class:`NoHandlerError` that names the worker."""
+    if execution.refusal is not None:
+        raise execution.refusal
     if execution.handler is None:
         raise NoHandlerError(execution.node.step.step_type, worker)
     return execution.handler
