@@ -1,0 +1,1 @@
+"""Measures llmteam beside raw Celery on the same servers: ``python -m bench``."""

@@ -1,0 +1,107 @@
+"""``python -m bench``: one table of llmteam beside raw Celery, on servers that it starts and removes itself."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich.console import Console
+
+from bench import report
+from bench.ours import Llmteam
+from bench.raw import RawCelery, make_app
+from bench.servers import Site, Worker, site, workers
+from bench.workloads import FULL, QUICK, Figures, Side, Size, Workload, chain, fan, interleaved, waits
+from llmteam.errors import LLMTeamError
+
+Rounds = Mapping[str, Mapping[str, Sequence[Figures]]]
+_WORKLOADS: Mapping[str, tuple[Workload, ...]] = {"steps": (chain, fan), "waits": (waits,)}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="One small round: shows that everything works, measures nothing.")
+@click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds of each workload (5).")
+@click.option("--only", type=click.Choice(["chain", "fan", "waits"]), multiple=True, help="Only this workload.")
+@click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there.")
+@click.option("--raw-without-acks", is_flag=True, help="Raw Celery does not acknowledge messages either.")
+def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | None, raw_without_acks: bool) -> None:
+    """Measure llmteam beside raw Celery: same servers, pool, concurrency and settings.
+
+    Raw Celery runs a chain and a chord of no-op tasks with results, and tasks that sleep; llmteam runs segments of
+    no-op steps, of which each commits to Postgres.
+    """
+    size = QUICK if quick else FULL
+    if rounds is not None:
+        size = replace(size, rounds=rounds)
+    signal.signal(signal.SIGTERM, _leave)
+    console, progress = Console(width=None if sys.stdout.isatty() else 130), Console(stderr=True)
+    wanted = only or ("chain", "fan", "waits")
+    try:
+        with site() as place:
+            console.print(_setting(place))
+            measured = _measured(place, size, wanted, progress, acks=not raw_without_acks)
+            rows = [row for row in size.rows() if any(row.name in sides["llmteam"][0] for sides in measured.values())]
+            raw, ours = (_merged(measured, name) for name in (RawCelery.name, Llmteam.name))
+            found = report.lines(rows, raw, ours)
+            report.show(console, found, size)
+            if target is not None:
+                document = report.document(place, size, found, measured, not raw_without_acks)
+                target.write_text(json.dumps(document, indent=2) + "\n")
+    except LLMTeamError as exc:
+        raise click.ClickException(str(exc)) from None
+
+
+def _measured(place: Site, size: Size, wanted: Sequence[str], progress: Console, *, acks: bool) -> Rounds:
+    found: dict[str, Mapping[str, Sequence[Figures]]] = {}
+    for kind, concurrency in (("steps", size.concurrency), ("waits", size.waits)):
+        chosen = [workload for workload in _WORKLOADS[kind] if workload.__name__ in wanted]
+        if not chosen:
+            continue
+        raw = RawCelery(make_app(place.raw_broker, connections=2 * concurrency + 100, acks=acks))
+        ours = Llmteam(place.settings)
+        with workers(place, concurrency, acks=acks) as running, progress.status("") as status:
+            _warm(running, (raw, ours), chosen, size)
+            for workload in chosen:
+                found[workload.__name__] = interleaved((raw, ours), workload, size, status.update)
+            for worker in running:
+                worker.check()
+        ours.close()
+        raw.close()
+    return found
+
+
+def _warm(running: Sequence[Worker], sides: Sequence[Side], chosen: Sequence[Workload], size: Size) -> None:
+    """Everything once, uncounted: threads, connections, prepared statements, imports."""
+    for worker, side in zip(running, sides, strict=True):
+        side.finish([side.start_chain(1)])
+        worker.check()
+        for workload in chosen:
+            workload(side, replace(size, alone=min(size.alone, 5)))
+
+
+def _merged(rounds: Rounds, side: str) -> list[Figures]:
+    """The figures of one side, all workloads of a round together."""
+    return [
+        {name: value for part in parts for name, value in part.items()}
+        for parts in zip(*(sides[side] for sides in rounds.values()), strict=True)
+    ]
+
+
+def _setting(place: Site) -> str:
+    versions = ", ".join(f"{name.capitalize()} {number}" for name, number in place.versions.items())
+    return f"{versions}; " + ", ".join(f"{name} {value}" for name, value in place.durability.items())
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Stop like Ctrl-C does: workers and servers are taken down on the way out."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()
