@@ -16,6 +16,7 @@ from llmteam import codec
 from llmteam.events.emitter import use_current_runtime
 from llmteam.ids import utc_now
 from llmteam.runtime.exceptions import RuntimeContextError
+from llmteam.runtime.providers.builtin import builtin_models
 from llmteam.runtime.resources import (
     Client,
     ClientRegistry,
@@ -73,6 +74,9 @@ class RuntimeContext:
         return self.clients.resolve(ref, self.tenant_id)[0]
 
     def resolve_llm(self, ref: str) -> LLMProvider:
+        """The model registered as ``ref``, else the built-in one: ``offline``, and what the settings name."""
+        if not self.llms.has(ref) and (known := builtin_models().get(ref)) is not None:
+            return known
         return self.llms.resolve(ref, self.tenant_id)[0]
 
     async def resolve_secret(self, ref: str) -> str:

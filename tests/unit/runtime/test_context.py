@@ -13,6 +13,7 @@ from llmteam.errors import NotJSONError
 from llmteam.runtime import (
     NamespacedStore,
     OfflineProvider,
+    OpenAIProvider,
     ResourceNotFoundError,
     RuntimeContext,
     RuntimeContextError,
@@ -59,6 +60,15 @@ def test_a_resource_registered_later_is_seen_by_runtimes_made_before():
     made_before = manager.create_runtime("acme", "w1")
     manager.register_store("late", MemoryStore())
     assert made_before.resolve_store("late") is manager.stores.get("late")
+
+
+def test_models_that_the_settings_name_need_no_registration(monkeypatch):
+    step = RuntimeContextManager().create_runtime("acme", "w1").child_context("s")
+    assert isinstance(step.get_llm("offline"), OfflineProvider)
+    with pytest.raises(ResourceNotFoundError, match="LLM provider 'openai' not found"):
+        step.get_llm("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    assert isinstance(step.get_llm("openai"), OpenAIProvider)
 
 
 def test_a_namespaced_store_is_wrapped_for_steps_and_plain_in_the_registry():
