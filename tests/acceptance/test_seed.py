@@ -1,0 +1,147 @@
+"""The programming interface as it was promised: every Python block of ``tests/data/seed-README.md`` runs as printed.
+
+The file is verbatim. A block runs after a *prelude* that gives it what a reader has to imagine: names that it uses and
+does not define, and an event loop. Nothing of the block is changed. *Afterwards* looks at what it made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.blocks import Block, blocks_of, execute, imports_of
+
+SEED = Path(__file__).parents[1] / "data" / "seed-README.md"
+
+#: Blocks by heading; every heading has one.
+BLOCKS = {block.heading: block for block in blocks_of(SEED) if block.language == "python"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a block is run. ``why`` says what the prelude stands for."""
+
+    why: str
+    prelude: str
+    afterwards: str
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+RUNS: dict[str, Run] = {
+    "Runtime Context": Run(
+        why="a store, an HTTP client and a secrets provider of the reader's; an environment that names OpenAI",
+        prelude="""
+class Values:
+    def __init__(self): self.kept = {}
+    async def get(self, key): return self.kept.get(key)
+    async def set(self, key, value): self.kept[key] = value
+    async def delete(self, key): self.kept.pop(key, None)
+
+class Echo:
+    async def request(self, method, path, **kwargs): return {"method": method, "path": path}
+
+class Vault:
+    async def get_secret(self, secret_id): return {"api_key": "s3cr3t-value"}[secret_id]
+
+redis_store, http_client, vault_provider = Values(), Echo(), Vault()
+""",
+        afterwards="""
+assert store is redis_store
+assert secret == "s3cr3t-value" and "s3cr3t" not in repr(secret)
+assert callable(llm.complete)
+assert (step_ctx.tenant_id, step_ctx.instance_id, step_ctx.step_id) == ("acme", "workflow_123", "process_data")
+""",
+        variables={"OPENAI_API_KEY": "sk-not-a-real-key"},
+    ),
+    "Worktrail Events": Run(
+        why="a run and a step with input, output, duration and an error",
+        prelude="""
+from llmteam.events import ErrorInfo
+
+run_id, step_id = "run-1", "analyze"
+input_data, output_data, duration_ms = {"query": "?"}, {"answer": 42}, 17
+error_info = ErrorInfo(error_type="ValueError", error_message="no")
+""",
+        afterwards="""
+assert [(e.event_type, e.run_id, e.step_id, e.duration_ms) for e in events] == [
+    (EventType.STEP_COMPLETED, "run-1", "analyze", 17)
+]
+assert events[0].payload == {"output": {"answer": 42}}
+assert [e.event_id for e in await store.get_by_run(run_id)] == ["run-1:1", "run-1:2", "run-1:3"]
+""",
+    ),
+    "Segment Definition (JSON Contract)": Run(
+        why="nothing",
+        prelude="",
+        afterwards="""
+assert segment.validate() == []
+assert SegmentDefinition.from_json(json_data) == segment
+assert segment.resolve_entrypoint() == "fetch"
+from llmteam.canvas import validate_segment
+assert validate_segment(segment).is_valid
+""",
+    ),
+    "Step Catalog": Run(
+        why="nothing",
+        prelude="",
+        afterwards="""
+assert {t.type_id for t in all_types} >= {
+    "llm_agent", "http_action", "human_task", "condition", "parallel_split", "parallel_join", "transform"
+}
+assert llm_agent in ai_types and all(t.category is StepCategory.AI for t in ai_types)
+assert llm_agent.display_name == "LLM Agent"
+assert llm_agent.config_schema["type"] == "object"
+assert is_valid is True
+""",
+    ),
+}
+
+#: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
+PENDING: dict[str, str] = {
+    "Multi-Tenant Isolation": "Trust: tenants, tamper-evident audit, sealed contexts",
+    "Audit Trail": "Trust: tenants, tamper-evident audit, sealed contexts",
+    "Context Security": "Trust: tenants, tamper-evident audit, sealed contexts",
+    "Rate Limiting": "Limits shared by all workers",
+    "Hierarchical Context": "Trust: tenants, tamper-evident audit, sealed contexts",
+    "Pipeline Orchestration": "Orchestration intelligence and operations",
+    "Process Mining": "Orchestration intelligence and operations",
+    "Licensing": "Limits shared by all workers",
+    "External Actions": "Limits shared by all workers",
+    "Human Interaction": "People in the loop",
+    "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
+    "Segment Runner": "People in the loop",
+    "Human Task Handler": "People in the loop",
+}
+
+
+def test_every_block_is_run_or_pending_and_no_other_is_named() -> None:
+    every = [block.heading for block in blocks_of(SEED) if block.language == "python"]
+
+    assert sorted(every) == sorted([*RUNS, *PENDING])
+
+
+@pytest.mark.parametrize("heading", RUNS)
+def test_a_block_runs_as_printed(heading: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, block = RUNS[heading], BLOCKS[heading]
+    for name, value in run.variables.items():
+        monkeypatch.setenv(name, value)
+
+    execute([("prelude", run.prelude), (block.where, block.text), ("afterwards", run.afterwards)])
+
+
+@pytest.mark.parametrize("heading", PENDING)
+def test_a_pending_block_still_lacks_what_it_imports(heading: str) -> None:
+    assert missing(BLOCKS[heading]), f"everything that '{heading}' imports is there: move it from PENDING to RUNS"
+
+
+def missing(block: Block) -> list[str]:
+    """The imports of a block that do not work."""
+    failed = []
+    for statement in imports_of(block.text):
+        try:
+            execute([(block.where, statement)])
+        except ImportError:
+            failed.append(statement)
+    return failed
