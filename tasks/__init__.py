@@ -3,6 +3,6 @@
 if __name__ != "llmteam.tasks":
     raise ImportError("import llmteam.tasks: under the folder's own name every task would exist twice")
 
-from llmteam.tasks import runs, sweeps
+from llmteam.tasks import runs, startup, sweeps
 
-__all__ = ["runs", "sweeps"]
+__all__ = ["runs", "startup", "sweeps"]

@@ -6,7 +6,10 @@ from llmteam.beat_schedules import celery_schedule
 from llmteam.dispatch import celery_app
 from llmteam.settings import Settings
 from llmteam.tasks.pickup import Pickup
+from llmteam.tasks.startup import take_logging
 
-app = celery_app(Settings.load(), include=["llmteam.tasks"])
-app.conf.beat_schedule = celery_schedule()
+_settings = Settings.load()
+take_logging("celery", _settings)
+app = celery_app(_settings, include=["llmteam.tasks"])
+app.conf.beat_schedule = celery_schedule(_settings.sweep_seconds)
 app.steps["consumer"].add(Pickup)

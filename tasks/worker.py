@@ -24,7 +24,7 @@ from llmteam.canvas.timers import Timers
 from llmteam.crypto import check_start
 from llmteam.db import Database
 from llmteam.dispatch import CeleryDispatcher, Hint
-from llmteam.errors import ConfigurationError, InfrastructureError
+from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.ids import new_id
 from llmteam.settings import Settings
 
@@ -124,10 +124,17 @@ def import_user_modules(settings: Settings) -> None:
     for name in settings.imports:
         try:
             importlib.import_module(name)
+        except LLMTeamError:
+            raise
         except ImportError as exc:
             raise ConfigurationError(
                 f"LLMTEAM_IMPORTS (or --import): module {name!r} cannot be imported: {exc}; "
                 "it must be on the Python path of the worker"
+            ) from exc
+        except Exception as exc:
+            raise ConfigurationError(
+                f"LLMTEAM_IMPORTS (or --import): module {name!r} failed when it was imported: "
+                f"{type(exc).__name__}: {exc}"
             ) from exc
 
 

@@ -1,0 +1,117 @@
+"""Logging of our own processes: one line per record, as text or JSON, with tenant, run and step where they are known."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TextIO
+
+from llmteam.settings import Settings
+
+#: Asked for each record: whose work the logging code does, like ``{"tenant_id": …, "run_id": …, "step_id": …}``.
+Fields = Callable[[], Mapping[str, object]]
+
+#: Loggers that write a line or more per hint, connection or request; shown with DEBUG only.
+_TALKATIVE = (
+    "celery.app.trace",
+    "celery.worker.strategy",
+    "celery.beat",
+    "httpcore",
+    "httpx",
+    "openai",
+    "alembic",
+    "kombu",
+    "amqp",
+    "urllib3",
+    "asyncio",
+)
+#: Name and password in a URL.
+_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+#: What would break a line, or steer a terminal (C0 without tab, DEL, C1).
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != 0x09} | {0x0A: "\\n"}
+
+
+def no_fields() -> Mapping[str, object]:
+    """Nothing is known of who works."""
+    return {}
+
+
+def printable(text: str) -> str:
+    """``text`` on one line and without characters that steer a terminal."""
+    return text.translate(_CONTROL)
+
+
+def set_up(
+    settings: Settings, program: str = "llmteam", fields: Fields = no_fields, stream: TextIO | None = None
+) -> None:
+    """Send all records of this process to ``stream`` (standard error) as the settings say. Again: anew."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    formatter = JSONFormatter(program, fields) if settings.log_format == "json" else TextFormatter(program, fields)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+    quieter = logging.NOTSET if settings.log_level == "DEBUG" else max(logging.WARNING, root.level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(quieter)
+    logging.captureWarnings(capture=True)
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, program: str, fields: Fields) -> None:
+        super().__init__()
+        self._program = program
+        self._fields = fields
+
+    def known(self, record: logging.LogRecord) -> dict[str, object]:
+        """Whose work it is; a look-up that fails must not lose the record."""
+        try:
+            found = dict(self._fields())
+        except Exception:
+            found = {}
+        given = {name: getattr(record, name) for name in ("tenant_id", "run_id", "step_id") if hasattr(record, name)}
+        return {**found, **given}
+
+    def message(self, record: logging.LogRecord) -> str:
+        return _USERINFO.sub("***@", record.getMessage())
+
+    def trace(self, record: logging.LogRecord) -> str:
+        parts = [self.formatException(record.exc_info)] if record.exc_info else []
+        parts += [record.stack_info] if record.stack_info else []
+        return _USERINFO.sub("***@", "\n".join(parts))
+
+
+class TextFormatter(_Formatter):
+    """``time LEVEL program logger: message [run=… step=… tenant=…]``; a traceback follows on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(sep=" ", timespec="milliseconds")
+        known = " ".join(f"{name.removesuffix('_id')}={value}" for name, value in self.known(record).items())
+        line = f"{record.levelname:<7} {self._program}[{os.getpid()}] {record.name}: {self.message(record)}"
+        text = f"{moment.removesuffix('+00:00')}Z {printable(line + (f' [{known}]' if known else ''))}"
+        trace = self.trace(record)
+        return f"{text}\n{trace}" if trace else text
+
+
+class JSONFormatter(_Formatter):
+    """One JSON object per line: time, level, logger, message, program, pid, then what is known, then a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        document: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": self.message(record),
+            "program": self._program,
+            "pid": os.getpid(),
+            **self.known(record),
+        }
+        trace = self.trace(record)
+        if trace:
+            document["traceback"] = trace
+        return json.dumps(document, ensure_ascii=False, default=str)

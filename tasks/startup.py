@@ -1,0 +1,147 @@
+"""What a worker makes sure of before it takes its first hint, whoever's Celery app it runs.
+
+Importing this module connects it to Celery's start of a worker. A worker that serves none of our queues is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from celery import current_task
+from celery.signals import celeryd_after_setup, setup_logging
+
+from llmteam import telemetry
+from llmteam.dispatch import QUEUES, RUN_STEP
+from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
+from llmteam.runtime.context import current_runtime
+from llmteam.settings import Settings, mask_url
+from llmteam.tasks.worker import import_user_modules
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from kombu import Queue
+
+logger = logging.getLogger(__name__)
+
+_LOGGING_UID = "llmteam.logging"
+
+
+def log_fields() -> Mapping[str, object]:
+    """Whose step the calling thread or coroutine works on; costs nothing until something is logged."""
+    request = getattr(current_task, "request", None)
+    if request is not None and current_task.name == RUN_STEP and len(request.args or ()) >= 3:
+        return dict(zip(("tenant_id", "run_id", "step_id"), request.args, strict=False))
+    runtime = current_runtime.get()
+    return {} if runtime is None else {"tenant_id": runtime.tenant_id, "run_id": runtime.run_id}
+
+
+def take_logging(program: str, settings: Settings) -> None:
+    """Write this process's log as ``LLMTEAM_LOG_*`` say, and keep Celery from doing it its own way.
+
+    The first caller names the program; for processes of our own app only.
+    """
+    if any(key[0] == _LOGGING_UID for key, _ in setup_logging.receivers or ()):
+        return
+    telemetry.set_up(settings, program, log_fields)
+    setup_logging.connect(_already_done, weak=False, dispatch_uid=_LOGGING_UID)
+
+
+def _already_done(**_: Any) -> None:
+    """Connected, so that Celery leaves logging alone."""
+
+
+def refuse(exc: LLMTeamError) -> None:
+    """Say why this worker does not start."""
+    print(f"llmteam: {exc}", file=sys.stderr, flush=True)  # noqa: T201  # logging may be anybody's
+
+
+#: Told why the worker does not start; whoever supervises it puts itself here.
+on_refusal: Callable[[LLMTeamError], None] = refuse
+
+
+@celeryd_after_setup.connect(weak=False, dispatch_uid="llmteam.startup")  # type: ignore[untyped-decorator]
+def _before_work(instance: Any, **_: Any) -> None:
+    """Runs in the main process of a worker, before its pool is forked."""
+    app: Celery = instance.app
+    ours = [queue for name, queue in app.amqp.queues.consume_from.items() if name in QUEUES]
+    if not ours:
+        return
+    try:
+        prepare(app, ours, Settings.load())
+    except LLMTeamError as exc:
+        on_refusal(exc)
+        raise SystemExit(exit_code(exc)) from None
+
+
+def exit_code(exc: LLMTeamError) -> int:
+    """3 when a server cannot be reached or is not set up, 2 for whatever has to be put right by hand."""
+    return 3 if isinstance(exc, InfrastructureError) else 2
+
+
+def prepare(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
+    """Import users' modules, then check the app and the database.
+
+    Raises :class:`ConfigurationError` or :class:`InfrastructureError` that says what to do.
+    """
+    import_user_modules(settings)
+    check_app(app, queues, settings)
+    check_database(settings)
+
+
+def check_app(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
+    """Whether the app's queues, serializers and broker can carry hints. Raises :class:`ConfigurationError`."""
+    conf = app.conf
+    kept = sorted(queue.name for queue in queues if not queue.no_ack)
+    if kept:
+        raise ConfigurationError(
+            f"the Celery app {app.main!r} declares {', '.join(kept)} without no_ack=True, so that hints would be "
+            "delivered again for ever: put llmteam.dispatch.step_queues() into its task_queues"
+        )
+    if conf.task_serializer != "json" or "json" not in _accepted(conf.accept_content):
+        raise ConfigurationError(
+            f"the Celery app {app.main!r} has task_serializer={conf.task_serializer!r} and "
+            f"accept_content={sorted(_accepted(conf.accept_content))}, but hints are JSON: set "
+            "task_serializer='json' and have 'json' in accept_content"
+        )
+    broker = str(conf.broker_url)
+    if settings.broker_url is not None and not _same_server(broker, settings.broker_url):
+        logger.warning(
+            "this worker's app uses the broker %s, LLMTEAM_BROKER_URL names %s: hints sent to the other are not seen",
+            mask_url(broker),
+            mask_url(settings.broker_url),
+        )
+    if not getattr(app.backend, "supports_native_join", False):
+        logger.info("no result backend that counts chords: joins are hinted at by the last branch, or a sweep")
+
+
+def _accepted(content: Any) -> set[str]:
+    return {str(kind).removeprefix("application/") for kind in content or ()}
+
+
+def _same_server(one: str, other: str) -> bool:
+    """Whether two broker URLs look like the same, a database or trailing slash that is left out being 0."""
+    return one.rstrip("/").removesuffix("/0") == other.rstrip("/").removesuffix("/0")
+
+
+def check_database(settings: Settings) -> None:
+    """Whether the database is there, has our tables, and binds our login by row security.
+
+    Raises :class:`ConfigurationError` (no URL, insecure login) or :class:`InfrastructureError`.
+    """
+    from llmteam.db import Database
+
+    if settings.database_url is None:
+        raise ConfigurationError(
+            "LLMTEAM_DATABASE_URL is not set: set it to the Postgres of the installation, or start the worker with "
+            "`llmteam worker`, which uses the embedded one"
+        )
+    database = Database(settings.database_url, application_name=f"llmteam-check-{os.getpid()}", pool_size=1)
+    try:
+        database.check_login()
+        database.check_schema()
+    finally:
+        database.close()
