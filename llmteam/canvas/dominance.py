@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Adjacency = Mapping[str, Sequence[str]]
+
+
+class Neighbours(NamedTuple):
+    """Both directions of one graph."""
+
+    after: Adjacency
+    before: Adjacency
 
 
 @dataclass(frozen=True)
@@ -21,12 +29,15 @@ class Walk:
 
 
 def walk(entry: str, successors: Adjacency) -> Walk:
-    """Depth-first from ``entry``; nodes that it does not reach are left out."""
+    """Depth-first from ``entry``; nodes that it does not reach are left out.
+
+    The last successor is walked first, so that among nodes that do not depend on each other the order is the given one.
+    """
     postorder: list[str] = []
     retreating: set[tuple[str, str]] = set()
     on_path = {entry}
     seen = {entry}
-    stack = [(entry, iter(successors[entry]))]
+    stack = [(entry, reversed(successors[entry]))]
     while stack:
         node, rest = stack[-1]
         for following in rest:
@@ -35,7 +46,7 @@ def walk(entry: str, successors: Adjacency) -> Walk:
             elif following not in seen:
                 seen.add(following)
                 on_path.add(following)
-                stack.append((following, iter(successors[following])))
+                stack.append((following, reversed(successors[following])))
                 break
         else:
             stack.pop()
@@ -91,22 +102,22 @@ def loop_body(header: str, tails: Iterable[str], predecessors: Adjacency) -> fro
     return frozenset(body)
 
 
-def region_before(
-    exit_: str, entry: str, successors: Adjacency, predecessors: Adjacency, rank: Mapping[str, int]
-) -> frozenset[str]:
+def region_before(exit_: str, entry: str, arriving: Iterable[str], around: Neighbours) -> frozenset[str]:
     """What lies between ``entry`` and ``exit_`` and leads nowhere but to ``exit_``; both ends left out.
 
-    The graph must be acyclic and ``rank`` a topological numbering of it.
+    ``arriving`` are the nodes from which forward edges reach ``exit_``. A loop lies inside as a whole or not at all.
     """
-    candidates: set[str] = set()
-    stack = [p for p in predecessors[exit_] if p != entry]
+    inside: set[str] = set()
+    stack = [node for node in arriving if node != entry]
     while stack:
         node = stack.pop()
-        if node not in candidates:
-            candidates.add(node)
-            stack.extend(p for p in predecessors[node] if p != entry)
-    inside: set[str] = set()
-    for node in sorted(candidates, key=lambda n: -rank[n]):
-        if all(following == exit_ or following in inside for following in successors[node]):
+        if node not in inside:
             inside.add(node)
+            stack.extend(p for p in around.before[node] if p not in (entry, exit_))
+    leaving = [node for node in inside if any(n != exit_ and n not in inside for n in around.after[node])]
+    while leaving:
+        node = leaving.pop()
+        if node in inside:
+            inside.discard(node)
+            leaving.extend(p for p in around.before[node] if p in inside)
     return frozenset(inside)

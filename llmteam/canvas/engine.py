@@ -16,11 +16,11 @@ from typing import Any
 from llmteam import codec
 from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import InvalidOutputError, StepTimeoutError
-from llmteam.canvas.execution import Execution, GraphCache, Limits, idempotency_key, inline
+from llmteam.canvas.execution import Execution, GraphCache, HandedOn, Limits, idempotency_key, inline
 from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.ports import StepHandler
-from llmteam.canvas.records import NewRun, RunHeader, RunStore, StoredOutput, Work
-from llmteam.canvas.routing import StepOutput, decide_edges, gather_input, shape_output
+from llmteam.canvas.records import NewRun, RunHeader, RunStore, Seen, StoredOutput, Work
+from llmteam.canvas.routing import Source, StepOutput, decide_edges, gather_input, shape_output
 from llmteam.canvas.state import (
     Change,
     Completed,
@@ -42,6 +42,9 @@ from llmteam.runtime.context import RuntimeContext, StepContext
 
 logger = logging.getLogger(__name__)
 
+#: Rows that a claim looks at for the transition to come; wider steps look when they are done.
+LOOK_AHEAD = 8
+
 HandlerOf = Callable[[str], StepHandler | None]
 
 
@@ -53,7 +56,7 @@ class Engine:
         handler_of: the handler of a step type, or None.
         runtime_of: the runtime context that a run's handlers see.
         dispatcher: sends hints after each commit.
-        notify: told (tenant, run) after each commit that wrote events.
+        notify: told (tenant, run, whether the run ended) after each commit that wrote events.
         alarm: asked to send a hint at a moment that lies ahead.
         holder: name of this process, kept with its claims.
         chance: numbers in [0, 1) that spread retries.
@@ -66,7 +69,7 @@ class Engine:
         handler_of: HandlerOf,
         runtime_of: Callable[[RunHeader], RuntimeContext],
         dispatcher: Dispatcher,
-        notify: Callable[[str, str], None] = lambda tenant_id, run_id: None,
+        notify: Callable[[str, str, bool], None] = lambda tenant_id, run_id, ended: None,
         alarm: Callable[[datetime, Hint], None] = lambda moment, hint: None,
         limits: Limits | None = None,
         holder: str = "",
@@ -84,6 +87,7 @@ class Engine:
         self._alarm = alarm
         self._chance = chance
         self._graphs = GraphCache(store)
+        self._handed_on = HandedOn()
 
     # -- runs
 
@@ -122,17 +126,23 @@ class Engine:
             return False
         change = self.store.apply(header, [], transition, {}, now=self.clock())
         if change.applied and change.events:
-            self._notify(tenant_id, run_id)
+            self._notify(tenant_id, run_id, change.ended)
         return change.applied
 
     # -- steps
 
     def begin(self, hint: Hint, delivered_chord: str | None = None) -> Execution | None:
         """Claim the step of a hint; None when there is nothing to do."""
+        handed = self._handed_on.take(hint)
+        if handed is not None:
+            execution = self._claim(hint, handed, delivered_chord)
+            if execution is not None:
+                return execution
+        work = self.store.gather(hint.tenant_id, hint.run_id, (hint.step_id, hint.visit))
+        return None if work is None else self._claim(hint, work, delivered_chord)
+
+    def _claim(self, hint: Hint, work: Work, delivered_chord: str | None) -> Execution | None:
         key = (hint.step_id, hint.visit)
-        work = self.store.gather(hint.tenant_id, hint.run_id, key)
-        if work is None:
-            return None
         now = self.clock()
         if work.run.deadline is not None and now >= work.run.deadline and not work.run.status.is_terminal:
             self.expire(hint.tenant_id, hint.run_id)
@@ -152,10 +162,14 @@ class Engine:
             attempt=claimed.attempt + 1,
             payload=inline({"input": input_data}, self.limits),
         )
-        if not self.store.claim(work, claimed, event, self.limits.lease, self.holder):
+        keys = transitions.prefetch(graph, key)[1:]
+        taken = self.store.claim(
+            work, claimed, event, self.limits.lease, self.holder, keys if len(keys) <= LOOK_AHEAD else None
+        )
+        if taken is None:
             return None
-        self._notify(hint.tenant_id, hint.run_id)
-        return self._execution(work, node, graph, claimed, timeout, input_data, delivered_chord)
+        self._notify(hint.tenant_id, hint.run_id, False)
+        return self._execution(work, node, graph, claimed, timeout, input_data, delivered_chord, taken.seen)
 
     def _timeout(self, node: Node, work: Work) -> timedelta | None:
         own = node.step.timeout_seconds or work.header.options.step_timeout
@@ -170,6 +184,7 @@ class Engine:
         timeout: timedelta | None,
         input_data: Any,
         delivered_chord: str | None,
+        seen: Seen | None,
     ) -> Execution:
         header = work.header
         runtime, refusal = self._runtime(header)
@@ -197,6 +212,7 @@ class Engine:
             delivered_chord=delivered_chord,
             timeout=None if timeout is None else timeout.total_seconds(),
             refusal=refusal,
+            seen=seen,
         )
 
     def _runtime(self, header: RunHeader) -> tuple[RuntimeContext, Exception | None]:
@@ -270,16 +286,30 @@ class Engine:
             finished=key,
             output=output,
             local_state=ctx.local_state if ctx.dirty else None,
+            seen=execution.seen,
         )
+        if output is not None and output.digest is None and change.chord is None:
+            self._hand_on(execution, change, output)
         self._after(header.tenant_id, graph, change)
         return change
+
+    def _hand_on(self, execution: Execution, change: Change, output: StoredOutput) -> None:
+        """Keep what the next step takes as input, for the case that this process is asked to run it."""
+        header, graph, (step_id, _) = execution.header, execution.graph, execution.key
+        finished = change.steps.get(execution.key)
+        for key in change.ready:
+            row = change.steps.get(key)
+            if row is None or finished is None or graph.nodes[key[0]].sources != (step_id,):
+                continue
+            source = Source(step_id, finished.decisions or (), output.parsed())
+            self._handed_on.put(Work(header, change.run, row, (source,)), key)
 
     # -- after the commit
 
     def _after(self, tenant_id: str, graph: Graph, change: Change) -> None:
         run_id = change.run.run_id
         if change.events:
-            self._notify(tenant_id, run_id)
+            self._notify(tenant_id, run_id, change.ended)
         for row in change.steps.values():
             if row.wake_at is not None and row.key not in change.ready and row.state is StepState.READY:
                 self._alarm(row.wake_at, self._hint(tenant_id, run_id, graph, row.key))

@@ -12,8 +12,9 @@ from typing import Any
 from llmteam import codec
 from llmteam.canvas.graph import Graph, Node, compile_graph
 from llmteam.canvas.ports import StepHandler
-from llmteam.canvas.records import PinnedDefinition, RunHeader, RunStore
+from llmteam.canvas.records import PinnedDefinition, RunHeader, RunStore, Seen, Work
 from llmteam.canvas.state import Key
+from llmteam.dispatch import Hint
 from llmteam.events.payloads import omission, prepare
 from llmteam.runtime.context import StepContext
 
@@ -36,7 +37,7 @@ class Execution:
     """A claimed step with all that its handler gets.
 
     ``timeout`` is in seconds. ``delivered_chord`` is the chord whose header the delivery was that made the claim.
-    ``refusal`` is why the handler cannot be called at all.
+    ``refusal`` is why the handler cannot be called at all. ``seen`` is what the claim saw of the run.
     """
 
     header: RunHeader
@@ -51,6 +52,7 @@ class Execution:
     timeout: float | None
     delivered_chord: str | None = None
     refusal: Exception | None = None
+    seen: Seen | None = None
 
 
 class GraphCache:
@@ -80,6 +82,34 @@ class GraphCache:
             while len(self._graphs) > self._kept:
                 self._graphs.popitem(last=False)
         return graph
+
+
+#: Inputs that one process keeps for steps it may be asked to run next.
+HANDED_ON_KEPT = 1024
+
+
+class HandedOn:
+    """Work that this process made ready and is likely to be asked for next; it spares a look at the store.
+
+    Whether the step is still due, the claim decides by compare-and-set. Oldest out first. Safe for threads.
+    """
+
+    def __init__(self, kept: int = HANDED_ON_KEPT) -> None:
+        self._kept = kept
+        self._works: OrderedDict[tuple[str, str, str, int], Work] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, work: Work, key: Key) -> None:
+        """Keep ``work`` for the step ``key`` of its run."""
+        with self._lock:
+            self._works[work.header.tenant_id, work.header.run_id, *key] = work
+            if len(self._works) > self._kept:
+                self._works.popitem(last=False)
+
+    def take(self, hint: Hint) -> Work | None:
+        """What was kept for the step of ``hint``, once."""
+        with self._lock:
+            return self._works.pop(hint.args, None)
 
 
 def idempotency_key(header: RunHeader, key: Key) -> str:

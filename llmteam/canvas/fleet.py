@@ -22,7 +22,7 @@ from llmteam.events.postgres import PostgresEventStore
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
-from llmteam.wakeup import RedisWakeup, channel
+from llmteam.wakeup import RedisWakeup, run_notifier
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -60,7 +60,7 @@ def connect(
         handler_of=catalog.get_handler,
         runtime_of=_runtime_of,
         dispatcher=CeleryDispatcher(app),
-        notify=lambda tenant_id, run_id: wakeup.notify(channel(tenant_id, run_id)),
+        notify=run_notifier(wakeup),
         alarm=alarm,
         limits=limits_of(settings),
         holder=f"{os.uname().nodename}:{os.getpid()}",

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Literal
 
 from llmteam.canvas.dominance import (
+    Neighbours,
     dominates,
     immediate_dominators,
     loop_body,
@@ -308,13 +309,15 @@ class _Shape:
         if not joins:
             return
         following: dict[str, list[str]] = {step_id: [] for step_id in self.order}
-        preceding: dict[str, list[str]] = {step_id: [] for step_id in self.order}
+        arriving: dict[str, list[str]] = {join: [] for join in joins}
         for edge in self.edges:
-            if edge.source in self.rank and not edge.back:
+            if edge.source in self.rank:
                 following[edge.source].append(edge.target)
-                preceding[edge.target].append(edge.source)
+                if edge.target in arriving and not edge.back:
+                    arriving[edge.target].append(edge.source)
+        around = Neighbours(following, self.preceding)
         for join in joins:
-            self.regions[join] = region_before(join, self.idom[join], following, preceding, self.rank)
+            self.regions[join] = region_before(join, self.idom[join], arriving[join], around)
         for join in sorted(joins, key=lambda found: len(self.regions[found])):
             for step_id in self.regions[join]:
                 node = self.nodes[step_id]

@@ -93,6 +93,22 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What a claim saw of a run: its next event number, its row and some of its steps' rows."""
+
+    next_seq: int
+    run: RunState
+    rows: Sequence[StepRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """That a step was taken. ``seen`` is there when nothing else of the run was moving."""
+
+    seen: Seen | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run as it is shown."""
 
@@ -152,8 +168,19 @@ class RunStore(Protocol):
         """The step and its input, without a lock; None when there is no such row."""
         ...
 
-    def claim(self, work: Work, claimed: StepRow, event: EventDraft, lease: timedelta, holder: str) -> bool:
-        """Take the step as compare-and-set; False when somebody else was faster or the run is over."""
+    def claim(
+        self,
+        work: Work,
+        claimed: StepRow,
+        event: EventDraft,
+        lease: timedelta,
+        holder: str,
+        keys: Sequence[Key] | None = None,
+    ) -> Claimed | None:
+        """Take the step as compare-and-set; None when somebody else was faster or the run is over.
+
+        ``keys`` are the rows that finishing the step will need beside its own, if the store should look at once.
+        """
         ...
 
     def apply(
@@ -167,8 +194,12 @@ class RunStore(Protocol):
         finished: Key | None = None,
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
+        seen: Seen | None = None,
     ) -> Change:
-        """Lock the run, run ``transition`` on the slice of ``keys``, write what it changed."""
+        """Lock the run, run ``transition`` on the slice of ``keys``, write what it changed.
+
+        With ``seen`` a store may leave out the lock and the look, and write only if nothing has happened since.
+        """
         ...
 
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None: ...

@@ -56,8 +56,8 @@ def shape_output(node: Node, answer: Any) -> StepOutput:
     """Read a handler's answer as ports.
 
     A :class:`Ports` is taken as it is; a :class:`Broadcast` puts one value on every port. A plain dict is a port map
-    only when it is not empty and all its keys are declared output ports; one of a routing step names a port it did not choose with None. Anything else is the value
-    of the first output port.
+    only when it is not empty and all its keys are declared output ports; one of a routing step names a port it did not
+    choose with None. Anything else is the value of the first output port.
     """
     if isinstance(answer, Broadcast):
         return StepOutput({first_port(node): answer.value}, whole=True)

@@ -28,7 +28,7 @@ from llmteam.ids import new_id
 from llmteam.runtime.context import HookName, RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.tenancy.context import get_current_tenant
-from llmteam.wakeup import channel
+from llmteam.wakeup import end_channel, run_notifier
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -83,7 +83,7 @@ class SegmentRunner:
             handler_of=lambda type_id: self._handlers.get(type_id) or self.catalog.get_handler(type_id),
             runtime_of=self._runtime_of,
             dispatcher=self._local,
-            notify=lambda tenant_id, run_id: wakeup.notify(channel(tenant_id, run_id)),
+            notify=run_notifier(wakeup),
             alarm=self._local.alarm,
             limits=limits,
             holder=HOLDER,
@@ -264,7 +264,7 @@ class SegmentRunner:
 
     async def _until_over(self, tenant_id: str, run_id: str) -> None:
         store, clock = self._runs.engine.store, self._runs.engine.clock
-        with self._runs.wakeup.watch(tenant_id, run_id) as watch:
+        with self._runs.wakeup.subscribe(end_channel(tenant_id, run_id)) as watch:
             while True:
                 record = await self._call(store.record, tenant_id, run_id)
                 if record is None:

@@ -25,7 +25,7 @@ from llmteam.events.models import EventQuery
 from llmteam.events.stores import EventStoreFace
 from llmteam.ids import check_identifier, new_id
 from llmteam.runtime.manager import default_manager
-from llmteam.wakeup import Wakeup
+from llmteam.wakeup import Wakeup, end_channel
 
 #: Definitions that were found sound and are remembered.
 PINNED_KEPT = 256
@@ -167,7 +167,7 @@ class Runs:
         """Block until the run is over, at most ``timeout`` seconds, and return how it is then."""
         clock = self.engine.clock
         start = clock()
-        with self.wakeup.watch(tenant_id, run_id) as watch:
+        with self.wakeup.subscribe(end_channel(tenant_id, run_id)) as watch:
             while not self.record(tenant_id, run_id).status.is_terminal:
                 left = POLL_SECONDS
                 if timeout is not None:

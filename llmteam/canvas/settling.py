@@ -103,6 +103,7 @@ class Settling:
 
     def _kill(self, node: Node, row: StepRow, join_id: str) -> None:
         row.decisions = (DEAD,)
+        self._release(node, row)
         join = self._graph.nodes[join_id]
         key = self._locate(join, node.loop, row.visit)
         cancelled = self._moment.edit(key)
@@ -139,10 +140,14 @@ class Settling:
         decisions = row.decisions or (DEAD,)
         for place, edge in enumerate(node.outs):
             self._route(edge.index, decision_at(decisions, place), node.loop, row.visit)
-        for after in node.order_after:
-            self._arrivals.append(((after, row.visit), None))
+        self._release(node, row)
         if node.loop is not None:
             self._unit_over(node.loop, row.visit)
+
+    def _release(self, node: Node, row: StepRow) -> None:
+        """Let go of the siblings that only wait for this step to be over."""
+        for after in node.order_after:
+            self._arrivals.append(((after, row.visit), None))
 
     def _route(self, index: int, decision: int, loop: Loop | None, visit: int) -> None:
         """Take a decided edge as far as it goes: to its target, or to the border of the loop it leaves."""
@@ -167,7 +172,11 @@ class Settling:
         row.failed_in += decision == FAILED
         if row.state is not StepState.PENDING:
             return
-        if row.live and (row.undecided == 0 or node.fires_early):
+        if node.fires_early:
+            due = row.live > 0
+        else:
+            due = row.live > 0 and row.undecided == 0 and row.failed_in == 0
+        if due:
             self.make_ready(row)
             if node.is_join and node.strategy == "first":
                 self._cancel_region(node, key[1])
@@ -304,6 +313,7 @@ class Settling:
         self._moment.run.running -= row.state is StepState.RUNNING
         self._close(row, StepState.CANCELLED)
         row.decisions = (DEAD,)
+        self._release(self._graph.nodes[row.step_id], row)
         return True
 
     def _join_of(self, head: Node) -> str | None:

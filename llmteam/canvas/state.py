@@ -196,8 +196,8 @@ class Change:
     """What a transition changed. Stores write it in one transaction; hints go out after the commit.
 
     ``steps`` are rows that existed, ``added`` new ones; ``cancel_open`` means: every step still open is cancelled, in
-    one statement. ``ready`` are the steps to hint at now; ``chord`` is the id of the chord that brings them. ``applied``
-    is False when the claim no longer holds the step and nothing was changed.
+    one statement. ``ready`` are the steps to hint at now; ``chord`` is the id of the chord that brings them.
+    ``applied`` is False when the claim no longer holds the step and nothing was changed.
     """
 
     run: RunState

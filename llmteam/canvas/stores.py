@@ -12,10 +12,12 @@ from llmteam import codec
 from llmteam.canvas.exceptions import UnknownSegmentError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.records import (
+    Claimed,
     NewRun,
     PinnedDefinition,
     RunHeader,
     RunRecord,
+    Seen,
     StepRecord,
     StoredOutput,
     Transition,
@@ -121,7 +123,15 @@ class MemoryRunStore:
         stored = run.outputs.get(key)
         return StepOutput({}) if stored is None else stored.parsed()
 
-    def claim(self, work: Work, claimed: StepRow, event: EventDraft, lease: timedelta, holder: str) -> bool:
+    def claim(
+        self,
+        work: Work,
+        claimed: StepRow,
+        event: EventDraft,
+        lease: timedelta,
+        holder: str,
+        keys: Sequence[Key] | None = None,
+    ) -> Claimed | None:
         """As :meth:`RunStore.claim`."""
         run = self._runs[work.header.tenant_id, work.header.run_id]
         with run.lock:
@@ -130,13 +140,13 @@ class MemoryRunStore:
                 work.row.state,
                 work.row.fence,
             ):
-                return False
+                return None
             now = self._clock()
             run.rows[claimed.key] = replace(claimed, wake_at=now + lease)
             run.holders[claimed.key] = (holder, now + lease)
             run.state.running += 1
             self._record(run, [event], now)
-            return True
+            return Claimed()
 
     def apply(
         self,
@@ -149,6 +159,7 @@ class MemoryRunStore:
         finished: Key | None = None,
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
+        seen: Seen | None = None,
     ) -> Change:
         """As :meth:`RunStore.apply`."""
         run = self._runs[header.tenant_id, header.run_id]

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+from sqlalchemy.dialects import postgresql
 
 from llmteam import codec
 from llmteam.db.engine import Database
@@ -23,13 +24,20 @@ from llmteam.wakeup import MemoryWakeup, Wakeup, channel
 T = TypeVar("T")
 
 _COLUMNS = tuple(column.name for column in table.columns)
-_INSERT = f"INSERT INTO {table.fullname} ({', '.join(_COLUMNS)}) VALUES "  # noqa: S608  # names of our own metadata
+_INSERT = f"INSERT INTO {table.fullname} ({', '.join(_COLUMNS)}) VALUES "  # names of our own metadata
 _ROW = f"({', '.join(['%s'] * len(_COLUMNS))})"
 
 
-def event_statement() -> str:
-    """The INSERT of one event, for a statement that is planned once; its values are :func:`event_values`."""
-    return _INSERT + _ROW
+def event_statement(source: str | None = None) -> str:
+    """The INSERT of one event, for a statement that is planned once; its values are :func:`event_values`.
+
+    With ``source``, the name of a subquery, it happens only if that has a row.
+    """
+    if source is None:
+        return _INSERT + _ROW
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    typed = ", ".join(f"%s::{column.type.compile(dialect=dialect)}" for column in table.columns)
+    return f"INSERT INTO {table.fullname} ({', '.join(_COLUMNS)}) SELECT {typed} FROM {source}"  # ditto
 
 
 def insert_values(

@@ -6,6 +6,8 @@ sweeps, which take hint columns with SKIP LOCKED.
 
 from __future__ import annotations
 
+from functools import cache
+
 from llmteam.db import Prepared
 from llmteam.events.postgres import event_statement
 
@@ -70,9 +72,10 @@ SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state, s.undecid
 #: Losing a claim in a crash is harmless, so that it alone need not wait for the disk.
 NO_WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO off;"
 
+#: Answers the run and the asked rows as they were before the claim, for :func:`settle`.
 CLAIM = Prepared(
     "llmteam_claim",
-    """
+    f"""
 WITH taken AS (
   UPDATE llmteam.run_steps
      SET state = 'running', fence = fence + 1, owner = 'lease', holder = %s, lease_until = now() + %s::interval,
@@ -83,47 +86,47 @@ WITH taken AS (
 counted AS (
   UPDATE llmteam.runs SET running = running + 1, next_seq = next_seq + 1 FROM taken
    WHERE tenant_id = %s AND run_id = %s
-  RETURNING next_seq - 1 AS seq)
-INSERT INTO llmteam.events (tenant_id, run_id, seq, event_type, ts, instance_id, segment_id, step_id, step_type,
-                            visit, attempt, severity, payload)
-SELECT %s, %s, counted.seq, %s, %s::timestamptz, %s, %s, %s, %s, %s::integer, %s::integer, %s, %s::json FROM counted
-RETURNING seq
+  RETURNING next_seq - 1 AS seq),
+told AS (
+  INSERT INTO llmteam.events (tenant_id, run_id, seq, event_type, ts, instance_id, segment_id, step_id, step_type,
+                              visit, attempt, severity, payload)
+  SELECT %s, %s, counted.seq, %s, %s::timestamptz, %s, %s, %s, %s, %s::integer, %s::integer, %s, %s::json FROM counted)
+SELECT counted.seq + 1, {RUN_COLUMNS}, {STEP_COLUMNS}
+  FROM counted
+  JOIN llmteam.runs r ON r.tenant_id = %s AND r.run_id = %s
+  LEFT JOIN llmteam.run_steps s
+    ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id AND s.step_id = ANY(%s) AND s.visit = ANY(%s)
 """,
 )
 
-UPDATE_RUN = Prepared(
-    "llmteam_update_run",
-    """
+_RUN = """
 UPDATE llmteam.runs
    SET status = %s, open = %s, running = %s, completed = %s, failed = %s, terminals = %s, next_seq = %s,
        finished_at = %s, error = %s, wake_at = CASE WHEN %s::boolean THEN NULL ELSE wake_at END
  WHERE tenant_id = %s AND run_id = %s
-""",
-)
+"""
 
-UPDATE_STEP = Prepared(
-    "llmteam_finish_step",
-    """
+_FINISHED = """
 UPDATE llmteam.run_steps
    SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, owner = %s, wake_at = %s, deadline = %s,
        ready_at = %s, finished_at = %s, decisions = %s::smallint[], terminal = %s, error = %s, chord_id = %s, loop = %s,
        holder = NULL, lease_until = NULL, hints = 0, whole = %s, output = %s, output_ref = %s,
        local_state = COALESCE(%s, local_state)
- WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s
-""",
-)
+"""
 
-#: One row that a transition changed beside the finished one; many go through the form below.
-UPDATE_OTHER = Prepared(
-    "llmteam_update_step",
-    """
+_OTHER = """
 UPDATE llmteam.run_steps
    SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, owner = %s, wake_at = %s, deadline = %s,
        ready_at = %s, finished_at = %s, decisions = %s, terminal = %s, error = %s, chord_id = %s, loop = %s,
        holder = NULL, lease_until = NULL, hints = 0
- WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s
-""",
-)
+"""
+
+_KEY = "WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s"
+
+UPDATE_RUN = Prepared("llmteam_update_run", _RUN)
+UPDATE_STEP = Prepared("llmteam_finish_step", _FINISHED + _KEY)
+#: One row that a transition changed beside the finished one; many go through the form below.
+UPDATE_OTHER = Prepared("llmteam_update_step", _OTHER + _KEY)
 
 UPDATE_STEPS_HEAD = """
 UPDATE llmteam.run_steps s
@@ -198,5 +201,21 @@ SELECT DISTINCT ON (s.step_id) s.step_id, s.whole, COALESCE(s.output, p.body)
 
 #: One event; many go through :func:`llmteam.events.postgres.insert_values`.
 INSERT_EVENT = Prepared("llmteam_insert_event", event_statement())
+
+
+@cache
+def settle(others: int, events: int) -> Prepared:
+    """A whole transition in one statement, if nothing happened to the run since it was looked at.
+
+    For the claims of runs in which nothing else moves: without a lock held over two round trips, the run's row is
+    updated only while its event number is the expected one; everything else follows from that row. Answers 1, or 0
+    when somebody was faster.
+    """
+    parts = [f"run AS ({_RUN} AND next_seq = %s AND status = 'running' RETURNING 1)"]
+    parts.append(f"done AS ({_FINISHED} FROM run {_KEY})")
+    parts += [f"other{number} AS ({_OTHER} FROM run {_KEY})" for number in range(others)]
+    parts += [f"event{number} AS ({event_statement(source='run')})" for number in range(events)]
+    return Prepared(f"llmteam_settle_{others}_{events}", f"WITH {', '.join(parts)} SELECT count(*) FROM run")
+
 
 COMMIT = "COMMIT;"

@@ -13,10 +13,12 @@ from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.records import (
+    Claimed,
     NewRun,
     PinnedDefinition,
     RunHeader,
     RunRecord,
+    Seen,
     StepRecord,
     StoredOutput,
     Transition,
@@ -132,7 +134,15 @@ class PostgresRunStore:
         found = self._read(tenant_id, sql.GATHER, tenant_id, run_id, *key)
         return rows.work(tenant_id, run_id, found[0]) if found else None
 
-    def claim(self, work: Work, claimed: StepRow, event: EventDraft, lease: timedelta, holder: str) -> bool:
+    def claim(
+        self,
+        work: Work,
+        claimed: StepRow,
+        event: EventDraft,
+        lease: timedelta,
+        holder: str,
+        keys: Sequence[Key] | None = None,
+    ) -> Claimed | None:
         """As :meth:`RunStore.claim`: one round trip; the lease runs on the database's clock."""
         header = work.header
         ident = (header.tenant_id, header.run_id)
@@ -158,10 +168,19 @@ class PostgresRunStore:
             event.attempt,
             event.severity.value,
             codec.dumps(event.payload),
+            *ident,
+            *_ids_and_visits(keys or ()),
         )
         script = Script().add(sql.NO_WAIT_FOR_DISK).add(sql.LOCK_RUN, *ident).add(sql.CLAIM, *params)
         with self._database.hot(header.tenant_id) as connection:
-            return bool(script.run(connection))
+            found = script.run(connection)
+        if not found:
+            return None
+        seq, run, loaded = _read_slice(header.run_id, found)
+        run.running += 1
+        if keys is None or run.running > 1:
+            return Claimed()
+        return Claimed(Seen(seq, run, [*(row for row in loaded.values() if row.key != claimed.key), claimed]))
 
     def apply(
         self,
@@ -174,9 +193,17 @@ class PostgresRunStore:
         finished: Key | None = None,
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
+        seen: Seen | None = None,
     ) -> Change:
-        """As :meth:`RunStore.apply`: lock and read in one round trip, write and commit in the next."""
+        """As :meth:`RunStore.apply`: lock and read in one round trip, write and commit in the next.
+
+        One round trip in all when nothing happened to the run since ``seen``.
+        """
         tenant_id, run_id = ident = (header.tenant_id, header.run_id)
+        if seen is not None and finished is not None:
+            change = self._settle_unlocked(header, transition, now, finished, output, local_state, seen)
+            if change is not None:
+                return change
         with self._database.hot(tenant_id) as connection:
             script = Script()
             script.add(sql.LOCK_RUN, *ident)
@@ -194,6 +221,38 @@ class PostgresRunStore:
             script.add(sql.COMMIT)
             script.run(connection)
         return change
+
+    def _settle_unlocked(
+        self,
+        header: RunHeader,
+        transition: Transition,
+        now: datetime,
+        finished: Key,
+        output: StoredOutput | None,
+        local_state: Mapping[str, Any] | None,
+        seen: Seen,
+    ) -> Change | None:
+        """The transition in one statement that takes effect only if the run is as it was seen; else None."""
+        try:
+            change = transition(Slice(seen.run, seen.rows, now))
+        except NeedRows:
+            return None
+        others = [row for key, row in change.steps.items() if key != finished]
+        few = len(others) <= FEW and 0 < len(change.events) <= FEW
+        large = output is not None and output.digest is not None
+        if not few or large or not change.applied or change.added or change.cancel_open or change.lacks_outputs:
+            return None
+        ident = (header.tenant_id, header.run_id)
+        values = [*_run_values(change.run, seen.next_seq + len(change.events)), *ident, seen.next_seq]
+        values += _finished_values(change.steps[finished], output, local_state)
+        values += [*ident, *finished]
+        for row in others:
+            values += [*rows.step_values(row), *ident, *row.key]
+        scope = EventScope(*ident, header.instance_id, header.segment_id)
+        for number, draft in enumerate(change.events, seen.next_seq):
+            values += event_values(scope, number, now, draft)
+        found = self._read(header.tenant_id, sql.settle(len(others), len(change.events)), *values)
+        return change if found[0][0] else None
 
     def _attempt(
         self,
@@ -219,17 +278,11 @@ class PostgresRunStore:
         *,
         begin: bool = False,
     ) -> tuple[int, RunState, dict[Key, StepRow]]:
-        step_ids = list(dict.fromkeys(key[0] for key in keys))
-        visits = list({key[1] for key in keys})
-        script.add(sql.READ_SLICE, step_ids, visits, *ident)
+        script.add(sql.READ_SLICE, *_ids_and_visits(keys), *ident)
         found = script.run(connection, begin=begin) or []
         if not found:
             raise RunNotFoundError(ident[1])
-        first = found[0]
-        run = rows.run_state(ident[1], first[1 : 1 + rows.RUN_WIDTH])
-        at = 1 + rows.RUN_WIDTH
-        loaded = [rows.step_row(row[at:]) for row in found if row[at] is not None]
-        return first[0], run, {row.key: row for row in loaded}
+        return _read_slice(ident[1], found)
 
     def _fill_outputs(
         self,
@@ -281,32 +334,12 @@ class PostgresRunStore:
         output: StoredOutput | None,
         local_state: Mapping[str, Any] | None,
     ) -> None:
-        whole, inline, reference = False, None, None
-        if output is not None:
-            whole = output.whole
-            if output.digest is None:
-                inline = output.text
-            else:
-                reference = output.digest
-                script.add(sql.INSERT_PAYLOAD, ident[0], output.digest, output.text, output.size)
-        local = None if local_state is None else codec.dumps(dict(local_state))
-        script.add(sql.UPDATE_STEP, *rows.step_values(row), whole, inline, reference, local, *ident, *row.key)
+        if output is not None and output.digest is not None:
+            script.add(sql.INSERT_PAYLOAD, ident[0], output.digest, output.text, output.size)
+        script.add(sql.UPDATE_STEP, *_finished_values(row, output, local_state), *ident, *row.key)
 
     def _write_run(self, script: Script, ident: tuple[str, str], run: RunState, next_seq: int) -> None:
-        script.add(
-            sql.UPDATE_RUN,
-            run.status.value,
-            run.open,
-            run.running,
-            run.completed,
-            run.failed,
-            run.terminals,
-            next_seq,
-            run.finished_at,
-            rows.error_text(run.error),
-            run.status.is_terminal,
-            *ident,
-        )
+        script.add(sql.UPDATE_RUN, *_run_values(run, next_seq), *ident)
 
     def _events(self, script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int) -> None:
         if len(drafts) <= FEW:
@@ -357,3 +390,28 @@ def _insert_steps(script: Script, ident: tuple[str, str], steps: Iterable[StepRo
         values.append(rows.loop_text(row.loop))
     if added:
         script.add(sql.INSERT_STEPS_HEAD + ",".join([sql.INSERT_STEPS_ROW] * len(added)) + ";", *values)
+
+
+def _ids_and_visits(keys: Sequence[Key]) -> tuple[list[str], list[int]]:
+    return list(dict.fromkeys(key[0] for key in keys)), list({key[1] for key in keys})
+
+
+def _read_slice(run_id: str, found: Sequence[Sequence[Any]]) -> tuple[int, RunState, dict[Key, StepRow]]:
+    """Next event number, run and rows, from rows of READ_SLICE or CLAIM."""
+    first = found[0]
+    at = 1 + rows.RUN_WIDTH
+    loaded = [rows.step_row(row[at:]) for row in found if row[at] is not None]
+    return first[0], rows.run_state(run_id, first[1:at]), {row.key: row for row in loaded}
+
+
+def _run_values(run: RunState, next_seq: int) -> list[Any]:
+    counted = [run.status.value, run.open, run.running, run.completed, run.failed, run.terminals]
+    return [*counted, next_seq, run.finished_at, rows.error_text(run.error), run.status.is_terminal]
+
+
+def _finished_values(row: StepRow, output: StoredOutput | None, local_state: Mapping[str, Any] | None) -> list[Any]:
+    local = None if local_state is None else codec.dumps(dict(local_state))
+    if output is None:
+        return [*rows.step_values(row), False, None, None, local]
+    inline = output.text if output.digest is None else None
+    return [*rows.step_values(row), output.whole, inline, output.digest, local]
