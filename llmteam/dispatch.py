@@ -144,7 +144,6 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
     return there is no visibility timeout that could run a step twice. Raises :class:`ConfigurationError`.
     """
     from celery import Celery
-    from kombu.entity import Exchange, Queue
 
     if settings.broker_url is None:
         raise ConfigurationError(
@@ -159,11 +158,10 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
         "health_check_interval": 25,
         "retry_on_timeout": False,
     }
-    exchange = Exchange("llmteam")  # type: ignore[no-untyped-call]
     app.conf.update(
         broker_url=settings.broker_url,
         result_backend=settings.result_backend,
-        task_queues=[Queue(queue, exchange, routing_key=queue, no_ack=True) for queue in QUEUES],  # type: ignore[no-untyped-call]
+        task_queues=step_queues(),
         task_default_queue=DEFAULT_QUEUE,
         task_create_missing_queues=False,
         task_routes={START_RUN: {"queue": CONTROL_QUEUE}},
@@ -172,6 +170,14 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
         **_FIXED,
     )
     return app
+
+
+def step_queues() -> list[Queue]:
+    """Our queues as Celery's ``task_queues`` takes them; a foreign app adds them to its own."""
+    from kombu.entity import Exchange, Queue
+
+    exchange = Exchange("llmteam")  # type: ignore[no-untyped-call]
+    return [Queue(queue, exchange, routing_key=queue, no_ack=True) for queue in QUEUES]  # type: ignore[no-untyped-call]
 
 
 _FIXED: dict[str, Any] = {
