@@ -70,12 +70,12 @@ class SegmentClient:
         context = runtime_ref(tenant_id, run_id, instance_id, data)
         return self._runs.start(Start(tenant_id, segment, input_data, config, run_id, instance_id, context))
 
-    def result(self, run_id: str, timeout: float | None = None) -> SegmentResult:
-        """Wait until the run is over, at most ``timeout`` seconds, and return how it is then.
+    def result(self, run_id: str, timeout: float | None = None, *, events: bool = False) -> SegmentResult:
+        """Wait until the run is over, at most ``timeout`` seconds, and return how it is then; with ``events`` if asked.
 
         Raises :class:`RunNotFoundError`.
         """
-        return self._runs.wait(self._tenant(), run_id, timeout)
+        return self._runs.wait(self._tenant(), run_id, timeout, events=events)
 
     def run(
         self,

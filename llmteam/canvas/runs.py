@@ -163,8 +163,13 @@ class Runs:
         found = self.events.select(EventQuery(tenant_id=tenant_id, run_id=run_id)) if events else []
         return SegmentResult.of(record, outputs, found, current)
 
-    def wait(self, tenant_id: str, run_id: str, timeout: float | None = None) -> SegmentResult:
-        """Block until the run is over, at most ``timeout`` seconds, and return how it is then."""
+    def wait(
+        self, tenant_id: str, run_id: str, timeout: float | None = None, *, events: bool = False
+    ) -> SegmentResult:
+        """Block until the run is over, at most ``timeout`` seconds, and return how it is then.
+
+        Reading the run's ``events`` too costs more than everything else here. Raises :class:`RunNotFoundError`.
+        """
         clock = self.engine.clock
         start = clock()
         with self.wakeup.subscribe(end_channel(tenant_id, run_id)) as watch:
@@ -175,7 +180,7 @@ class Runs:
                 if left <= 0:
                     break
                 watch.wait(left)
-        return self.result(tenant_id, run_id)
+        return self.result(tenant_id, run_id, events=events)
 
     def cancel(self, tenant_id: str, run_id: str) -> bool:
         """Cancel a run; False when it is unknown or over."""
