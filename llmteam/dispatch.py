@@ -16,9 +16,10 @@ from llmteam.ids import new_id
 from llmteam.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from celery import Celery
+    from kombu.entity import Queue
     from kombu.messaging import Producer
 
 RUN_STEP = "llmteam.run_step"
@@ -96,6 +97,12 @@ class CeleryDispatcher:
         with self._producer(len(chord.heads)) as producer:
             for index, hint in enumerate(chord.heads):
                 self._publish(producer, hint, new_id(), chord=body, group_id=group_id, group_index=index)
+
+    def unattended(self, queues: Iterable[str], timeout: float = 1.0) -> list[str]:
+        """Those of ``queues`` that no living worker consumes; asks all workers and waits ``timeout`` seconds."""
+        answers = self._app.control.inspect(timeout=timeout).active_queues() or {}
+        served = {queue["name"] for consumed in answers.values() for queue in consumed}
+        return sorted(set(queues) - served)
 
     def _signature(self, hint: Hint, task_id: str) -> Any:
         return self._app.signature(

@@ -12,7 +12,7 @@ from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Limits
 from llmteam.canvas.postgres import PostgresRunStore
-from llmteam.canvas.records import RunHeader
+from llmteam.canvas.records import PinnedDefinition, RunHeader
 from llmteam.canvas.registry.postgres import PostgresSegmentRegistry
 from llmteam.canvas.runs import Runs
 from llmteam.db import Database
@@ -53,13 +53,14 @@ def connect(
         )
     app = app or celery_app(settings)
     database = Database(settings.database_url, application_name=application_name)
+    dispatcher = CeleryDispatcher(app)
     wakeup = RedisWakeup(settings.redis_url or str(app.conf.broker_url))
     catalog = catalog or StepCatalog.get_instance()
     engine = Engine(
         PostgresRunStore(database),
         handler_of=catalog.get_handler,
         runtime_of=_runtime_of,
-        dispatcher=CeleryDispatcher(app),
+        dispatcher=dispatcher,
         notify=run_notifier(wakeup),
         alarm=alarm,
         limits=limits_of(settings),
@@ -67,11 +68,14 @@ def connect(
     )
     events = PostgresEventStore(database, wakeup=wakeup)
 
+    def unattended(pinned: PinnedDefinition) -> list[str]:
+        return dispatcher.unattended({facts.queue for facts in pinned.facts.values()})
+
     def close() -> None:
         wakeup.close()
         database.close()
 
-    return Runs(engine, events, wakeup, catalog, PostgresSegmentRegistry(database), close=close)
+    return Runs(engine, events, wakeup, catalog, PostgresSegmentRegistry(database), close=close, unattended=unattended)
 
 
 def limits_of(settings: Settings) -> Limits:

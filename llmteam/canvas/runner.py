@@ -18,7 +18,7 @@ from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import RunHeader, RunStore
 from llmteam.canvas.registry import SegmentRegistry
 from llmteam.canvas.results import RunConfig, SegmentResult, StepError
-from llmteam.canvas.runs import DEFAULT_TENANT, POLL_SECONDS, Runs, Segment, Start
+from llmteam.canvas.runs import DEFAULT_TENANT, POLL_SECONDS, Patience, Runs, Segment, Start
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.events.models import EventType, WorktrailEvent
@@ -264,6 +264,7 @@ class SegmentRunner:
 
     async def _until_over(self, tenant_id: str, run_id: str) -> None:
         store, clock = self._runs.engine.store, self._runs.engine.clock
+        patience = Patience(self._runs)
         with self._runs.wakeup.subscribe(end_channel(tenant_id, run_id)) as watch:
             while True:
                 record = await self._call(store.record, tenant_id, run_id)
@@ -271,6 +272,7 @@ class SegmentRunner:
                     raise RunNotFoundError(run_id)
                 if record.status.is_terminal:
                     return
+                await self._call(patience.look, record)
                 left = POLL_SECONDS
                 if self._local is not None and record.deadline is not None:
                     left = (record.deadline - clock()).total_seconds()

@@ -5,7 +5,9 @@ Everything here blocks as long as its stores do.
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +29,10 @@ from llmteam.ids import check_identifier, new_id
 from llmteam.runtime.manager import default_manager
 from llmteam.wakeup import Wakeup, end_channel
 
+logger = logging.getLogger(__name__)
+
+#: Seconds without progress after which a waiter asks whether anybody works on the run.
+PATIENCE_SECONDS = 5.0
 #: Definitions that were found sound and are remembered.
 PINNED_KEPT = 256
 #: Tenant of runs that nobody says anything about.
@@ -57,10 +63,27 @@ def runtime_ref(
     return default_manager().create_runtime(tenant_id, instance_id, run_id=run_id, data=dict(data or {})).to_ref()
 
 
+class Patience:
+    """Asks, once, whether anybody works on a run that does not move for a while."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self._ask_at: float | None = time.monotonic() + PATIENCE_SECONDS
+
+    def look(self, record: RunRecord) -> None:
+        """Look at a run that somebody waits for."""
+        if self._ask_at is None or record.status is not SegmentStatus.RUNNING or record.steps_completed:
+            return
+        if time.monotonic() >= self._ask_at:
+            self._ask_at = None
+            self._runs.warn_if_unattended(record)
+
+
 class Runs:
     """The runs of one installation, seen from a process that starts them or asks after them.
 
-    ``known_types`` names step types that have a handler although the catalog does not know them.
+    ``known_types`` names step types that have a handler although the catalog does not know them; ``unattended`` finds
+    the queues of a definition that no worker consumes.
     """
 
     def __init__(
@@ -73,6 +96,7 @@ class Runs:
         *,
         known_types: Callable[[], Iterable[str]] = tuple,
         close: Callable[[], None] = lambda: None,
+        unattended: Callable[[PinnedDefinition], list[str]] | None = None,
     ) -> None:
         self.engine = engine
         self.events = events
@@ -81,6 +105,7 @@ class Runs:
         self.registry = registry
         self.known_types = known_types
         self.close = close
+        self._unattended = unattended
         self._pinned: OrderedDict[str, PinnedDefinition] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -163,24 +188,35 @@ class Runs:
         found = self.events.select(EventQuery(tenant_id=tenant_id, run_id=run_id)) if events else []
         return SegmentResult.of(record, outputs, found, current)
 
-    def wait(
-        self, tenant_id: str, run_id: str, timeout: float | None = None, *, events: bool = False
-    ) -> SegmentResult:
+    def wait(self, tenant_id: str, run_id: str, timeout: float | None = None, *, events: bool = False) -> SegmentResult:
         """Block until the run is over, at most ``timeout`` seconds, and return how it is then.
 
         Reading the run's ``events`` too costs more than everything else here. Raises :class:`RunNotFoundError`.
         """
-        clock = self.engine.clock
-        start = clock()
+        patience = Patience(self)
+        end = None if timeout is None else time.monotonic() + timeout
         with self.wakeup.subscribe(end_channel(tenant_id, run_id)) as watch:
-            while not self.record(tenant_id, run_id).status.is_terminal:
-                left = POLL_SECONDS
-                if timeout is not None:
-                    left = min(left, timeout - (clock() - start).total_seconds())
+            while not (record := self.record(tenant_id, run_id)).status.is_terminal:
+                patience.look(record)
+                left = POLL_SECONDS if end is None else min(POLL_SECONDS, end - time.monotonic())
                 if left <= 0:
                     break
                 watch.wait(left)
         return self.result(tenant_id, run_id, events=events)
+
+    def warn_if_unattended(self, record: RunRecord) -> None:
+        """Log which of a run's queues no worker consumes. Never raises: asking is a courtesy."""
+        if self._unattended is None:
+            return
+        try:
+            queues = self._unattended(self.engine.store.definition(record.tenant_id, record.definition_hash))
+        except Exception as exc:  # noqa: BLE001  # the broker may be away; the run is safe all the same
+            logger.debug("run %s: could not ask who consumes its queues: %s", record.run_id, exc)
+            return
+        if queues:
+            logger.warning(
+                "run %s waits: no worker consumes %s; start one with `llmteam worker`", record.run_id, ", ".join(queues)
+            )
 
     def cancel(self, tenant_id: str, run_id: str) -> bool:
         """Cancel a run; False when it is unknown or over."""

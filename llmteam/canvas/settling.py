@@ -172,11 +172,8 @@ class Settling:
         row.failed_in += decision == FAILED
         if row.state is not StepState.PENDING:
             return
-        if node.fires_early:
-            due = row.live > 0
-        else:
-            due = row.live > 0 and row.undecided == 0 and row.failed_in == 0
-        if due:
+        decided = row.undecided == 0 and row.failed_in == 0
+        if row.live and (decided or node.fires_early):
             self.make_ready(row)
             if node.is_join and node.strategy == "first":
                 self._cancel_region(node, key[1])
