@@ -4,8 +4,9 @@ Readiness is BPEL's dead-path elimination (WS-BPEL 2.0, section 11.6.1): an edge
 over; a step is ready when all its edges are decided and one is live; when all are dead it is skipped and its own
 edges die. A join with ``any`` or ``first`` is ready at its first live edge.
 
-A failure that no error edge takes up is felt by the nearest ``any`` or ``first`` join around the step: the branch
-dies, the join goes on with the others. Without such a join the run fails.
+A failure that no error edge takes up is felt by the nearest ``any`` or ``first`` join around the step: what needs the
+step's answer dies with it, other live edges notwithstanding, and the join goes on with the other branches. Without such
+a join the run fails.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ BRANCHES = ("s.branch_1 -> a", "s.branch_2 -> b")
         (document(AB, ("a -> b", ("b -> a", "again")), entrypoint="a"), []),
         (document(AB, ("a -> b", ("b -> b", "again")), entrypoint="a"), [("warning", "SELF_LOOP", "edges[1]")]),
         (document(IF, ("c.true -> a", "c.false -> b", ("a -> b", "x"), ("b -> a", "x")), entrypoint="c"), [
-            ("error", "IRREDUCIBLE_LOOP", "edges[3]"),
+            ("error", "IRREDUCIBLE_LOOP", "edges[2]"),
         ]),
         (document(SPLIT, (*BRANCHES, "a -> j.branch_1", "b -> j.branch_2")), []),
         (document(SPLIT, (*BRANCHES, "a -> j", "b -> j")), [
