@@ -37,8 +37,8 @@ SAMPLES: dict[Any, Any] = {
 }
 
 
-#: Modules that act when they are imported: the application of a configured worker.
-ACTING = {"llmteam.tasks.celery"}
+#: Modules that act when they are imported: the application and the resources of a configured worker.
+ACTING = {"llmteam.tasks.celery", "llmteam.examples.ticket_triage.worker"}
 
 
 def modules() -> Iterator[types.ModuleType]:
