@@ -1,0 +1,103 @@
+"""Where Postgres and the broker are: as the settings say, else embedded under the home, started or joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmteam.settings import Settings, variable
+
+if TYPE_CHECKING:
+    from llmteam.canvas.runs import Runs
+    from llmteam.db import Database
+    from llmteam.embedded import EmbeddedServers
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Settings with every server's URL. ``servers`` are the embedded ones that this process keeps running."""
+
+    settings: Settings
+    servers: EmbeddedServers | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether any server is embedded, so that only processes of this machine can serve its runs."""
+        return self.servers is not None
+
+    @property
+    def home(self) -> Path:
+        return self.settings.home
+
+    def environment(self) -> dict[str, str]:
+        """What children must know beside what they inherit."""
+        settings = self.settings
+        given = {
+            "database_url": settings.database_url,
+            "broker_url": settings.broker_url,
+            "result_backend": settings.result_backend,
+            "redis_url": settings.redis_url,
+            "home": str(settings.home),
+            "imports": ",".join(settings.imports),
+        }
+        return {variable(name): value for name, value in given.items() if value is not None}
+
+    def database(self, application_name: str = "llmteam-cli") -> Database:
+        """A small pool for commands."""
+        from llmteam.db import Database
+
+        assert self.settings.database_url is not None
+        return Database(self.settings.database_url, application_name=application_name, pool_size=4)
+
+    def runs(self) -> Runs:
+        """Starting runs and asking after them."""
+        from llmteam.canvas.fleet import connect
+
+        return connect(self.settings, application_name="llmteam-cli")
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Whether these settings leave a server to us."""
+    return settings.database_url is None or settings.broker_url is None
+
+
+@contextmanager
+def installation(settings: Settings) -> Iterator[Installation]:
+    """The servers for the block. Embedded ones are started or joined and have their tables when it begins.
+
+    Raises :class:`InfrastructureError` kinds.
+    """
+    if not is_embedded(settings):
+        yield Installation(settings)
+        return
+    from llmteam.embedded import start
+
+    postgres, valkey = settings.database_url is None, settings.broker_url is None
+    with start(settings.home, postgres=postgres, valkey=valkey) as servers:
+        found = settings.with_servers(
+            database_url=servers.database_url if postgres else "", broker_url=servers.broker_url if valkey else ""
+        )
+        place = Installation(replace(found, home=servers.home), servers)
+        if postgres:
+            _set_up(place, servers)
+        yield place
+
+
+def _set_up(place: Installation, servers: EmbeddedServers) -> None:
+    """Make roles, database and tables of the embedded Postgres, unless they are there."""
+    from llmteam.db import provision
+    from llmteam.embedded import DATABASE, LOGIN
+    from llmteam.errors import InfrastructureError
+
+    database = place.database()
+    try:
+        try:
+            database.check_schema()
+        except InfrastructureError:
+            provision(servers.superuser_url, LOGIN, DATABASE)
+            database.upgrade()
+    finally:
+        database.close()
