@@ -178,8 +178,10 @@ class Runs:
 
     def result(self, tenant_id: str, run_id: str, *, events: bool = True) -> SegmentResult:
         """How the run ended, or how far it is. Raises :class:`RunNotFoundError`."""
-        record = self.record(tenant_id, run_id)
-        store = self.engine.store
+        return self._result(self.record(tenant_id, run_id), events)
+
+    def _result(self, record: RunRecord, events: bool) -> SegmentResult:
+        tenant_id, run_id, store = record.tenant_id, record.run_id, self.engine.store
         outputs = store.outputs(tenant_id, run_id) if record.status is SegmentStatus.COMPLETED else {}
         current = None
         if not record.status.is_terminal:
@@ -193,6 +195,12 @@ class Runs:
 
         Reading the run's ``events`` too costs more than everything else here. Raises :class:`RunNotFoundError`.
         """
+        record = self.record(tenant_id, run_id)
+        if not record.status.is_terminal:
+            record = self._wait_for_end(tenant_id, run_id, timeout)
+        return self._result(record, events)
+
+    def _wait_for_end(self, tenant_id: str, run_id: str, timeout: float | None) -> RunRecord:
         patience = Patience(self)
         end = None if timeout is None else time.monotonic() + timeout
         with self.wakeup.subscribe(end_channel(tenant_id, run_id)) as watch:
@@ -202,7 +210,7 @@ class Runs:
                 if left <= 0:
                     break
                 watch.wait(left)
-        return self.result(tenant_id, run_id, events=events)
+        return record
 
     def warn_if_unattended(self, record: RunRecord) -> None:
         """Log which of a run's queues no worker consumes. Never raises: asking is a courtesy."""
