@@ -1,4 +1,4 @@
-"""Logging of our own processes: one line per record, as text or JSON, with tenant, run and step where they are known."""
+"""Logging of our own processes: one line per record, as text or JSON, with tenant, run and step where known."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ def set_up(
     quieter = logging.NOTSET if settings.log_level == "DEBUG" else max(logging.WARNING, root.level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(quieter)
+    # It complains of every moment in which no worker answers.
+    logging.getLogger("flower.inspector").setLevel(max(quieter, logging.ERROR if quieter else logging.NOTSET))
     logging.captureWarnings(capture=True)
 
 
@@ -72,7 +74,7 @@ class _Formatter(logging.Formatter):
         """Whose work it is; a look-up that fails must not lose the record."""
         try:
             found = dict(self._fields())
-        except Exception:
+        except Exception:  # noqa: BLE001
             found = {}
         given = {name: getattr(record, name) for name in ("tenant_id", "run_id", "step_id") if hasattr(record, name)}
         return {**found, **given}

@@ -23,7 +23,7 @@ from llmteam.tasks.worker import import_user_modules
 
 if TYPE_CHECKING:
     from celery import Celery
-    from kombu import Queue
+    from kombu.entity import Queue
 
 logger = logging.getLogger(__name__)
 

@@ -112,8 +112,10 @@ class StepWorker:
         hints = self._sweeps.take_due()
         if hints:
             self._dispatcher.send(hints)
-        for late in self._sweeps.late_runs():
-            self.engine.expire(late.tenant_id, late.run_id)
+        late = self._sweeps.late_runs()
+        for run in late:
+            self.engine.expire(run.tenant_id, run.run_id)
+        self._sweeps.record("due", len(hints) + len(late))
 
 
 def import_user_modules(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -60,15 +61,12 @@ def _look_in_working_directory() -> None:
 
 
 def _import_slow_parts(program: str) -> None:
-    import celery.bin.celery
-    import llmteam.tasks
-
+    names = ["celery.bin.celery", "llmteam.tasks"]
     if program == "worker":
-        import celery.apps.worker
-        import celery.concurrency.prefork
-        import celery.concurrency.thread
-        import celery.worker.consumer
-        import llmteam.canvas.handlers  # noqa: F401
+        names += ["celery.apps.worker", "celery.worker.consumer", "llmteam.canvas.handlers"]
+        names += ["celery.concurrency.prefork", "celery.concurrency.thread"]
+    for name in names:
+        importlib.import_module(name)
 
 
 def _first_line() -> dict[str, str] | None:

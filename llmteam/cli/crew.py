@@ -101,8 +101,10 @@ class _Child:
 
 @dataclass
 class Crew:
-    """Children with one environment. Before :meth:`release` they import and wait; ``log`` (a folder) takes what they
-    write, else it goes where ours goes."""
+    """Children with one environment. Before :meth:`release` they import and wait.
+
+    ``log`` is a folder for what they write; without one it goes where ours goes.
+    """
 
     log: Path | None = None
     _children: list[_Child] = field(default_factory=list)
@@ -141,7 +143,8 @@ class Crew:
 
     def hopeless(self, attempts: int) -> str | None:
         """The name of a child that ended so many times and never came up."""
-        return next((one.program.name for one in self._children if one.failures >= attempts and not one.was_ready), None)
+        failing = (one for one in self._children if one.failures >= attempts and not one.was_ready)
+        return next((one.program.name for one in failing), None)
 
     @property
     def pids(self) -> dict[str, int]:

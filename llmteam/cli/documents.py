@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmteam.cli.render import coloured
+from llmteam.cli.render import coloured, count
 from llmteam.telemetry import printable
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_input(argument: str | None) -> Any:
         hint = "" if from_file else " (a text needs its quotes: '\"text\"'; a file is @file)"
         raise click.UsageError(f"--input: {where}{place}: not JSON: {exc.msg}{hint}") from None
     except (ValueError, RecursionError) as exc:
-        raise click.UsageError(f"--input: {where}not JSON: {exc or 'nested too deeply'}") from None
+        raise click.UsageError(f"--input: {where}not JSON: {str(exc) or 'nested too deeply'}") from None
 
 
 def report_problems(result: ValidationResult, name: str, *, err: bool) -> None:
@@ -63,5 +63,5 @@ def report_problems(result: ValidationResult, name: str, *, err: bool) -> None:
         click.echo(f"  {printable(message.message)}", err=err)
         if message.suggestion:
             click.echo(f"  → {printable(message.suggestion)}", err=err)
-    counts = f"{len(result.errors)} errors, {len(result.warnings)} warnings"
+    counts = f"{count(len(result.errors), 'error')}, {count(len(result.warnings), 'warning')}"
     click.echo(f"{name}: {'valid' if result.is_valid else 'not valid'} ({counts})", err=err)

@@ -33,8 +33,17 @@ def consumers(settings: Settings) -> dict[str, list[str]]:
 def depths(settings: Settings) -> dict[str, int]:
     """How many messages wait in each of our queues. Raises :class:`InfrastructureError`."""
     with _reached(settings) as (_, connection):
-        channel = connection.default_channel
-        return {queue: channel.queue_declare(queue, passive=True).message_count for queue in QUEUES}
+        return {queue: _depth(connection, queue) for queue in QUEUES}
+
+
+def _depth(connection: Any, queue: str) -> int:
+    channel = connection.default_channel
+    try:
+        count: int = channel.queue_declare(queue, passive=True).message_count
+    except connection.channel_errors:
+        # Redis forgets a list that is empty.
+        return 0
+    return count
 
 
 def check_broker(settings: Settings) -> None:
@@ -52,8 +61,8 @@ def counts_chords(settings: Settings) -> bool:
     try:
         backend.client.ping()
     except Exception as exc:
-        shown = mask_url(settings.result_backend or "")
-        raise InfrastructureError(f"the result backend {shown} (LLMTEAM_RESULT_BACKEND) cannot be reached: {exc}") from exc
+        shown = f"{mask_url(settings.result_backend or '')} (LLMTEAM_RESULT_BACKEND)"
+        raise InfrastructureError(f"the result backend {shown} cannot be reached: {_first(exc)}") from exc
     return True
 
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from llmteam.canvas.runs import Runs
 from llmteam.cli.progress import Progress
@@ -27,9 +28,10 @@ async def follow(
         loop.add_signal_handler(number, _note, came, number)
     record = await asyncio.to_thread(runs.record, tenant_id, run_id)
     reading = asyncio.create_task(_show(runs, tenant_id, run_id, progress))
+    watched: tuple[asyncio.Future[Any], ...] = (reading, came)
     try:
         while not reading.done() and not came.done():
-            await asyncio.wait({reading, came}, timeout=_TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(watched, timeout=_TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             tick()
             if _is_late(record.deadline, runs.engine.clock()):
                 await asyncio.to_thread(runs.engine.expire, tenant_id, run_id)

@@ -11,8 +11,13 @@ import click
 
 import llmteam
 from llmteam.cli import codes
+from llmteam.cli.database import db
+from llmteam.cli.doctor import doctor
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
+from llmteam.cli.runs import runs
+from llmteam.cli.segments import catalog, segment
+from llmteam.cli.services import beat_command, flower_command, up, worker
 from llmteam.errors import LLMTeamError
 
 
@@ -26,7 +31,8 @@ def cli() -> None:
     """
 
 
-cli.add_command(run)
+for _command in (run, up, worker, beat_command, flower_command, runs, segment, catalog, db, doctor):
+    cli.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = codes.DONE
     except LLMTeamError as exc:
         code = _report(exc)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  # the last one: people get a sentence, not a traceback
         code = _unexpected(exc)
     sys.exit(code)
 

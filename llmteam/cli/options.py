@@ -22,9 +22,9 @@ def json_option(command: _Command) -> _Command:
 
 def tenant_option(command: _Command) -> _Command:
     """``--tenant``"""
-    return click.option(
-        "--tenant", default="default", show_default=True, metavar="T", help="Whose runs and segments."
-    )(command)
+    return click.option("--tenant", default="default", show_default=True, metavar="T", help="Whose runs and segments.")(
+        command
+    )
 
 
 def imports_option(command: _Command) -> _Command:

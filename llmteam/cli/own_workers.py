@@ -94,7 +94,9 @@ class OwnWorkers:
             raise WorkerRefusedError(f"the worker does not start: {refusal.message}", refusal.code)
         if name := self._crew.hopeless(_ATTEMPTS):
             log = self._crew.log_of(name)
-            raise InfrastructureError(f"the {name} worker ends at once each time; its log {log} ends with:\n{tail(log)}")
+            raise InfrastructureError(
+                f"the {name} worker ends at once each time; its log {log} ends with:\n{tail(log)}"
+            )
         now = time.monotonic()
         if self._began is None or now - self._looked < _LOOK_SECONDS:
             return

@@ -203,4 +203,3 @@ def progress_for(watch: bool, *, terminal: bool, total: int) -> Progress:
     if not watch:
         return Silent()
     return Live(total) if terminal else Lines()
-

@@ -63,7 +63,12 @@ def print_json(value: Any) -> None:
 
 def coloured(word: str) -> str:
     """``word`` in the colour of its meaning; click drops colours where they are not wanted."""
-    return click.style(word, fg=COLOURS.get(word))
+    return click.style(word, fg=COLOURS[word]) if word in COLOURS else word
+
+
+def count(number: int, what: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def cell(value: object) -> str:

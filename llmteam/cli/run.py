@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ class Request:
     as_json: bool
 
 
-@click.command()
+@click.command(short_help="Run a segment and print its outputs.")
 @click.argument("source", metavar="SEGMENT", required=False)
 @click.option("--example", metavar="NAME", help="Run a segment that ships with llmteam: ticket-triage.")
 @click.option("--input", "input_text", metavar="JSON|@FILE|-", help="The run's input; without it, null.")
@@ -188,8 +188,8 @@ class _Command:
     def _staff(self, runs: Runs, definition: SegmentDefinition, place: Installation) -> None:
         if self._workers is None:
             return
-        from llmteam.cli.own_workers import programs_for
         from llmteam.canvas.step_types import BUILTIN_TYPES
+        from llmteam.cli.own_workers import programs_for
 
         if self._example is not None and not place.embedded:
             _refuse_company(place)
@@ -290,7 +290,7 @@ def _for_example(settings: Settings, example: Example) -> Settings:
 
 
 def _refuse_company(place: Installation) -> None:
-    """An example on servers of the user's own: workers that are there would take its steps and not know its services."""
+    """On servers of the user's own, workers that are there would take an example's steps and not know its services."""
     from llmteam.cli.fleet_view import consumers
 
     others = consumers(place.settings)
@@ -315,5 +315,3 @@ def _shown(path: Path) -> str:
     """A path as short as it can be from here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
-
-

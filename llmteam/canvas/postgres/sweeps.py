@@ -30,6 +30,14 @@ SELECT tenant_id, run_id FROM llmteam.runs
  WHERE wake_at <= now() AND wake_at IS NOT NULL AND status IN ('pending', 'running') ORDER BY wake_at LIMIT %s
 """
 
+#: A sweep belongs to the installation, not to a tenant.
+RECORD = """
+INSERT INTO llmteam.sweeps (tenant_id, name, ended_at, found) VALUES ('*', %s, now(), %s)
+ON CONFLICT (tenant_id, name) DO UPDATE SET ended_at = excluded.ended_at, found = excluded.found
+"""
+
+AGE = "SELECT extract(epoch FROM now() - max(ended_at))::float8 FROM llmteam.sweeps"
+
 
 @dataclass(frozen=True, slots=True)
 class LateRun:
@@ -56,3 +64,15 @@ class PostgresSweeps:
         with self._database.hot(None) as connection:
             found = connection.script(LATE_RUNS, (limit,), role="llmteam_sweeper") or []
         return [LateRun(*row) for row in found]
+
+    def record(self, name: str, found: int) -> None:
+        """Note that a sweep has ended, and how much it found."""
+        with self._database.hot(None) as connection:
+            connection.script(RECORD, (name, found), role="llmteam_sweeper")
+
+    def age(self) -> float | None:
+        """Seconds since a sweep last ended; None when none ever did."""
+        with self._database.hot(None) as connection:
+            found = connection.script(AGE, (), role="llmteam_sweeper") or [(None,)]
+        seconds: float | None = found[0][0]
+        return seconds

@@ -1,0 +1,73 @@
+"""``llmteam db``: the tables and the roles behind them."""
+
+from __future__ import annotations
+
+import sys
+from urllib.parse import urlsplit
+
+import click
+
+from llmteam.cli import codes
+from llmteam.cli.options import json_option, load_settings
+from llmteam.cli.render import print_json
+from llmteam.cli.servers import installation
+from llmteam.errors import ConfigurationError
+
+
+@click.group(name="db")
+def db() -> None:
+    """The database: tables and roles."""
+
+
+@db.command()
+@click.option("--print-roles", is_flag=True, help="Write the SQL that a DBA runs once, and do nothing.")
+@click.option("--login", metavar="NAME", help="The login of --print-roles; by default that of LLMTEAM_DATABASE_URL.")
+@json_option
+def upgrade(print_roles: bool, login: str | None, as_json: bool) -> None:
+    """Bring the tables to the version that this llmteam needs. Again does no harm."""
+    settings = load_settings()
+    if print_roles:
+        from llmteam.db import roles_sql
+
+        click.echo(roles_sql(login or _login_of(settings.database_url)), nl=False)
+        return
+    with installation(settings) as place:
+        database = place.database()
+        changed = database.upgrade()
+        version = database.current()
+        database.check_login()
+        database.close()
+    if as_json:
+        print_json({"version": version, "changed": changed})
+    else:
+        click.echo(f"the tables are at {version}{'' if changed else ', as they were'}")
+
+
+@db.command()
+@json_option
+def current(as_json: bool) -> None:
+    """Tell which version the tables have; exit code 1 unless it is the one that this llmteam needs."""
+    with installation(load_settings()) as place:
+        from llmteam.db.schema import HEAD
+
+        database = place.database()
+        version = database.current()
+        database.close()
+    if as_json:
+        print_json({"version": version, "needed": HEAD})
+    elif version == HEAD:
+        click.echo(f"{version}, as needed")
+    else:
+        click.echo(f"{version or 'no tables'}; this llmteam needs {HEAD}: llmteam db upgrade")
+    sys.exit(codes.DONE if version == HEAD else codes.FAILED)
+
+
+def _login_of(url: str | None) -> str:
+    from llmteam.embedded import LOGIN
+
+    if url is None:
+        return LOGIN
+    name = urlsplit(url).username
+    if not name:
+        raise ConfigurationError("LLMTEAM_DATABASE_URL names no user: say which login is meant with --login NAME")
+    return name

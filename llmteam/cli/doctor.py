@@ -1,0 +1,208 @@
+"""``llmteam doctor``: every setting with its source, and whether what it names works."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import click
+
+from llmteam.cli import codes
+from llmteam.cli.options import import_modules, json_option, load_settings
+from llmteam.cli.render import coloured, print_json, table
+from llmteam.cli.servers import Installation, is_embedded
+from llmteam.dispatch import QUEUES
+from llmteam.errors import LLMTeamError
+from llmteam.settings import Settings, mask_url
+from llmteam.telemetry import printable
+
+Outcome = Literal["ok", "info", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. ``advice`` is what to do about it."""
+
+    name: str
+    outcome: Outcome
+    found: str
+    advice: str = ""
+
+
+@click.command(short_help="Show and check every setting.")
+@json_option
+def doctor(as_json: bool) -> None:
+    """Show each setting with its source and check what it names; exit code 1 when a check fails.
+
+    Looking starts nothing: embedded servers that are down are reported as such.
+    """
+    settings = load_settings()
+    checks = list(_checks(settings))
+    if as_json:
+        shown = [dict(zip(("name", "value", "source"), row, strict=True)) for row in settings.sources()]
+        print_json({"settings": shown, "checks": [asdict(check) for check in checks]})
+    else:
+        table(["SETTING", "VALUE", "SOURCE"], settings.sources(), "")
+        click.echo()
+        for check in checks:
+            gap = " " * (9 - len(check.outcome))
+            click.echo(f"{coloured(check.outcome)}{gap}{check.name}: {printable(check.found)}")
+            if check.advice:
+                click.echo(f"         → {printable(check.advice)}")
+    sys.exit(codes.FAILED if any(check.outcome == "failed" for check in checks) else codes.DONE)
+
+
+def _checks(settings: Settings) -> Iterator[Check]:
+    yield from _attempt("imports", lambda: _imports(settings))
+    with contextlib.ExitStack() as stack:
+        place: Installation | None = Installation(settings)
+        if is_embedded(settings):
+            found = list(_attempt("embedded servers", lambda: _embedded(settings)))
+            yield from found
+            place = _join(settings, stack) if found[0].outcome == "ok" else None
+        if place is not None:
+            yield from _attempt("database", lambda: _database(place))
+            yield from _attempt("broker", lambda: _broker(place.settings))
+            yield from _attempt("result backend", lambda: _backend(place.settings))
+            yield from _attempt("workers", lambda: _workers(place))
+            yield from _attempt("queues", lambda: _queues(place.settings))
+            yield from _attempt("sweeps", lambda: _sweeps(place))
+    yield from _start_keys(settings)
+
+
+def _attempt(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from look()
+    except LLMTeamError as exc:
+        yield Check(name, "failed", str(exc))
+
+
+def _imports(settings: Settings) -> Iterator[Check]:
+    import_modules(settings)
+    if settings.imports:
+        yield Check("imports", "ok", ", ".join(settings.imports))
+
+
+def _embedded(settings: Settings) -> Iterator[Check]:
+    from llmteam.embedded import status
+
+    found = status(settings.home)
+    for server in found.servers:
+        if server.version == "not installed":
+            yield Check(
+                "embedded servers",
+                "failed",
+                f"{server.name} is not installed",
+                "pip install 'llmteam[embedded]', or set LLMTEAM_DATABASE_URL and LLMTEAM_BROKER_URL",
+            )
+            return
+    versions = ", ".join(f"{server.name} {server.version}" for server in found.servers)
+    if not found.running:
+        text = f"{versions}: not running in {settings.home}"
+        yield Check("embedded servers", "info", text, "llmteam run and llmteam up start them")
+        return
+    owners = ", ".join(f"process {owner.pid}" for owner in found.owners) or "nobody"
+    yield Check("embedded servers", "ok", f"{versions}: running in {settings.home}, kept by {owners}")
+    for server in found.servers:
+        if server.restarts:
+            yield Check(server.name, "warning", f"ended {server.restarts} times unasked", "see the log in its folder")
+
+
+def _join(settings: Settings, stack: contextlib.ExitStack) -> Installation:
+    """The running embedded servers, with their addresses; nothing is made in them."""
+    from llmteam.embedded import start
+
+    postgres, valkey = settings.database_url is None, settings.broker_url is None
+    servers = stack.enter_context(start(settings.home, postgres=postgres, valkey=valkey))
+    urls = settings.with_servers(
+        database_url=servers.database_url if postgres else "", broker_url=servers.broker_url if valkey else ""
+    )
+    return Installation(replace(urls, home=servers.home), servers)
+
+
+def _database(place: Installation) -> Iterator[Check]:
+    url = place.settings.database_url
+    if url is None:
+        yield Check("database", "failed", "LLMTEAM_DATABASE_URL is not set", "set it")
+        return
+    database = place.database("llmteam-doctor")
+    try:
+        database.check_login()
+        yield Check("database login", "ok", "bound by row security, owns nothing")
+        database.check_schema()
+        yield Check("database", "ok", f"{mask_url(url)}, tables at {database.current()}")
+    finally:
+        database.close()
+
+
+def _broker(settings: Settings) -> Iterator[Check]:
+    from llmteam.cli.fleet_view import check_broker
+
+    check_broker(settings)
+    yield Check("broker", "ok", mask_url(settings.broker_url or ""))
+
+
+def _backend(settings: Settings) -> Iterator[Check]:
+    from llmteam.cli.fleet_view import counts_chords
+
+    if counts_chords(settings):
+        yield Check("result backend", "ok", f"{mask_url(settings.result_backend or '')}, counts chords")
+    else:
+        yield Check(
+            "result backend",
+            "warning",
+            "cannot count chords, so that joins are hinted at by their last branch alone",
+            "set LLMTEAM_RESULT_BACKEND to a Redis",
+        )
+
+
+def _workers(place: Installation) -> Iterator[Check]:
+    from llmteam.cli.fleet_view import consumers
+
+    found = consumers(place.settings)
+    for worker, queues in found.items():
+        yield Check("worker", "ok", f"{worker}: {', '.join(queues)}")
+    served = {queue for queues in found.values() for queue in queues}
+    if missing := [queue for queue in QUEUES if queue not in served]:
+        # `llmteam run` brings its own to embedded servers.
+        outcome: Outcome = "info" if place.embedded else "warning"
+        yield Check("workers", outcome, f"nobody consumes {', '.join(missing)}", "start llmteam worker, or llmteam up")
+
+
+def _queues(settings: Settings) -> Iterator[Check]:
+    from llmteam.cli.fleet_view import depths
+
+    found = depths(settings)
+    yield Check("queues", "ok", ", ".join(f"{name} {count}" for name, count in found.items()))
+
+
+def _sweeps(place: Installation) -> Iterator[Check]:
+    from llmteam.canvas.postgres.sweeps import PostgresSweeps
+
+    database = place.database("llmteam-doctor")
+    try:
+        age = PostgresSweeps(database).age()
+    finally:
+        database.close()
+    limit = 3 * place.settings.sweep_seconds
+    if age is None:
+        yield Check("sweeps", "info", "none is recorded")
+    elif age > limit:
+        yield Check("sweeps", "warning", f"the last one ended {age:.0f} s ago", "start llmteam beat, or llmteam up")
+    else:
+        yield Check("sweeps", "ok", f"the last one ended {age:.0f} s ago")
+
+
+def _start_keys(settings: Settings) -> Iterator[Check]:
+    if settings.start_keys:
+        yield Check("start keys", "ok", f"starts by message are signed for {', '.join(settings.start_keys)}")
+    else:
+        yield Check(
+            "start keys",
+            "info" if is_embedded(settings) else "warning",
+            "whoever can write to the broker can start runs for any tenant",
+            "set LLMTEAM_START_KEYS if others can reach the broker",
+        )
