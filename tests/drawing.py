@@ -30,6 +30,9 @@ TYPES: dict[str, tuple[str, dict[str, Any]]] = {
     "all": ("parallel_join", {"merge_strategy": "all"}),
     "any": ("parallel_join", {"merge_strategy": "any"}),
     "first": ("parallel_join", {"merge_strategy": "first"}),
+    "count": ("count", {}),
+    "plain": ("plain", {}),
+    "ghost": ("ghost", {}),
 }
 #: The type of plain steps.
 WORK = StepTypeFacts(type_id="work", outputs=("output", "error"))

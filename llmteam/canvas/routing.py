@@ -9,6 +9,7 @@ from typing import Any
 from llmteam.canvas.expressions import evaluate_edge_condition
 from llmteam.canvas.graph import ERROR_PORT, Edge, Node
 from llmteam.canvas.ports import Broadcast, Ports
+from llmteam.events.models import ErrorInfo
 
 #: What an edge can turn out to be. A failed edge is a dead one whose death is somebody's failure.
 DEAD, LIVE, FAILED = 0, 1, 2
@@ -117,20 +118,31 @@ def _first_match(edges: Sequence[Edge], output: StepOutput, port: str) -> int | 
     return None
 
 
-def error_decisions(node: Node) -> Decisions | None:
-    """Decisions after a failure that an error edge takes up; None when no edge leaves the error port."""
+def failure_output(error: ErrorInfo) -> StepOutput:
+    """What a step that failed for good hands on: the failure, on its error port."""
+    told = {"error_type": error.error_type, "error_message": error.error_message}
+    return StepOutput({ERROR_PORT: told})
+
+
+def error_decisions(node: Node, error: ErrorInfo) -> Decisions | None:
+    """Decisions after a failure that an error edge takes up; None when there is none whose condition holds.
+
+    Raises as :func:`decide_edges`.
+    """
     if not any(edge.source_port == ERROR_PORT for edge in node.outs):
         return None
-    return compact([LIVE if edge.source_port == ERROR_PORT else DEAD for edge in node.outs])
+    decided = decide_edges(node, failure_output(error))
+    return decided if LIVE in decided else None
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A finished step that an incoming edge comes from."""
+    """A finished step that an incoming edge comes from. ``superseded`` says that a later visit of it has begun."""
 
     step_id: str
     decisions: Sequence[int]
     output: StepOutput
+    superseded: bool = False
 
 
 def gather_input(node: Node, sources: Iterable[Source], nodes: Mapping[str, Node]) -> dict[str, Any]:
@@ -149,4 +161,7 @@ def gather_input(node: Node, sources: Iterable[Source], nodes: Mapping[str, Node
 
 
 def _carried(edge: Edge, source: Source, node: Node) -> bool:
+    """An early join in a loop must not take what its slower branches gave in the iteration before."""
+    if source.superseded and not edge.back:
+        return False
     return decision_at(source.decisions, node.place[edge.index]) == LIVE

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from llmteam.canvas.exceptions import InvalidConditionError
 from llmteam.canvas.graph import Graph, Loop, Node
 from llmteam.canvas.routing import DEAD, FAILED, LIVE, decision_at, error_decisions
 from llmteam.canvas.state import (
@@ -80,12 +81,15 @@ class Settling:
         self._moment.run.failed += 1
         duration = _duration(row, self._now)
         self._emit(EventType.STEP_FAILED, node, row, row.attempt, EventSeverity.ERROR, payload, error, duration)
-        handled = error_decisions(node)
-        if handled is not None:
+        try:
+            handled = error_decisions(node, error)
+        except InvalidConditionError as exc:
+            handled, error = None, ErrorInfo.from_exception(exc)
+        if handled is None:
+            self._contain(node, row, error)
+        else:
             row.decisions = handled
             self._over(node, row)
-            return
-        self._contain(node, row, error)
 
     def _contain(self, node: Node, row: StepRow, error: ErrorInfo) -> None:
         """Let the nearest early join feel the failure; ``all`` joins on the way to it die with their branches."""

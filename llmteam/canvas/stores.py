@@ -25,7 +25,7 @@ from llmteam.canvas.records import (
     outputs_payload,
     run_outputs,
 )
-from llmteam.canvas.routing import Source, StepOutput
+from llmteam.canvas.routing import Source, StepOutput, failure_output
 from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow, StepState
 from llmteam.events.models import EventDraft, EventScope, WorktrailEvent
 from llmteam.ids import Clock, utc_now
@@ -111,13 +111,22 @@ class MemoryRunStore:
 
     def _sources(self, run: _Run, step_id: str) -> list[Source]:
         wanted = set(run.nodes[step_id].sources)
-        latest: dict[str, StepRow] = {}
+        begun: dict[str, int] = {}
+        over: dict[str, StepRow] = {}
         for row in run.rows.values():
-            if row.step_id in wanted and row.decisions is not None:
-                known = latest.get(row.step_id)
-                if known is None or known.visit < row.visit:
-                    latest[row.step_id] = row
-        return [Source(row.step_id, row.decisions or (), self._output(run, row.key)) for row in latest.values()]
+            if row.step_id in wanted:
+                begun[row.step_id] = max(row.visit, begun.get(row.step_id, 0))
+                if row.decisions is not None and row.visit >= over.get(row.step_id, row).visit:
+                    over[row.step_id] = row
+        return [
+            Source(row.step_id, row.decisions or (), self._handed(run, row), begun[row.step_id] > row.visit)
+            for row in over.values()
+        ]
+
+    def _handed(self, run: _Run, row: StepRow) -> StepOutput:
+        if row.state is StepState.FAILED and row.error is not None:
+            return failure_output(row.error)
+        return self._output(run, row.key)
 
     def _output(self, run: _Run, key: Key) -> StepOutput:
         stored = run.outputs.get(key)

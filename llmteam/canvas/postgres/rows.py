@@ -7,7 +7,7 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.canvas.records import RunHeader, RunOptions, RunRecord, StepRecord, Work
-from llmteam.canvas.routing import Source, StepOutput
+from llmteam.canvas.routing import Source, StepOutput, failure_output
 from llmteam.canvas.state import LoopState, RunState, SegmentStatus, StepRow, StepState
 from llmteam.events.models import ErrorInfo
 
@@ -132,11 +132,24 @@ def work(tenant_id: str, run_id: str, row: Sequence[Any]) -> Work:
         header=header(tenant_id, run_id, row),
         run=run_state(run_id, row[run_at:step_at]),
         row=step_row(row[step_at : step_at + STEP_WIDTH]),
-        sources=[Source(s[0], s[1], StepOutput(s[3] or {}, s[2])) for s in sources or ()],
+        sources=[source(*given) for given in sources or ()],
         input=run_input,
         takes_run_input=own,
         local_state=local_state,
     )
+
+
+def source(
+    step_id: str,
+    decisions: Sequence[int],
+    whole: bool,
+    body: Mapping[str, Any] | None,
+    error: Mapping[str, Any] | None,
+    superseded: bool,
+) -> Source:
+    """From one of the sources that GATHER collects."""
+    output = StepOutput(body or {}, whole) if error is None else failure_output(ErrorInfo.from_dict(error))
+    return Source(step_id, decisions, output, superseded)
 
 
 def run_record(row: Sequence[Any]) -> RunRecord:

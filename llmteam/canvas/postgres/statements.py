@@ -47,21 +47,23 @@ SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, COALESCE(s.output, p.bo
  ORDER BY s.started_at NULLS LAST, s.step_id, s.visit
 """
 
-#: A step and everything its input is made of, in one round trip and without a lock: a step that is ready has only
-#: sources that are over, and those no longer change.
+#: A step and everything its input is made of, in one round trip and without a lock: what a source gave no longer changes
+#: once it is over. Of each source the latest visit that is over counts; those of an early join may go on.
 GATHER = Prepared(
     "llmteam_gather",
     f"""
 SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state, s.undecided = 0 AND s.live = 0,
        CASE WHEN s.undecided = 0 AND s.live = 0 THEN COALESCE(r.input, p.body) END,
        CASE WHEN s.state = 'ready' AND s.live > 0 THEN (
-         SELECT json_agg(json_build_array(o.step_id, o.decisions, o.whole, o.body)) FROM (
-           SELECT DISTINCT ON (f.step_id) f.step_id, f.decisions, f.whole, COALESCE(f.output, q.body) AS body
+         SELECT json_agg(json_build_array(o.step_id, o.decisions, o.whole, o.body, o.error, o.superseded)) FROM (
+           SELECT DISTINCT ON (f.step_id) f.step_id, f.decisions, f.whole, COALESCE(f.output, q.body) AS body,
+                  CASE WHEN f.state = 'failed' THEN f.error END AS error,
+                  f.visit < max(f.visit) OVER (PARTITION BY f.step_id) AS superseded
              FROM llmteam.run_steps f
              LEFT JOIN llmteam.payloads q ON q.tenant_id = f.tenant_id AND q.hash = f.output_ref
             WHERE f.tenant_id = s.tenant_id AND f.run_id = s.run_id AND f.step_id = ANY(s.sources)
-              AND f.decisions IS NOT NULL
-            ORDER BY f.step_id, f.visit DESC) o) END
+            ORDER BY f.step_id, f.decisions IS NULL, f.visit DESC) o
+          WHERE o.decisions IS NOT NULL) END
   FROM llmteam.runs r
   JOIN llmteam.run_steps s ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id
   LEFT JOIN llmteam.payloads p ON p.tenant_id = r.tenant_id AND p.hash = r.input_ref

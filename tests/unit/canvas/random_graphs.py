@@ -42,7 +42,7 @@ def _wild(draw: st.DrawFn, kinds: tuple[str, ...], *, loops: bool) -> Graph:
 def _edge(draw: st.DrawFn, source: str, target: str) -> str:
     ports = {"if": ("true", "false"), "split": ("",)}.get(kind_of(source), ("", "", "", "error"))
     port = draw(st.sampled_from(ports))
-    arrow = draw(st.sampled_from(("->", "->", "->", "-[x]->")))
+    arrow = draw(st.sampled_from(("->", "->", "->", "-[true]->", "-[false]->")))
     return f"{source}{'.' if port else ''}{port} {arrow} {target}"
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llmteam.canvas.graph import Graph
 from llmteam.canvas.routing import DEAD, FAILED, LIVE, decision_at, error_decisions
 from llmteam.canvas.state import Completed, Key, RetryPolicy, SegmentStatus, StepState
-from llmteam.events.models import EventType
+from llmteam.events.models import ErrorInfo, EventType
 from tests.drawing import graph
 from tests.unit.canvas.checked_simulation import CheckedSimulation
 from tests.unit.canvas.random_graphs import Answers, graphs, orders
@@ -104,6 +104,9 @@ def joins(drawn: Graph) -> list[object]:
     return [node for node in drawn.nodes.values() if node.is_join]
 
 
+#: Error edges of random graphs have conditions that hold, or not, whatever the error says.
+BROKEN = ErrorInfo(error_type="", error_message="")
+
 Said = dict[str, tuple[StepState, tuple[int, ...]]]
 
 
@@ -123,7 +126,7 @@ def plain_definition(drawn: Graph, answers: Answers) -> Said | None:
             if isinstance(answer, Completed):
                 said[step_id] = (StepState.COMPLETED, answer.decisions or (DEAD,))
                 continue
-        handled = error_decisions(node)
+        handled = error_decisions(node, BROKEN)
         if handled is None and not is_contained(drawn, step_id):
             return None
         said[step_id] = (StepState.FAILED, handled or (FAILED,))

@@ -1,0 +1,133 @@
+"""Step types of the conformance suite: what a step does stands in its configuration. Workers import this module."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from llmteam.canvas import Ports, StepCatalog, StepCategory, StepTypeMetadata, step_type
+from llmteam.runtime.context import StepContext
+
+#: Seconds between two looks at a gate.
+_LOOK = 0.005
+
+NOT_JSON: dict[str, Any] = {"object": object(), "nan": math.nan, "key": {1: "one"}, "nul": "a\x00b", "deep": []}
+NOT_JSON["deep"].append(NOT_JSON["deep"])
+
+
+class PermanentError(Exception):
+    """Trying again would not help."""
+
+    retryable = False
+
+
+class BusyError(Exception):
+    """Comes with the least time to wait."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("busy")
+        self.retry_after = seconds
+
+
+@step_type("work")
+async def work(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
+    """Touch ``mark``, wait for ``gate``, then fail or answer as :func:`answer` says."""
+    for path in _arrive(config):
+        while not path.exists():  # noqa: ASYNC110  # another process opens the gate
+            await asyncio.sleep(_LOOK)
+    return answer(ctx, config, input_data)
+
+
+@step_type("plain")
+def plain(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
+    """:func:`work` in a thread; gives up its gate when it is told to."""
+    for path in _arrive(config):
+        while not path.exists() and not ctx.cancelled.is_set():
+            time.sleep(_LOOK)
+    if ctx.cancelled.is_set() and "told" in config:
+        Path(config["told"]).touch()
+    return answer(ctx, config, input_data)
+
+
+@step_type("count")
+def count(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
+    """``n`` of the document, plus one."""
+    document = input_data.get("input", input_data) if isinstance(input_data, dict) else {}
+    return {"n": document.get("n", 0) + 1 if isinstance(document, dict) else 1}
+
+
+StepCatalog.get_instance().register(
+    StepTypeMetadata("ghost", "1.0", "Ghost", "A type that no process has a handler for.", StepCategory.UTILITY)
+)
+
+
+def _arrive(config: dict[str, Any]) -> list[Path]:
+    if "mark" in config:
+        Path(config["mark"]).touch()
+    return [Path(config["gate"])] if "gate" in config else []
+
+
+def answer(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
+    """What ``config`` says; by default how the step was reached: ``c(b(a))`` for the last of three in a row."""
+    _fail(ctx, config)
+    if "annotate" in config:
+        ctx.annotate("usage", config["annotate"])
+    if "not_json" in config:
+        return {"value": NOT_JSON[config["not_json"]]}
+    if "size" in config:
+        return "x" * config["size"]
+    if "ports" in config:
+        return Ports(config["ports"])
+    if config.get("show") == "key":
+        return ctx.idempotency_key
+    if config.get("show") == "tenant":
+        return ctx.tenant_id
+    if config.get("show") == "state":
+        return {"attempts": ctx.get_state("attempts"), "attempt": ctx.attempt}
+    return config["answer"] if "answer" in config else way(ctx, input_data)
+
+
+def _fail(ctx: StepContext, config: dict[str, Any]) -> None:
+    if "state" in config:
+        ctx.set_state("attempts", [*ctx.get_state("attempts", []), ctx.attempt])
+    if ctx.attempt > config.get("fail", 0):
+        return
+    message = config.get("message", f"attempt {ctx.attempt} failed")
+    match config.get("how"):
+        case "permanent":
+            raise PermanentError(message)
+        case "exit":
+            raise SystemExit(3)
+        case "memory":
+            raise MemoryError
+        case "timeout":
+            raise TimeoutError(message)
+        case "busy":
+            raise BusyError(float(config["after"]))
+        case "text":
+            raise ValueError("nul \x00 and half a pair \ud800 and postgresql://me:secret@db/x")
+        case _:
+            raise ValueError(message)
+
+
+def way(ctx: StepContext, input_data: Any) -> str:
+    """The step and, in parentheses, what reached it."""
+    name = ctx.step_id if ctx.visit == 1 else f"{ctx.step_id}#{ctx.visit}"
+    if input_data is None:
+        return name
+    if isinstance(input_data, dict) and set(input_data) <= set(ctx.inputs):
+        values = [_shown(value) for value in input_data.values()]
+        if len(input_data) > 1:
+            values = [f"{port}={_shown(input_data[port])}" for port in sorted(input_data)]
+        return f"{name}({', '.join(values)})"
+    return f"{name}({_shown(input_data)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

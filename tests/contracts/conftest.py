@@ -1,0 +1,38 @@
+"""The fleets of the conformance suite: one per way to run a segment, the Celery worker once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from llmteam.db import Database
+from tests.conformance.fleets import Fleet, in_memory, in_postgres, on_celery
+from tests.services import PostgresService
+
+
+@pytest.fixture(scope="session")
+def celery_fleet(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    # A service of its own: that of the session drops its databases after each test.
+    own = PostgresService(postgres.superuser_url, postgres.login_url)
+    with on_celery(own.create(), valkey, tmp_path_factory.mktemp("conformance")) as fleet:
+        yield fleet
+    own.drop_all()
+
+
+@pytest.fixture(scope="session")
+def postgres_fleet(postgres: PostgresService) -> Iterator[Fleet]:
+    own = PostgresService(postgres.superuser_url, postgres.login_url)
+    database = Database(own.create())
+    yield in_postgres(database)
+    database.close()
+    own.drop_all()
+
+
+@pytest.fixture(params=["memory", "postgres", "celery"])
+def fleet(request: pytest.FixtureRequest) -> Fleet:
+    """Each way to run a segment in turn."""
+    if request.param == "memory":
+        return in_memory()
+    made: Fleet = request.getfixturevalue(f"{request.param}_fleet")
+    return made
