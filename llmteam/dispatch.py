@@ -5,7 +5,9 @@ This module is the only one that addresses tasks; it does so by name, so that no
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.entity import Queue
     from kombu.messaging import Producer
+
+logger = logging.getLogger(__name__)
 
 RUN_STEP = "llmteam.run_step"
 START_RUN = "llmteam.start_run"
@@ -77,10 +81,34 @@ class CeleryDispatcher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        self._lock = threading.Lock()
+        self._waiting: list[Hint] = []
+        self._publishing = False
         self._origin = f"{os.getpid()}@{os.uname().nodename}"
 
     def send(self, hints: Sequence[Hint]) -> None:
-        """Publish the hints."""
+        """Publish the hints, or leave them to a thread that is publishing right now: it takes them along.
+
+        What the broker refuses is logged, since whose hint it was is no longer known; a sweep sends it again.
+        """
+        with self._lock:
+            self._waiting.extend(hints)
+            if self._publishing:
+                return
+            self._publishing = True
+        while batch := self._next_batch():
+            try:
+                self._publish_all(batch)
+            except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, what the hints are about is safe
+                logger.warning("%d hints not sent (%s); a sweep sends them again", len(batch), exc)
+
+    def _next_batch(self) -> list[Hint]:
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+            self._publishing = bool(batch)
+        return batch
+
+    def _publish_all(self, hints: Sequence[Hint]) -> None:
         with self._producer(len(hints)) as producer:
             for hint in hints:
                 self._publish(producer, hint, new_id())
