@@ -1,14 +1,15 @@
 """The process in which a supervisor runs one of Celery's programs: ``python -m llmteam.cli.child NAME FD ARGS…``.
 
-What it needs to know comes as one line of JSON on standard input, environment variables by name, after the slow imports
-that need none of it. Standard input stays open as the life line: its end means that the supervisor is gone, whatever
-ended it, and the program drains for a moment and ends too. ``FD`` takes lines of JSON about readiness or refusal.
+What it needs to know comes as one line of JSON on standard input, :class:`Orders`, after the slow imports that need
+none of it. Standard input stays open as the life line: its end means that the supervisor is gone, whatever ended it,
+and the program drains for a moment and ends too. ``FD`` takes lines of JSON about readiness or refusal.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import json
 import os
@@ -17,7 +18,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,19 @@ from llmteam.errors import LLMTeamError
 
 #: On the life line: end now if nothing is being worked on, else drain.
 STOP = b"stop\n"
-#: Seconds that running steps get after the supervisor has died.
-ORPHAN_SECONDS = 10.0
-
 _PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Variables to set, and what running steps get after the supervisor has died, in seconds."""
+
+    environment: dict[str, str]
+    orphan_seconds: float = 10.0
+
+    def line(self) -> bytes:
+        """What the supervisor writes first."""
+        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def die_with_parent(number: signal.Signals) -> None:
@@ -47,11 +58,11 @@ def main(argv: Sequence[str]) -> None:
         return
     _look_in_working_directory()
     _import_slow_parts(arguments[0])
-    environment = _first_line()
-    if environment is None:
+    orders = _first_line()
+    if orders is None:
         return
-    os.environ.update(environment)
-    sys.exit(_run(name, arguments, _Reporter(status)))
+    os.environ.update(orders.environment)
+    sys.exit(_run(name, arguments, _Reporter(status), orders))
 
 
 def _look_in_working_directory() -> None:
@@ -69,7 +80,7 @@ def _import_slow_parts(program: str) -> None:
         importlib.import_module(name)
 
 
-def _first_line() -> dict[str, str] | None:
+def _first_line() -> Orders | None:
     """What the supervisor says first; nothing when it is gone already."""
     line = b""
     while not line.endswith(b"\n"):
@@ -77,8 +88,7 @@ def _first_line() -> dict[str, str] | None:
         if not part:
             return None
         line += part
-    environment: dict[str, str] = json.loads(line)
-    return environment
+    return Orders(**json.loads(line))
 
 
 class _Reporter:
@@ -97,11 +107,12 @@ class _Reporter:
         self(refused=exit_code(exc), message=str(exc))
 
 
-def _run(name: str, arguments: list[str], report: _Reporter) -> int:
+def _run(name: str, arguments: list[str], report: _Reporter, orders: Orders) -> int:
     from llmteam.settings import Settings
     from llmteam.tasks import startup
 
-    threading.Thread(target=_watch_lifeline, name="llmteam-lifeline", daemon=True).start()
+    watch = functools.partial(_watch_lifeline, orders.orphan_seconds)
+    threading.Thread(target=watch, name="llmteam-lifeline", daemon=True).start()
     try:
         settings = Settings.load()
         startup.take_logging(name, settings)
@@ -133,14 +144,14 @@ def _in_pool_process(**_: Any) -> None:
     die_with_parent(signal.SIGKILL)
 
 
-def _watch_lifeline() -> None:
+def _watch_lifeline(orphan_seconds: float) -> None:
     pending = b""
     while part := os.read(0, 4096):
         pending += part
         if STOP in pending:
             break
     else:
-        _end_soon(ORPHAN_SECONDS)
+        _end_soon(orphan_seconds)
     if not _is_busy():
         # Nothing is lost: a hint that arrives right now is one that a sweep sends again.
         os._exit(0)
@@ -159,11 +170,6 @@ def _end_soon(seconds: float) -> None:
 def _is_busy() -> bool:
     state: Any = sys.modules.get("celery.worker.state")
     return bool(state and state.reserved_requests)
-
-
-def environment_line(environment: Mapping[str, str]) -> bytes:
-    """What a supervisor writes first."""
-    return json.dumps(dict(environment)).encode() + b"\n"
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from llmteam.cli.child import STOP, environment_line
+from llmteam.cli.child import STOP, Orders
 from llmteam.dispatch import PROCESS_QUEUES, THREAD_QUEUES
 
 logger = logging.getLogger(__name__)
@@ -101,14 +101,14 @@ class _Child:
 
 @dataclass
 class Crew:
-    """Children with one environment. Before :meth:`release` they import and wait.
+    """Children with the same orders. Before :meth:`release` they import and wait.
 
     ``log`` is a folder for what they write; without one it goes where ours goes.
     """
 
     log: Path | None = None
     _children: list[_Child] = field(default_factory=list)
-    _environment: Mapping[str, str] | None = None
+    _orders: Orders | None = None
 
     def add(self, program: Program) -> None:
         """Start a program beside those that run."""
@@ -116,11 +116,11 @@ class Crew:
         self._children.append(child)
         self._start(child)
 
-    def release(self, environment: Mapping[str, str]) -> None:
+    def release(self, orders: Orders) -> None:
         """Give the children what they wait for, to those of later too."""
-        self._environment = dict(environment)
+        self._orders = orders
         for child in self._children:
-            self._tell(child, environment_line(environment))
+            self._tell(child, orders.line())
 
     @property
     def names(self) -> list[str]:
@@ -176,8 +176,8 @@ class Crew:
         finally:
             os.close(theirs)
         child.lifeline = child.process.stdin
-        if self._environment is not None:
-            self._tell(child, environment_line(self._environment))
+        if self._orders is not None:
+            self._tell(child, self._orders.line())
 
     @contextlib.contextmanager
     def _output(self, name: str) -> Iterator[IO[bytes] | None]:
@@ -243,10 +243,10 @@ class Crew:
         """
         running = [child for child in self._children if child.process is not None]
         for child in running:
-            if hasty and self._environment is not None:
-                self._tell(child, STOP)
-            elif self._environment is None:
+            if self._orders is None:
                 self._kill(child)
+            elif hasty:
+                self._tell(child, STOP)
             else:
                 self._signal(child, signal.SIGTERM)
         give_up = time.monotonic() + patience

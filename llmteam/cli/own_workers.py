@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from llmteam.cli.child import Orders
 from llmteam.cli.crew import Crew, Program, beat, prefork_worker, tail, threads_worker
 from llmteam.cli.roster import Enlistment, members
 from llmteam.dispatch import THREAD_QUEUES
@@ -13,6 +14,8 @@ from llmteam.errors import ConfigurationError, InfrastructureError
 
 #: Seconds after which a run that still goes on gets what it did not need at once: the other worker and the sweeps.
 LATER_SECONDS = 5.0
+#: Seconds that steps of other runs get, and those of nobody, when the workers end.
+GUEST_SECONDS, _LAST_SECONDS = 30.0, 1.0
 #: Seconds between two looks at who else serves the home.
 _LOOK_SECONDS = 1.0
 #: Starts of a child that never came up, after which we give up.
@@ -52,9 +55,9 @@ class OwnWorkers:
         if THREADS not in self._served():
             self._add({THREADS})
 
-    def release(self, environment: Mapping[str, str]) -> None:
+    def release(self, orders: Orders) -> None:
         """Let the workers begin; the servers answer and have their tables."""
-        self._crew.release(environment)
+        self._crew.release(orders)
 
     def serve(self, programs: set[str], users_types: Iterable[str] = ()) -> None:
         """See to it that these workers run.
@@ -65,6 +68,8 @@ class OwnWorkers:
         self._began = time.monotonic()
         if users_types:
             self._check_imports(users_types)
+        # Enlisted even without workers: whoever's they are lets our steps finish.
+        self._enlistment.write(self._crew.names)
         self._add(self._wanted - self._served())
 
     def _check_imports(self, users_types: Iterable[str]) -> None:
@@ -117,9 +122,9 @@ class OwnWorkers:
             self._enlistment.write(self._crew.names)
 
     def stop(self) -> None:
-        """End them; what another run has them working on is finished first."""
+        """End them. The run is over; what other runs of the home may have them working on is finished first."""
         self._enlistment.close()
-        self._crew.stop(patience=30.0, hasty=True)
+        self._crew.stop(GUEST_SECONDS if members(self._home) else _LAST_SECONDS, hasty=True)
 
 
 _PROGRAMS: Mapping[str, Program] = {

@@ -173,7 +173,7 @@ class _Command:
         # The workers end before the servers do, although they began first.
         if self._workers is not None:
             self._stack.callback(self._workers.stop)
-            self._workers.release({**place.environment(), **self._extra})
+            self._workers.release(place.orders(**self._extra))
         runs = place.runs()
         self._stack.callback(runs.close)
         definition = definition or runs.resolve(self._request.tenant, str(self._request.source))
@@ -284,7 +284,7 @@ def _for_example(settings: Settings, example: Example) -> Settings:
     from llmteam.cli.roster import members
 
     settings = replace(settings, imports=tuple(dict.fromkeys((*settings.imports, *example.imports))))
-    if is_embedded(settings) and members(settings.home):
+    if is_embedded(settings) and any(member.programs for member in members(settings.home)):
         return replace(settings, home=settings.home / "examples")
     return settings
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmteam.cli.child import Orders
 from llmteam.settings import Settings, variable
 
 if TYPE_CHECKING:
@@ -32,8 +33,12 @@ class Installation:
     def home(self) -> Path:
         return self.settings.home
 
+    def orders(self, **extra: str) -> Orders:
+        """What children must know. Embedded servers go with us, so that steps could not be finished without."""
+        return Orders({**self.environment(), **extra}, 1.0 if self.embedded else 10.0)
+
     def environment(self) -> dict[str, str]:
-        """What children must know beside what they inherit."""
+        """The servers and modules, as variables."""
         settings = self.settings
         given = {
             "database_url": settings.database_url,

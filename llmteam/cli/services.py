@@ -167,7 +167,7 @@ def _serve(
     crew = Crew()
     enlistment = Enlistment(place.home, command, place.settings.imports)
     try:
-        crew.release({**place.environment(), **(extra or {})})
+        crew.release(place.orders(**(extra or {})))
         for program in programs:
             crew.add(program)
         enlistment.write(crew.names)
