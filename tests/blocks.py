@@ -14,7 +14,7 @@ from typing import Any
 
 _FENCE = re.compile(r"^```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
-_COMMENT = re.compile(r"<!--(.*?)-->\s*\Z", re.DOTALL)
+_COMMENT = re.compile(r"<!--((?:(?!-->).)*)-->\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)

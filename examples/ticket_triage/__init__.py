@@ -57,6 +57,6 @@ class TicketTriage:
                 f"The ticket service has {len(filed)} outcomes, and none of them is that of run {result.run_id}"
             )
         return (
-            f"The ticket service has outcome {outcome['id']}: {outcome['action']} ticket {outcome['ticket_id']} "
-            f"({outcome['category']}, {outcome['urgency']})"
+            f"The ticket service has outcome {outcome['id']} for ticket {outcome['ticket_id']}: "
+            f"{outcome['action']} ({outcome['category']}, {outcome['urgency']})"
         )

@@ -1,0 +1,135 @@
+"""The documents say what is: every block is run, every table that lists something is held against the thing itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmteam.canvas import StepCatalog, compile_expression
+from llmteam.settings import Settings
+from tests.blocks import blocks_of
+from tests.scenario import ROOT, Scenario, scenario
+from tests.services import PostgresService
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+EVERYTHING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES, *sorted((DOCS / "adr").glob("*.md"))]
+
+_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+
+
+@pytest.fixture
+def reader(postgres: PostgresService, clean_valkey: str) -> Iterator[Scenario]:
+    def servers() -> dict[str, str]:
+        return {"LLMTEAM_DATABASE_URL": postgres.create(), "LLMTEAM_BROKER_URL": clean_valkey}
+
+    with scenario(servers) as reader:
+        yield reader
+    postgres.drop_all()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_a_page_does_what_it_says(page: Path, reader: Scenario) -> None:
+    reader.play(page)
+
+
+def rows(page: str, marker: str) -> list[list[str]]:
+    """The cells of the table behind a marker comment, or with such a header, without their header."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    table = text.partition(marker)[2].lstrip("\n").partition("\n\n")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    lines = lines[2:] if marker.startswith("<!--") else lines[1:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def codes_in(text: str) -> list[str]:
+    """What stands between backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def test_expressions_give_what_the_table_says() -> None:
+    table = rows("segments.md", "| expression | document | value |\n")
+    assert len(table) > 5
+
+    for row in table:
+        expression, document, value = (codes_in(cell)[0] for cell in row)
+        assert compile_expression(expression).evaluate(json.loads(document)) == json.loads(value), expression
+
+
+def test_every_built_in_step_type_is_described_with_all_that_it_takes() -> None:
+    described = {codes_in(row[0])[0]: row for row in rows("segments.md", "<!-- types -->")}
+    catalog = StepCatalog.get_instance()
+
+    builtin = [metadata for metadata in catalog.list_types() if metadata.type_id in described]
+    assert len(builtin) == len(described) == 7
+    for metadata in builtin:
+        keys = set(metadata.config_schema["properties"]) - {"retry_count", "timeout_seconds"}
+        ports = {port.name for port in (*metadata.input_ports, *metadata.output_ports)}
+        _, _, configuration, around = described[metadata.type_id]
+        assert keys <= set(codes_in(configuration)), metadata.type_id
+        assert ports == set(codes_in(around)), metadata.type_id
+
+
+def test_every_code_of_validation_is_explained() -> None:
+    explained = [code for row in rows("segments.md", "<!-- codes -->") for code in codes_in(row[0])]
+    raised = {
+        code
+        for path in (ROOT / "llmteam/canvas").glob("*.py")
+        for code in re.findall(
+            r'(?:Problem|\.error|\.warning|\bsay)\(\s*"([A-Z_]+)"|code = "([A-Z_]+)" if .* else "([A-Z_]+)"',
+            path.read_text(encoding="utf-8"),
+        )
+    }
+
+    assert sorted(explained) == sorted({one for found in raised for one in found if one})
+
+
+def test_every_package_has_its_line_in_the_architecture() -> None:
+    listed = {codes_in(row[0])[0] for row in rows("architecture.md", "<!-- packages -->")}
+    folders = {path.parent.name for path in (ROOT / "llmteam").glob("*/__init__.py")}
+
+    assert listed == {f"llmteam.{name}" for name in folders}
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    listed = {codes_in(row[0])[0]: row[1].strip("`") for row in rows("operations.md", "<!-- settings -->")}
+
+    assert listed == {name: shown for name, shown, _ in Settings.load({}).sources()}
+
+
+@pytest.mark.parametrize("page", EVERYTHING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in _LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name}: {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of a page's headings, as web sites that show Markdown make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#{1,6} (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_blocks_stand_under_a_heading_and_have_a_language() -> None:
+    for page in EVERYTHING:
+        for block in blocks_of(page):
+            assert block.heading, block.where
+            assert block.language, block.where
+
+
+def test_exit_codes_are_those_of_the_command_line() -> None:
+    from llmteam.cli import codes
+
+    listed = [int(codes_in(row[0])[0]) for row in rows("operations.md", "<!-- exits -->")]
+
+    assert listed == [codes.DONE, codes.FAILED, codes.USAGE, codes.UNREACHABLE]
