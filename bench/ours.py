@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 from bench import steps
 from llmteam.canvas.client import SegmentClient
 from llmteam.canvas.models import EdgeDefinition, SegmentDefinition, StepDefinition
 from llmteam.canvas.state import SegmentStatus
-from llmteam.ids import new_id
 from llmteam.settings import Settings
 
 TENANT = "bench"
@@ -24,7 +24,7 @@ def chain_of(length: int) -> SegmentDefinition:
         segment_id=f"chain_{length}",
         name="A chain of steps that do nothing",
         steps=[StepDefinition(step_id=name, step_type="bench_noop") for name in names],
-        edges=[EdgeDefinition(source_step=a, target_step=b) for a, b in zip(names, names[1:], strict=False)],
+        edges=[EdgeDefinition(source_step=a, target_step=b) for a, b in pairwise(names)],
     )
 
 

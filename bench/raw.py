@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, chain, chord
+from celery.exceptions import TimeoutError as ResultTimeoutError
+from celery.states import SUCCESS
 from kombu import Queue
 
 from llmteam.dispatch import celery_app
@@ -80,7 +82,18 @@ class RawCelery:
 
     def finish(self, started: Sequence[Any]) -> None:
         for result in started:
-            result.get(timeout=_GET_SECONDS)
+            self._await(result)
+
+    def _await(self, result: Any) -> None:
+        """Celery's client now and then misses that a result is there; like llmteam's, this one looks each second."""
+        for _ in range(_GET_SECONDS):
+            try:
+                result.get(timeout=1)
+                return
+            except ResultTimeoutError:
+                if self._app.backend.get_task_meta(result.id)["status"] == SUCCESS:
+                    return
+        raise AssertionError(f"task {result.id} is {result.state} after {_GET_SECONDS} s")
 
     def close(self) -> None:
         """Let go, while the servers are there: a result that is collected later would look for them."""

@@ -28,7 +28,7 @@ class Side(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ``target`` bounds the ratio llmteam / raw Celery: from below for rates, else from above."""
+    """One line of the table. ``target`` bounds llmteam / raw Celery: from below for rates, else from above."""
 
     name: str
     unit: Literal["ms", "s", "runs/s"]
@@ -138,7 +138,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def interleaved(
     sides: Sequence[Side], workload: Workload, size: Size, told: Callable[[str], None]
 ) -> Mapping[str, list[Figures]]:
-    """The figures of each side by round. Who begins changes from round to round, so that neither has the warmer machine."""
+    """The figures of each side by round. Who begins changes from round to round: neither has the warmer machine."""
     found: dict[str, list[Figures]] = {side.name: [] for side in sides}
     for number in range(size.rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
