@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from llmteam.canvas import StepCatalog, compile_expression
@@ -133,3 +134,49 @@ def test_exit_codes_are_those_of_the_command_line() -> None:
     listed = [int(codes_in(row[0])[0]) for row in rows("operations.md", "<!-- exits -->")]
 
     assert listed == [codes.DONE, codes.FAILED, codes.USAGE, codes.UNREACHABLE]
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command of the command line by its words, groups included."""
+    from llmteam.cli.main import cli
+
+    found: dict[str, click.Command] = {"llmteam": cli}
+    for words, command in found.copy().items():
+        found.update(_below(words, command))
+    return found
+
+
+def _below(words: str, command: click.Command) -> dict[str, click.Command]:
+    found = {}
+    for name, child in getattr(command, "commands", {}).items():
+        found[f"{words} {name}"] = child
+        found.update(_below(f"{words} {name}", child))
+    return found
+
+
+def spoken() -> list[str]:
+    """Everything between backticks, or in a shell block, that begins with ``llmteam``."""
+    lines = [line for page in (ROOT / "README.md", *PAGES) for line in page.read_text(encoding="utf-8").splitlines()]
+    inline = [code for line in lines for code in codes_in(line) if code.startswith("llmteam ")]
+    return inline + [line for line in lines if line.startswith("llmteam ")]
+
+
+def test_every_command_that_is_spoken_of_is_there_with_its_options() -> None:
+    known = commands()
+
+    for text in spoken():
+        words = text.split()
+        name = "llmteam"
+        while len(words) > name.count(" ") + 1 and f"{name} {words[name.count(' ') + 1]}" in known:
+            name = f"{name} {words[name.count(' ') + 1]}"
+        assert name != "llmteam", text
+        options = {option for parameter in known[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, text
+
+
+def test_every_command_is_spoken_of() -> None:
+    text = "\n".join(spoken())
+
+    silent = [name for name, command in commands().items() if not isinstance(command, click.Group) and name not in text]
+
+    assert silent == []
