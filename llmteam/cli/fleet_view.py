@@ -68,14 +68,17 @@ def counts_chords(settings: Settings) -> bool:
 
 @contextmanager
 def _reached(settings: Settings) -> Iterator[tuple[Celery, Any]]:
+    from celery.exceptions import OperationalError
+
     app = celery_app(settings)
     connection = app.connection_for_read(connect_timeout=_CONNECT_SECONDS)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_SECONDS)
         # The transport of Redis connects on first use only.
-        connection.default_channel.client.ping() if connection.transport.driver_type == "redis" else None
+        if connection.transport.driver_type == "redis":
+            connection.default_channel.client.ping()
         yield app, connection
-    except (*connection.connection_errors, *connection.channel_errors) as exc:
+    except (OperationalError, *connection.connection_errors, *connection.channel_errors) as exc:
         raise InfrastructureError(
             f"the broker {mask_url(settings.broker_url or '')} (LLMTEAM_BROKER_URL) cannot be reached: {_first(exc)}"
         ) from exc

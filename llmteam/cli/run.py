@@ -165,6 +165,8 @@ class _Command:
         self, definition: SegmentDefinition | None, value: Any, progress: Progress
     ) -> tuple[Runs, str, signal.Signals | None]:
         """Start the run and see it to its end; the signal that came before that, if one did."""
+        from llmteam.cli.fleet_view import check_broker
+
         if self._example is not None:
             self._extra = self._stack.enter_context(self._example.environment())
         if is_embedded(self._settings):
@@ -174,6 +176,9 @@ class _Command:
         if self._workers is not None:
             self._stack.callback(self._workers.stop)
             self._workers.release(place.orders(**self._extra))
+        if self._settings.broker_url is not None:
+            # A run whose hints cannot be sent would be half-started.
+            check_broker(place.settings)
         runs = place.runs()
         self._stack.callback(runs.close)
         definition = definition or runs.resolve(self._request.tenant, str(self._request.source))

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmteam.canvas.state import SegmentStatus, StepState
 from llmteam.cli.options import json_option, load_settings, tenant_option
-from llmteam.cli.progress import line_of
 from llmteam.cli.render import coloured, duration, json_text, moment, pairs, print_json, table
 from llmteam.cli.servers import installation
 
 if TYPE_CHECKING:
     from llmteam.canvas.records import RunRecord, StepRecord
     from llmteam.canvas.runs import Runs
+    from llmteam.canvas.state import SegmentStatus
     from llmteam.events.models import ErrorInfo, WorktrailEvent
 
 
@@ -28,14 +27,14 @@ def runs() -> None:
 
 @runs.command(name="list")
 @tenant_option
-@click.option("--status", type=click.Choice([status.value for status in SegmentStatus]), help="Only these.")
+@click.option("--status", metavar="STATUS", help="Only these: running, completed, failed, cancelled, timeout.")
 @click.option("--segment", metavar="ID", help="Only runs of this segment.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
 @json_option
 def list_runs(tenant: str, status: str | None, segment: str | None, limit: int, as_json: bool) -> None:
     """List runs, newest first."""
+    wanted = None if status is None else _status(status)
     with _runs() as known:
-        wanted = SegmentStatus(status) if status else None
         found = known.engine.store.records(tenant, status=wanted, segment_id=segment, limit=limit)
     if as_json:
         print_json([_run_document(record) for record in found])
@@ -77,7 +76,7 @@ def show(run_id: str, tenant: str, with_events: bool, as_json: bool) -> None:
     _print_run(record)
     click.echo()
     _print_steps(steps)
-    if record.status is SegmentStatus.COMPLETED:
+    if record.status == "completed":
         click.echo(f"\n{click.style('outputs', bold=True)}\n{json_text(result.outputs)}")
     if with_events:
         _print_events(events)
@@ -98,6 +97,16 @@ def cancel(run_id: str, tenant: str, as_json: bool) -> None:
         click.echo(f"run {run_id} is cancelled")
     else:
         click.echo(f"run {run_id} is over already: {coloured(record.status.value)}")
+
+
+def _status(text: str) -> SegmentStatus:
+    from llmteam.canvas.state import SegmentStatus
+
+    try:
+        return SegmentStatus(text)
+    except ValueError:
+        known = ", ".join(SegmentStatus)
+        raise click.UsageError(f"--status: there is no status {text!r}; there are: {known}") from None
 
 
 @contextmanager
@@ -163,6 +172,8 @@ def _print_run(record: RunRecord) -> None:
 
 
 def _print_steps(steps: list[StepRecord]) -> None:
+    from llmteam.canvas.state import StepState
+
     rows = []
     for step in steps:
         row = step.row
@@ -192,6 +203,8 @@ def _waits(step: StepRecord) -> str:
 
 
 def _print_events(events: list[WorktrailEvent]) -> None:
+    from llmteam.cli.progress import line_of
+
     click.echo(f"\n{click.style('events', bold=True)}")
     for event in events:
         click.echo(f"{event.seq or 0:>4} {line_of(event)}")

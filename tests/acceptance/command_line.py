@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class CommandLine:
                 {"step_id": step_id, "step_type": kind, "config": config}
                 for step_id, (kind, config) in zip(ids, steps, strict=True)
             ],
-            "edges": [{"source_step": one, "target_step": two} for one, two in zip(ids, ids[1:], strict=False)],
+            "edges": [{"source_step": one, "target_step": two} for one, two in pairwise(ids)],
             **fields,
         }
         path = self.folder / f"{name}.json"

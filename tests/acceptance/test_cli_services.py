@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from llmteam.embedded import EmbeddedServers
 from tests.acceptance.command_line import DONE, FAILED, UNREACHABLE, USAGE, CommandLine
-from tests.embedding import PYTHONPATH, processes_of, short_folder, wait_until_gone
+from tests.embedding import processes_of, short_folder, wait_until_gone
 from tests.services import PostgresService, redis_client, url_of
 from tests.waiting import wait_until
 
@@ -122,11 +120,17 @@ def test_a_server_that_is_not_there_is_exit_code_3_and_names_its_setting(
     assert "Traceback" not in done.stderr
 
 
-def test_a_broker_that_is_not_there_is_exit_code_3_and_named(llmteam: CommandLine) -> None:
-    done = llmteam("worker", LLMTEAM_BROKER_URL=NOWHERE["LLMTEAM_BROKER_URL"])
+@pytest.mark.parametrize("command", [("run", "hello.json", "--run-id", "unsent"), ("worker",)])
+def test_a_broker_that_is_not_there_is_exit_code_3_and_nothing_is_started(
+    llmteam: CommandLine, command: tuple[str, ...]
+) -> None:
+    llmteam.hello()
+
+    done = llmteam(*command, LLMTEAM_BROKER_URL=NOWHERE["LLMTEAM_BROKER_URL"])
 
     assert done.returncode == UNREACHABLE
     assert "redis://127.0.0.1:9/0 (LLMTEAM_BROKER_URL) cannot be reached" in done.stderr
+    assert llmteam("runs", "show", "unsent").returncode == USAGE
 
 
 def test_a_worker_refuses_a_database_without_tables_and_upgrade_makes_them(
