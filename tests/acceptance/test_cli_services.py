@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,9 +44,14 @@ def test_a_worker_serves_runs_of_other_processes_restarts_what_dies_and_drains(l
     users = llmteam.segment("users", ("pid", {}))
     held = llmteam.segment("held", ("hold", {"until": str(flag)}))
     imports = ("--import", "steps_of_tests")
-    with llmteam.started("worker", *imports, "--concurrency", "2") as worker:
+    with llmteam.started("worker", *imports, "--concurrency", "2", LLMTEAM_LOG_FORMAT="json") as worker:
         worker.wait_for("ready: llmteam.control")
-        before = llmteam.json("run", users, *imports)["outputs"]["output"]
+        run = llmteam.json("run", users, *imports)
+        before = run["outputs"]["output"]
+        logged = [json.loads(line) for line in worker.output().splitlines() if '"shop"' in line]
+        assert [(one["message"], one["run_id"], one["step_id"], one["program"]) for one in logged] == [
+            ("asked", run["run_id"], "step_1", "prefork")
+        ]
         (main,) = children(worker.process.pid, "prefork")
         assert psutil.Process(before).ppid() == main.pid
 
@@ -55,14 +61,14 @@ def test_a_worker_serves_runs_of_other_processes_restarts_what_dies_and_drains(l
         assert llmteam.json("run", users, *imports)["outputs"]["output"] != before
         assert "prefork ended by SIGKILL" in worker.output()
 
-        with llmteam.started("run", held, *imports, "--run-id", "held") as run:
+        with llmteam.started("run", held, *imports, "--run-id", "held") as waiting:
             wait_until(flag.with_suffix(".began").exists, "the step to begin", timeout=20)
             worker.look()
             worker.process.send_signal(signal.SIGTERM)
             worker.wait_for("stopping; running steps are finished first")
             flag.touch()
             assert worker.process.wait(30) == DONE
-            assert run.process.wait(30) == DONE, run.output()
+            assert waiting.process.wait(30) == DONE, waiting.output()
         worker.wait_until_gone()
 
 
