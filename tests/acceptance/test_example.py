@@ -17,7 +17,8 @@ from llmteam.events import EventType
 from llmteam.examples import EXAMPLES, Example, ExampleFailedError
 from llmteam.examples.ticket_triage import resources
 from llmteam.net import BaseUrlClient
-from llmteam.runtime import OfflineProvider, OpenAIProvider, ResourceNotFoundError, default_manager
+from llmteam.runtime import OfflineProvider, ResourceNotFoundError, default_manager
+from tests.unit.runtime.model_server import ModelServer, Received, Reply, chat_completion
 
 PAYING = {"team", "business", "enterprise"}
 
@@ -163,15 +164,31 @@ def test_nothing_stays_registered_after_the_example(example: Example) -> None:
         default_manager().clients.get(resources.SERVICE)
 
 
-def test_a_model_that_the_environment_names_is_used(monkeypatch: pytest.MonkeyPatch, example: Example) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setenv("LLMTEAM_EXAMPLE_MODEL", "small-one")
+class Triager(ModelServer):
+    """A model that finds every ticket critical."""
 
-    with example.environment():
-        model = default_manager().llms.get(resources.MODEL)
+    def _next(self, received: Received) -> Reply:
+        self.received.append(received)
+        form = received.json.get("response_format")
+        if form is None:
+            return chat_completion("We are on it.")
+        subject = form["json_schema"]["schema"]["required"][0]
+        return chat_completion(
+            json.dumps({subject: {"category": "outage", "level": "critical"}[subject], "reason": "!"})
+        )
 
-    assert isinstance(model, OpenAIProvider)
-    assert model.model == "small-one"
+
+def test_a_model_that_the_environment_names_is_asked_instead(monkeypatch: pytest.MonkeyPatch, example: Example) -> None:
+    with Triager().running() as model:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{model.url}/v1")
+        monkeypatch.setenv("LLMTEAM_EXAMPLE_MODEL", "small-one")
+        with example.environment() as env:
+            result = run(example)
+            said = example.check(env, result)
+
+    assert [one.json["model"] for one in model.received] == ["small-one"] * 3
+    assert result.outputs["output"]["draft"] == "We are on it."
+    assert said.endswith("escalate (outage, critical)")
 
 
 def test_what_workers_import_registers_from_the_environment_or_says_what_is_missing(
