@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import tempfile
-import venv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.conftest import Fresh
 from tests.blocks import Block, blocks_of
 from tests.scenario import ROOT, scenario
-from tests.test_packaging import copy_project, install, project_files, run
+from tests.test_packaging import run
 
 README = ROOT / "README.md"
 BLOCKS = blocks_of(README)
@@ -39,36 +37,18 @@ def test_the_picture_is_the_example_as_it_ships() -> None:
     assert picture == drawn
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """One that the user of the embedded servers can enter, and whose path is short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="llmteam-readme-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
 def from_elsewhere() -> Block:
     (block,) = (block for block in BLOCKS if "pip install" in block.text)
     return block
 
 
 @pytest.mark.timeout(600)
-def test_two_commands_suffice_anywhere(folder: Path) -> None:
-    project = copy_project(project_files(), folder / "project")
-    run(sys.executable, "-m", "build", "--no-isolation", cwd=project)
-    (wheel,) = (project / "dist").glob("*.whl")
-    venv.create(folder / "venv", with_pip=True, symlinks=True)
-    # From the wheel, so that the block's own `pip install` finds it there and asks nobody for a release.
-    install(folder / "venv/bin/python", f"{wheel}[embedded]")
-    here = folder / "here"
-    here.mkdir()
-
-    env = {
-        **{name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}},
-        "PATH": f"{folder}/venv/bin{os.pathsep}{os.environ['PATH']}",
-    }
+def test_two_commands_suffice_anywhere(fresh: Fresh) -> None:
+    # The wheel is installed already, so that the block's own `pip install` finds it and asks nobody for a release.
+    here = fresh.place("here")
     command = ["bash", "-euo", "pipefail", "-c", from_elsewhere().text]
-    done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, timeout=500, check=False)
+
+    done = subprocess.run(command, cwd=here, env=fresh.env, capture_output=True, text=True, timeout=500, check=False)
 
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "completed ticket_triage" in done.stdout
