@@ -45,6 +45,14 @@ def broken(ctx, config, data):
 """
 
 
+def argv_of(process: psutil.Process) -> list[str]:
+    """Its arguments; none when it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 class CommandLine:
     """``llmteam`` in ``folder``; ``env`` are its settings beside those of the machine."""
 

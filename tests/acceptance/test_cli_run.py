@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.acceptance.command_line import DONE, FAILED, USAGE, CommandLine
+from llmteam.embedded import start
+from tests.acceptance.command_line import DONE, FAILED, USAGE, CommandLine, argv_of
 from tests.embedding import processes_of, short_folder, wait_until_gone
 from tests.waiting import wait_until
 
@@ -16,14 +18,23 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
-def llmteam() -> Iterator[CommandLine]:
-    """One home for all tests here: only the first one makes its cluster."""
+def alone() -> Iterator[CommandLine]:
+    """A home whose servers nobody but the command itself keeps running."""
     with short_folder() as folder:
         yield CommandLine(folder)
 
 
-def test_a_segment_runs_with_nothing_set_up_and_leaves_nothing_running(llmteam: CommandLine) -> None:
-    done = llmteam("run", llmteam.hello(), "--input", '{"name": "you"}')
+@pytest.fixture(scope="module")
+def llmteam() -> Iterator[CommandLine]:
+    """A home whose servers run all the time, because starting them for each command takes longer than the tests."""
+    with short_folder() as folder:
+        line = CommandLine(folder)
+        with start(Path(line.env["LLMTEAM_HOME"])):
+            yield line
+
+
+def test_a_segment_runs_with_nothing_set_up_and_leaves_nothing_running(alone: CommandLine) -> None:
+    done = alone("run", alone.hello(), "--input", '{"name": "you"}')
 
     assert done.returncode == DONE, done.stderr
     status, *middle, run_line, look = done.stdout.splitlines()
@@ -31,7 +42,7 @@ def test_a_segment_runs_with_nothing_set_up_and_leaves_nothing_running(llmteam: 
     assert json.loads("\n".join(middle)) == {"output": "hello you"}
     assert look == f"look again: llmteam runs show {run_line.removeprefix('run ')}"
     assert done.stderr == ""
-    wait_until_gone(llmteam.folder)
+    wait_until_gone(alone.folder)
 
 
 def test_a_finished_run_can_be_looked_at_later(llmteam: CommandLine) -> None:
@@ -98,17 +109,17 @@ def test_ctrl_c_cancels_the_run_whose_workers_go_with_the_command(llmteam: Comma
     assert llmteam.json("runs", "show", "held-1")["status"] == "cancelled"
 
 
-def test_nothing_outlives_a_command_that_is_killed(llmteam: CommandLine) -> None:
-    flag = llmteam.folder / "killed"
-    segment = llmteam.segment("killed", ("hold", {"until": str(flag)}))
+def test_nothing_outlives_a_command_that_is_killed(alone: CommandLine) -> None:
+    flag = alone.folder / "killed"
+    segment = alone.segment("killed", ("hold", {"until": str(flag)}))
 
-    with llmteam.started("run", segment, "--import", "steps_of_tests") as run:
+    with alone.started("run", segment, "--import", "steps_of_tests") as run:
         wait_until(flag.with_suffix(".began").exists, "the step to begin", timeout=30)
         assert run.look()
-        assert processes_of(llmteam.folder)
+        assert processes_of(alone.folder)
         run.end(signal.SIGKILL)
         run.wait_until_gone()
-        wait_until_gone(llmteam.folder)
+        wait_until_gone(alone.folder)
 
 
 def test_a_run_that_leans_on_another_ones_workers_gets_its_own_when_those_go(llmteam: CommandLine) -> None:
@@ -120,7 +131,7 @@ def test_a_run_that_leans_on_another_ones_workers_gets_its_own_when_those_go(llm
         wait_until(first.with_suffix(".began").exists, "the first run to begin", timeout=30)
         with llmteam.started("run", two, *imports) as guest:
             wait_until(second.with_suffix(".began").exists, "the second run to begin", timeout=30)
-            assert not [one for one in guest.look() if "llmteam.cli.child" in one.cmdline()]
+            assert not [one for one in guest.look() if "llmteam.cli.child" in argv_of(one)]
             first.touch()
             second.touch()
 
