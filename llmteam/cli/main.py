@@ -27,7 +27,7 @@ def cli() -> None:
     """JSON workflow segments as durable, tenant-isolated runs on Celery, Redis and Postgres.
 
     Settings are LLMTEAM_* variables; `llmteam doctor` shows and checks them. Exit codes: 0 done, 1 the run or check
-    failed, 2 wrong usage or invalid segment, 3 a server cannot be reached.
+    failed, 2 wrong usage or invalid segment, 3 a server cannot be reached, 128 and more ended by a signal.
     """
 
 

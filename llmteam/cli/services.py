@@ -88,7 +88,9 @@ def up(
         programs.append(flower(LOOPBACK, port))
         extra[_AUTH_VARIABLE] = basic_auth or _credentials()
     with installation(settings) as place, _environment_file(place) as exports:
-        place.database().upgrade()
+        database = place.database()
+        database.upgrade()
+        database.close()
 
         def ready() -> None:
             say(f"ready in {_shown(place.home)}: llmteam run SEGMENT.json")
