@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,7 @@ from rich.console import Console
 from bench import report
 from bench.ours import Llmteam
 from bench.raw import RawCelery, make_app
-from bench.servers import Site, Worker, site, workers
+from bench.servers import Site, Worker, connections_for, site, workers
 from bench.workloads import FULL, QUICK, Figures, Side, Size, Workload, chain, fan, interleaved, waits
 from llmteam.errors import LLMTeamError
 
@@ -61,26 +62,34 @@ def _measured(place: Site, size: Size, wanted: Sequence[str], progress: Console,
     found: dict[str, Mapping[str, Sequence[Figures]]] = {}
     for kind, concurrency in (("steps", size.concurrency), ("waits", size.waits)):
         chosen = [workload for workload in _WORKLOADS[kind] if workload.__name__ in wanted]
-        if not chosen:
-            continue
-        raw = RawCelery(make_app(place.raw_broker, connections=2 * concurrency + 100, acks=acks))
-        ours = Llmteam(place.settings)
-        with workers(place, concurrency, acks=acks) as running, progress.status("") as status:
-            _warm(running, (raw, ours), chosen, size)
-            for workload in chosen:
-                found[workload.__name__] = interleaved((raw, ours), workload, size, status.update)
-            for worker in running:
-                worker.check()
-        ours.close()
-        raw.close()
+        if chosen:
+            found |= _with_workers(place, concurrency, chosen, size, progress, acks=acks)
     return found
+
+
+def _with_workers(
+    place: Site, concurrency: int, chosen: Sequence[Workload], size: Size, progress: Console, *, acks: bool
+) -> Rounds:
+    with (
+        closing(RawCelery(make_app(place.raw_broker, connections=connections_for(concurrency), acks=acks))) as raw,
+        closing(Llmteam(place.settings)) as ours,
+        workers(place, concurrency, acks=acks) as running,
+        progress.status("starting") as status,
+    ):
+        try:
+            _warm(running, (raw, ours), chosen, size)
+            return {workload.__name__: interleaved((raw, ours), workload, size, status.update) for workload in chosen}
+        except Exception:
+            for worker in running:
+                progress.print(worker.last_words(), markup=False, highlight=False)
+            raise
 
 
 def _warm(running: Sequence[Worker], sides: Sequence[Side], chosen: Sequence[Workload], size: Size) -> None:
     """Everything once, uncounted: threads, connections, prepared statements, imports."""
     for worker, side in zip(running, sides, strict=True):
-        side.finish([side.start_chain(1)])
         worker.check()
+        side.finish([side.start_chain(1)])
         for workload in chosen:
             workload(side, replace(size, alone=min(size.alone, 5)))
 

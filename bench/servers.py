@@ -71,7 +71,7 @@ def _prepared(servers: EmbeddedServers, folder: Path) -> Site:
     database.close()
     ours, theirs = (_numbered(servers.broker_url, number) for number in (_OURS, _RAW))
     settings = Settings(database_url=servers.database_url, broker_url=ours, imports=("bench.steps",))
-    durability, postgres = _asked(servers.database_url)
+    durability, postgres = durability_of(servers.database_url)
     valkey = _valkey(ours)
     return Site(
         settings=settings,
@@ -86,8 +86,11 @@ def _numbered(url: str, number: int) -> str:
     return f"{url.rpartition('/')[0]}/{number}"
 
 
-def _asked(database_url: str) -> tuple[dict[str, str], str]:
-    """Durability as it holds for the login that the workers use. Raises :class:`UnsafeServerError`."""
+def durability_of(database_url: str) -> tuple[dict[str, str], str]:
+    """The settings of :data:`DURABLE` as they hold for this login, and the version of Postgres.
+
+    Raises :class:`UnsafeServerError` unless all are on.
+    """
     connection = psycopg2.connect(database_url.replace("+psycopg2", "", 1))
     try:
         cursor = connection.cursor()
@@ -124,9 +127,13 @@ class Worker:
             )
 
     def check(self) -> None:
-        """Raises with the end of its log when the worker has ended."""
+        """Raises when the worker has ended."""
         if self._process.poll() is not None:
-            raise LLMTeamError(f"a worker ended with {self._process.returncode}:\n{self.log.read_text()[-2000:]}")
+            raise LLMTeamError(f"a worker ended with {self._process.returncode}: its last words are above")
+
+    def last_words(self) -> str:
+        """The end of the worker's log."""
+        return f"{self.log.name}: {self.log.read_text()[-2000:]}"
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -137,17 +144,22 @@ class Worker:
             self._process.wait()
 
 
+def connections_for(concurrency: int) -> int:
+    """What one process of raw Celery may need when every thread of its worker talks to broker and backend."""
+    return 2 * concurrency + 100
+
+
 @contextmanager
 def workers(place: Site, concurrency: int, *, acks: bool) -> Iterator[Sequence[Worker]]:
     """One worker of each side, alike in pool, concurrency and flags."""
-    connections = 2 * concurrency + 100
     ours = {
         variable("database_url"): place.settings.database_url or "",
         variable("broker_url"): place.settings.broker_url or "",
         variable("imports"): ",".join(place.settings.imports),
         variable("log_level"): "WARNING",
     }
-    theirs = {raw.BROKER: place.raw_broker, raw.CONNECTIONS: str(connections), raw.ACKS: "1" if acks else "0"}
+    theirs = {raw.BROKER: place.raw_broker, raw.CONNECTIONS: str(connections_for(concurrency))}
+    theirs[raw.ACKS] = "1" if acks else "0"
     with contextlib.ExitStack() as stack:
         started = []
         for name, app, queues, environment in (
