@@ -20,11 +20,13 @@ from llmteam.canvas.step_types import (
     StepTypeMetadata,
     config_schema,
 )
+from llmteam.dispatch import QUARANTINE_QUEUE, QUEUES
 
 __all__ = ["PortSpec", "StepCatalog", "StepCategory", "StepTypeMetadata", "step_type"]
 
 _TYPE_ID = re.compile(r"[A-Za-z][\w.-]{0,99}", re.ASCII)
-_QUEUE = re.compile(r"llmteam\.[a-z0-9_.-]{1,100}")
+#: Queues that workers serve; the one for steps that kill their workers is not to be asked for.
+_QUEUES = [queue for queue in QUEUES if queue != QUARANTINE_QUEUE]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
@@ -171,8 +173,8 @@ def _check(metadata: StepTypeMetadata, queue: str | None) -> None:
     type_id = metadata.type_id
     if _TYPE_ID.fullmatch(type_id) is None:
         raise InvalidStepTypeError(type_id, "a name has letters, digits, _ . and -, and begins with a letter")
-    if queue is not None and _QUEUE.fullmatch(queue) is None:
-        raise InvalidStepTypeError(type_id, f"queue {queue!r}: names of queues look like llmteam.name, in lower case")
+    if queue is not None and queue not in _QUEUES:
+        raise InvalidStepTypeError(type_id, f"queue {queue!r} is served by no worker: use one of {', '.join(_QUEUES)}")
     fault = ConfigSchema.fault(metadata.config_schema)
     if fault is not None:
         raise InvalidStepTypeError(type_id, f"config_schema is not JSON Schema: {fault}")

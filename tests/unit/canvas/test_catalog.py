@@ -233,7 +233,8 @@ def test_replacing_a_type_keeps_what_is_not_given_anew(catalog: StepCatalog) -> 
     [
         (metadata("no spaces"), None, "a name has letters"),
         (metadata(""), None, "a name has letters"),
-        (metadata("mine"), "celery", "names of queues look like llmteam.name"),
+        (metadata("mine"), "llmteam.gpu", "is served by no worker: use one of llmteam.control"),
+        (metadata("mine"), "llmteam.quarantine", "is served by no worker"),
         (metadata("mine", config_schema={"type": "objekt"}), None, "config_schema is not JSON Schema"),
     ],
 )
