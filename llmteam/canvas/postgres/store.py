@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,6 +12,14 @@ from llmteam.canvas.graph import Node
 from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
+from llmteam.canvas.postgres.scripts import (
+    Script,
+    finished_values,
+    ids_and_visits,
+    insert_steps,
+    read_slice,
+    run_values,
+)
 from llmteam.canvas.records import (
     Claimed,
     NewRun,
@@ -38,26 +46,6 @@ from llmteam.events.postgres import event_values, insert_values
 FEW = 8
 #: Definitions that a process remembers to have written.
 _KNOWN = 10_000
-
-
-class Script:
-    """A script of statements that is sent in one round trip."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._params: list[Any] = []
-        self._prepared: list[Prepared] = []
-
-    def add(self, statement: str | Prepared, *params: Any) -> Script:
-        if isinstance(statement, Prepared):
-            self._prepared.append(statement)
-            statement = statement.call
-        self._texts.append(statement)
-        self._params.extend(params)
-        return self
-
-    def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
-        return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)
 
 
 class PostgresRunStore:
@@ -98,7 +86,7 @@ class PostgresRunStore:
             change.now,
             state.started_at,
         )
-        _insert_steps(script, ident, change.added.values(), nodes)
+        insert_steps(script, ident, change.added.values(), nodes)
         self._events(script, EventScope(*ident, run.instance_id, segment_id), change.events, change.now, 1)
         script.add("SELECT 1")
         try:
@@ -169,14 +157,14 @@ class PostgresRunStore:
             event.severity.value,
             codec.dumps(event.payload),
             *ident,
-            *_ids_and_visits(keys or ()),
+            *ids_and_visits(keys or ()),
         )
         script = Script().add(sql.NO_WAIT_FOR_DISK).add(sql.LOCK_RUN, *ident).add(sql.CLAIM, *params)
         with self._database.hot(header.tenant_id) as connection:
             found = script.run(connection)
         if not found:
             return None
-        seq, run, loaded = _read_slice(header.run_id, found)
+        seq, run, loaded = read_slice(header.run_id, found)
         run.running += 1
         if keys is None or run.running > 1:
             return Claimed()
@@ -243,8 +231,8 @@ class PostgresRunStore:
         if not few or large or not change.applied or change.added or change.cancel_open or change.lacks_outputs:
             return None
         ident = (header.tenant_id, header.run_id)
-        values = [*_run_values(change.run, seen.next_seq + len(change.events)), *ident, seen.next_seq]
-        values += _finished_values(change.steps[finished], output, local_state)
+        values = [*run_values(change.run, seen.next_seq + len(change.events)), *ident, seen.next_seq]
+        values += finished_values(change.steps[finished], output, local_state)
         values += [*ident, *finished]
         for row in others:
             values += [*rows.step_values(row), *ident, *row.key]
@@ -278,11 +266,11 @@ class PostgresRunStore:
         *,
         begin: bool = False,
     ) -> tuple[int, RunState, dict[Key, StepRow]]:
-        script.add(sql.READ_SLICE, *_ids_and_visits(keys), *ident)
+        script.add(sql.READ_SLICE, *ids_and_visits(keys), *ident)
         found = script.run(connection, begin=begin) or []
         if not found:
             raise RunNotFoundError(ident[1])
-        return _read_slice(ident[1], found)
+        return read_slice(ident[1], found)
 
     def _fill_outputs(
         self,
@@ -322,7 +310,7 @@ class PostgresRunStore:
             head, tail = sql.UPDATE_STEPS_HEAD, sql.UPDATE_STEPS_TAIL
             values = [value for row in changed for value in (*row.key, *rows.step_values(row))]
             script.add(head + ",".join([sql.UPDATE_STEPS_ROW] * len(changed)) + tail, *values, *ident)
-        _insert_steps(script, ident, change.added.values(), nodes)
+        insert_steps(script, ident, change.added.values(), nodes)
         if change.cancel_open:
             script.add(sql.CANCEL_OPEN, change.now, *ident)
 
@@ -336,10 +324,10 @@ class PostgresRunStore:
     ) -> None:
         if output is not None and output.digest is not None:
             script.add(sql.INSERT_PAYLOAD, ident[0], output.digest, output.text, output.size)
-        script.add(sql.UPDATE_STEP, *_finished_values(row, output, local_state), *ident, *row.key)
+        script.add(sql.UPDATE_STEP, *finished_values(row, output, local_state), *ident, *row.key)
 
     def _write_run(self, script: Script, ident: tuple[str, str], run: RunState, next_seq: int) -> None:
-        script.add(sql.UPDATE_RUN, *_run_values(run, next_seq), *ident)
+        script.add(sql.UPDATE_RUN, *run_values(run, next_seq), *ident)
 
     def _events(self, script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int) -> None:
         if len(drafts) <= FEW:
@@ -378,40 +366,3 @@ class PostgresRunStore:
         """As :meth:`RunStore.outputs`."""
         found = self._read(tenant_id, sql.READ_OUTPUTS, tenant_id, run_id)
         return run_outputs({step_id: StepOutput(body or {}, whole) for step_id, whole, body in found})
-
-
-def _insert_steps(script: Script, ident: tuple[str, str], steps: Iterable[StepRow], nodes: Mapping[str, Node]) -> None:
-    values: list[Any] = []
-    added = list(steps)
-    for row in added:
-        node = nodes[row.step_id]
-        values += [*ident, *row.key, row.state.value, row.undecided, row.live, node.facts.queue, row.owner]
-        values += [row.wake_at, row.ready_at, row.finished_at, rows.decisions_list(row), list(node.sources)]
-        values.append(rows.loop_text(row.loop))
-    if added:
-        script.add(sql.INSERT_STEPS_HEAD + ",".join([sql.INSERT_STEPS_ROW] * len(added)) + ";", *values)
-
-
-def _ids_and_visits(keys: Sequence[Key]) -> tuple[list[str], list[int]]:
-    return list(dict.fromkeys(key[0] for key in keys)), list({key[1] for key in keys})
-
-
-def _read_slice(run_id: str, found: Sequence[Sequence[Any]]) -> tuple[int, RunState, dict[Key, StepRow]]:
-    """Next event number, run and rows, from rows of READ_SLICE or CLAIM."""
-    first = found[0]
-    at = 1 + rows.RUN_WIDTH
-    loaded = [rows.step_row(row[at:]) for row in found if row[at] is not None]
-    return first[0], rows.run_state(run_id, first[1:at]), {row.key: row for row in loaded}
-
-
-def _run_values(run: RunState, next_seq: int) -> list[Any]:
-    counted = [run.status.value, run.open, run.running, run.completed, run.failed, run.terminals]
-    return [*counted, next_seq, run.finished_at, rows.error_text(run.error), run.status.is_terminal]
-
-
-def _finished_values(row: StepRow, output: StoredOutput | None, local_state: Mapping[str, Any] | None) -> list[Any]:
-    local = None if local_state is None else codec.dumps(dict(local_state))
-    if output is None:
-        return [*rows.step_values(row), False, None, None, local]
-    inline = output.text if output.digest is None else None
-    return [*rows.step_values(row), output.whole, inline, output.digest, local]

@@ -1,0 +1,77 @@
+"""Scripts of statements, and the values that stand in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llmteam import codec
+from llmteam.canvas.graph import Node
+from llmteam.canvas.postgres import rows
+from llmteam.canvas.postgres import statements as sql
+from llmteam.canvas.records import StoredOutput
+from llmteam.canvas.state import Key, RunState, StepRow
+from llmteam.db.hot import HotConnection, Prepared
+
+
+class Script:
+    """A script of statements that is sent in one round trip."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._params: list[Any] = []
+        self._prepared: list[Prepared] = []
+
+    def add(self, statement: str | Prepared, *params: Any) -> Script:
+        """Append a statement with its values."""
+        if isinstance(statement, Prepared):
+            self._prepared.append(statement)
+            statement = statement.call
+        self._texts.append(statement)
+        self._params.extend(params)
+        return self
+
+    def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
+        """As :meth:`HotConnection.script`."""
+        return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)
+
+
+def insert_steps(script: Script, ident: tuple[str, str], steps: Iterable[StepRow], nodes: Mapping[str, Node]) -> None:
+    """Add the INSERT of new rows, with where each runs and what its input comes from."""
+    values: list[Any] = []
+    added = list(steps)
+    for row in added:
+        node = nodes[row.step_id]
+        values += [*ident, *row.key, row.state.value, row.undecided, row.live, node.facts.queue, row.owner]
+        values += [row.wake_at, row.ready_at, row.finished_at, rows.decisions_list(row), list(node.sources)]
+        values.append(rows.loop_text(row.loop))
+    if added:
+        script.add(sql.INSERT_STEPS_HEAD + ",".join([sql.INSERT_STEPS_ROW] * len(added)) + ";", *values)
+
+
+def ids_and_visits(keys: Sequence[Key]) -> tuple[list[str], list[int]]:
+    """The two arrays that stand for ``keys`` in a statement; rows of other pairs may come along."""
+    return list(dict.fromkeys(key[0] for key in keys)), list({key[1] for key in keys})
+
+
+def read_slice(run_id: str, found: Sequence[Sequence[Any]]) -> tuple[int, RunState, dict[Key, StepRow]]:
+    """Next event number, run and rows, from rows of READ_SLICE or CLAIM."""
+    first = found[0]
+    at = 1 + rows.RUN_WIDTH
+    loaded = [rows.step_row(row[at:]) for row in found if row[at] is not None]
+    return first[0], rows.run_state(run_id, first[1:at]), {row.key: row for row in loaded}
+
+
+def run_values(run: RunState, next_seq: int) -> list[Any]:
+    """What a transition may have changed about the run, in the order of UPDATE_RUN."""
+    counted = [run.status.value, run.open, run.running, run.completed, run.failed, run.terminals]
+    return [*counted, next_seq, run.finished_at, rows.error_text(run.error), run.status.is_terminal]
+
+
+def finished_values(row: StepRow, output: StoredOutput | None, local_state: Mapping[str, Any] | None) -> list[Any]:
+    """What UPDATE_STEP writes about the step that is over, its answer included."""
+    local = None if local_state is None else codec.dumps(dict(local_state))
+    if output is None:
+        return [*rows.step_values(row), False, None, None, local]
+    inline = output.text if output.digest is None else None
+    return [*rows.step_values(row), output.whole, inline, output.digest, local]
