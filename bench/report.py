@@ -42,9 +42,10 @@ def lines(rows: Sequence[Row], raw: Sequence[Figures], llmteam: Sequence[Figures
 
 def show(console: Console, found: Sequence[Line], size: Size) -> None:
     """Print the table."""
-    table = Table(title=f"medians of {size.rounds} rounds, threads pool, {size.concurrency} threads")
+    rounds = f"medians of {size.rounds} rounds" if size.rounds > 1 else "one round"
+    table = Table(title=f"{rounds}; threads pool of {size.concurrency}, for the waits of {size.waits}")
     table.add_column("")
-    for heading in ("raw Celery", "llmteam", "llmteam / raw", "worst to best", "target"):
+    for heading in ("raw Celery", "llmteam", "llmteam / raw", "of each round", "target"):
         table.add_column(heading, justify="right", no_wrap=True)
     for line in found:
         unit = line.row.unit
