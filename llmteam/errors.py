@@ -33,9 +33,14 @@ class LLMTeamError(Exception):
     _call: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        self = super().__new__(cls, *args)
+        # Without them, or an OSError among the bases would read the constructor's arguments as errno and text.
+        self = super().__new__(cls)
         self._call = (args, kwargs)
         return self
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.args = args
 
     def __reduce__(self) -> tuple[Any, ...]:
         args, kwargs = self._call

@@ -121,6 +121,7 @@ def test_a_public_error_derives_from_the_root_and_survives_pickling(cls: type[Ba
     assert type(again) is cls
     assert str(again) == str(error)
     assert str(again).strip()
+    assert "[Errno" not in str(again), "an OSError among the bases has read the arguments its own way"
     del error._call, again._call
     assert facts(again) == facts(error)
 

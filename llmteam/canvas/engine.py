@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 #: Rows that a claim looks at for the transition to come; wider steps look when they are done.
 LOOK_AHEAD = 8
 
+#: What an error may ask for at most before the next attempt.
+MAX_RETRY_AFTER = timedelta(days=1)
+
 HandlerOf = Callable[[str], StepHandler | None]
 
 
@@ -102,6 +105,9 @@ class Engine:
         if not self.store.create(run, change, graph.nodes):
             return False
         self._after(run.tenant_id, graph, change)
+        if deadline is not None:
+            # Whoever looks at a step of a run that is over time ends the run.
+            self._alarm(deadline, self._hint(run.tenant_id, run.run_id, graph, (graph.entry, 1)))
         return True
 
     def end(self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None) -> bool:
@@ -152,6 +158,8 @@ class Engine:
         timeout = self._timeout(node, work)
         claimed = transitions.claim(work.run, work.row, now, timeout)
         if claimed is None:
+            if work.row.state is StepState.READY and work.row.owner == "timer" and work.row.wake_at is not None:
+                self._alarm(work.row.wake_at, self._hint(hint.tenant_id, hint.run_id, graph, key))
             return None
         input_data = work.input if work.takes_run_input else gather_input(node, work.sources, graph.nodes)
         event = EventDraft(
@@ -241,12 +249,11 @@ class Engine:
     def failed(self, execution: Execution, exc: BaseException) -> Change:
         """The handler raised: try again or fail, as its error and the run's policy say."""
         retryable = getattr(exc, "retryable", None)
-        after = getattr(exc, "retry_after", None)
         error = ErrorInfo.from_exception(exc, recoverable=retryable is True)
         outcome = Failed(
             error.model_copy(update={"error_message": execution.ctx.redact(error.error_message)}),
             retryable=retryable if isinstance(retryable, bool) else None,
-            retry_after=timedelta(seconds=after) if isinstance(after, int | float) and after > 0 else timedelta(),
+            retry_after=_retry_after(exc),
             payload=inline(execution.ctx.annotations, self.limits),
         )
         return self._finish(execution, outcome, None)
@@ -337,6 +344,14 @@ class Engine:
         size = codec.check_size(f"output of step '{node.step_id}'", text, self.limits.max_output_bytes)
         digest = codec.digest(text) if size > self.limits.inline_bytes else None
         return StoredOutput(text, output.whole, digest, size)
+
+
+def _retry_after(exc: BaseException) -> timedelta:
+    """The least delay before the next attempt, as the error asks for it."""
+    asked = getattr(exc, "retry_after", None)
+    if not isinstance(asked, int | float) or not asked > 0:
+        return timedelta()
+    return min(timedelta(seconds=min(asked, 1e9)), MAX_RETRY_AFTER)
 
 
 def _output_error(node: Node, exc: LLMTeamError) -> LLMTeamError:

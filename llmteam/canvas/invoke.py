@@ -95,8 +95,11 @@ class LoopThread:
         self._pid = 0
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run ``work`` on the loop and wait for it, in the caller's context."""
-        return asyncio.run_coroutine_threadsafe(work, self._started()).result()
+        """Run ``work`` on the loop and wait for it, in the caller's context; raises what it raises."""
+        answer, ending = asyncio.run_coroutine_threadsafe(_contained(work), self._started()).result()
+        if ending is not None:
+            raise ending
+        return answer
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -104,3 +107,11 @@ class LoopThread:
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
                 threading.Thread(target=self._loop.run_forever, name="llmteam-handlers", daemon=True).start()
             return self._loop
+
+
+async def _contained(work: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """Out of a task, these two would end the loop, and with it every other handler on it."""
+    try:
+        return await work, None
+    except (SystemExit, KeyboardInterrupt) as exc:
+        return None, exc

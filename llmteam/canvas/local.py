@@ -57,15 +57,30 @@ class LocalFleet:
         """Send a hint at ``moment``."""
         self._from_anywhere(self._later, moment, hint)
 
+    def notifier(self, tell: Callable[[str, str, bool], None]) -> Callable[[str, str, bool], None]:
+        """``tell``, and what still works for a run is stopped once the run is over."""
+
+        def notify(tenant_id: str, run_id: str, ended: bool) -> None:
+            tell(tenant_id, run_id, ended)
+            if ended:
+                self._from_anywhere(self.stop, tenant_id, run_id)
+
+        return notify
+
     def _from_anywhere(self, function: Callable[..., None], *args: Any) -> None:
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(function, *args)
+        # On a loop that was closed nothing works any more.
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
 
     def _later(self, moment: datetime, hint: Hint) -> None:
         assert self._loop is not None
         assert self.engine is not None
-        delay = max(0.0, (moment - self.engine.clock()).total_seconds())
-        handle = self._loop.call_later(delay, self._spawn, hint)
+        delay = (moment - self.engine.clock()).total_seconds()
+        if delay <= 0:
+            self._spawn(hint)
+            return
+        # Looks at the clock again when it is called: that of the loop is another one and may be early.
+        handle = self._loop.call_later(delay, self._later, moment, hint)
         self._timers.setdefault((hint.tenant_id, hint.run_id), set()).add(handle)
 
     # -- the worker

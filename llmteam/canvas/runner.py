@@ -83,7 +83,7 @@ class SegmentRunner:
             handler_of=lambda type_id: self._handlers.get(type_id) or self.catalog.get_handler(type_id),
             runtime_of=self._runtime_of,
             dispatcher=self._local,
-            notify=run_notifier(wakeup),
+            notify=self._local.notifier(run_notifier(wakeup)),
             alarm=self._local.alarm,
             limits=limits,
             holder=HOLDER,

@@ -126,8 +126,8 @@ class Settling:
         """Work off everything that follows, then end the run if nothing is open."""
         change = self._moment.change
         while self._arrivals and not change.ended:
-            key, decision = self._arrivals.popleft()
-            self._arrive(key, decision)
+            self._moment.need_first(key for key, _ in self._arrivals)
+            self._arrive(*self._arrivals.popleft())
         if change.ended:
             return
         if self._moment.run.open == 0:
@@ -301,6 +301,7 @@ class Settling:
             current = self._latest(loop, parent_visit)
             state = self._loop_state(loop, current)
             was_open, state.open = state.open > 0, 0
+            self._moment.need((step_id, current) for step_id in loop.members)
             for step_id in loop.members:
                 self._cancel((step_id, current))
             stack.extend((child, current, False) for child in loop.children)

@@ -255,6 +255,13 @@ class Slice:
         if missing:
             raise NeedRows(missing)
 
+    def need_first(self, keys: Iterable[Key]) -> None:
+        """:meth:`need` when the first of ``keys`` is missing; else do not look at the others."""
+        keys = iter(keys)
+        first = next(keys)
+        if first not in self._rows and first not in self.change.added:
+            self.need((first, *keys))
+
     def edit(self, key: Key) -> StepRow:
         """The row, copied on first use, for changing. Raises :class:`NeedRows`."""
         change = self.change

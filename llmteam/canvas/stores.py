@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam import codec
+from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import UnknownSegmentError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.records import (
@@ -277,7 +278,7 @@ def _attempt(run: _Run, keys: Sequence[Key], transition: Transition, now: dateti
         try:
             return transition(moment)
         except NeedRows as missing:
-            wanted |= missing.keys
+            wanted |= transitions.ahead(run.nodes, missing.keys, wanted)
 
 
 def _shown(run: _Run) -> RunRecord:

@@ -11,6 +11,8 @@ a join the run fails.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -33,7 +35,7 @@ from llmteam.canvas.state import (
 )
 from llmteam.events.models import ErrorInfo, EventDraft, EventSeverity, EventType
 
-__all__ = ["claim", "end_run", "finish", "prefetch", "retry_policy", "start"]
+__all__ = ["ahead", "claim", "end_run", "finish", "prefetch", "retry_policy", "start"]
 
 
 def start(graph: Graph, run_id: str, now: datetime, deadline: datetime | None = None) -> Change:
@@ -103,6 +105,24 @@ def prefetch(graph: Graph, key: Key) -> list[Key]:
             keys.append((edge.target, 1))
     keys.extend((after, visit) for after in node.order_after)
     return list(dict.fromkeys(keys))
+
+
+def ahead(nodes: Mapping[str, Node], keys: Collection[Key], known: Collection[Key]) -> set[Key]:
+    """Rows to load when ``keys`` are missing beside those ``known``: as many again of what lies behind them.
+
+    A dead path may be as long as the segment; loading twice as much each time takes few looks. Some may not exist.
+    """
+    found = set(keys)
+    queue = deque(keys)
+    while queue and len(found) < len(keys) + len(known):
+        step_id, visit = queue.popleft()
+        node = nodes[step_id]
+        for edge in node.outs:
+            key = (edge.target, visit if nodes[edge.target].loop is node.loop else 1)
+            if not edge.back and key not in found:
+                found.add(key)
+                queue.append(key)
+    return found
 
 
 def finish(

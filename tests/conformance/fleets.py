@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 #: Seconds that any run of the suite may take.
-PATIENCE = 40.0
+PATIENCE = 20.0
 #: What every fleet accepts of a step's answer, in bytes of JSON.
 MAX_OUTPUT_BYTES = 64 * 1024
 
@@ -176,7 +176,11 @@ def _worker(variables: dict[str, str], log: Path) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+                process.wait()
 
 
 def _is_up(process: subprocess.Popen[bytes], log: Path) -> bool:

@@ -36,7 +36,7 @@ class BusyError(Exception):
 @step_type("work")
 async def work(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     """Touch ``mark``, wait for ``gate``, then fail or answer as :func:`answer` says."""
-    for path in _arrive(config):
+    for path in _arrive(ctx, config):
         while not path.exists():  # noqa: ASYNC110  # another process opens the gate
             await asyncio.sleep(_LOOK)
     return answer(ctx, config, input_data)
@@ -45,7 +45,7 @@ async def work(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any
 @step_type("plain")
 def plain(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     """:func:`work` in a thread; gives up its gate when it is told to."""
-    for path in _arrive(config):
+    for path in _arrive(ctx, config):
         while not path.exists() and not ctx.cancelled.is_set():
             time.sleep(_LOOK)
     if ctx.cancelled.is_set() and "told" in config:
@@ -55,9 +55,12 @@ def plain(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
 
 @step_type("count")
 def count(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
-    """``n`` of the document, plus one."""
-    document = input_data.get("input", input_data) if isinstance(input_data, dict) else {}
-    return {"n": document.get("n", 0) + 1 if isinstance(document, dict) else 1}
+    """The document with one more in ``key``, and nothing in the keys to ``reset``."""
+    document = input_data.get("input", input_data) if isinstance(input_data, dict) else None
+    counted = dict(document) if isinstance(document, dict) else {}
+    key = config.get("key", "n")
+    counted[key] = counted.get(key, 0) + 1
+    return {name: value for name, value in counted.items() if name not in config.get("reset", ())}
 
 
 StepCatalog.get_instance().register(
@@ -65,10 +68,11 @@ StepCatalog.get_instance().register(
 )
 
 
-def _arrive(config: dict[str, Any]) -> list[Path]:
+def _arrive(ctx: StepContext, config: dict[str, Any]) -> list[Path]:
     if "mark" in config:
         Path(config["mark"]).touch()
-    return [Path(config["gate"])] if "gate" in config else []
+    gated = "gate" in config and ctx.visit == config.get("gate_at", ctx.visit)
+    return [Path(config["gate"])] if gated else []
 
 
 def answer(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:

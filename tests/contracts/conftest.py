@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,11 @@ def fleet(request: pytest.FixtureRequest) -> Fleet:
         return in_memory()
     made: Fleet = request.getfixturevalue(f"{request.param}_fleet")
     return made
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """A file that handlers wait for; it is there at the latest when the test is over."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()

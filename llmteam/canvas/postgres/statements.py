@@ -47,7 +47,7 @@ SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, COALESCE(s.output, p.bo
  ORDER BY s.started_at NULLS LAST, s.step_id, s.visit
 """
 
-#: A step and everything its input is made of, in one round trip and without a lock: what a source gave no longer changes
+#: A step and everything its input is made of, in one round trip and without a lock: what a source gave does not change
 #: once it is over. Of each source the latest visit that is over counts; those of an early join may go on.
 GATHER = Prepared(
     "llmteam_gather",

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam import codec
+from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import RunNotFoundError, UnknownSegmentError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
@@ -196,7 +197,7 @@ class PostgresRunStore:
             script = Script()
             script.add(sql.LOCK_RUN, *ident)
             seq, run, loaded = self._slice(connection, script, ident, keys, begin=True)
-            change = self._attempt(connection, ident, run, loaded, transition, now)
+            change = self._attempt(connection, ident, nodes, run, loaded, transition, now)
             if not change.applied:
                 connection.rollback()
                 return change
@@ -246,6 +247,7 @@ class PostgresRunStore:
         self,
         connection: HotConnection,
         ident: tuple[str, str],
+        nodes: Mapping[str, Node],
         run: RunState,
         loaded: dict[Key, StepRow],
         transition: Transition,
@@ -255,7 +257,8 @@ class PostgresRunStore:
             try:
                 return transition(Slice(run, loaded.values(), now))
             except NeedRows as missing:
-                loaded |= self._slice(connection, Script(), ident, list(missing.keys))[2]
+                wanted = transitions.ahead(nodes, missing.keys, loaded)
+                loaded |= self._slice(connection, Script(), ident, list(wanted))[2]
 
     def _slice(
         self,
