@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import inspect
 import os
 import threading
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from llmteam.canvas.exceptions import NoHandlerError, StepTimeoutError
@@ -48,7 +51,21 @@ async def call(execution: Execution, worker: str = "") -> Any:
     with Activation(execution.ctx.runtime):
         if is_async(handler):
             return await _bounded(execution, handler(execution.ctx, execution.config, execution.input))
-        return await _bounded(execution, asyncio.to_thread(_call_plain, execution, handler))
+        return await _bounded(execution, _in_thread(_call_plain, execution, handler))
+
+
+#: Plain handlers that one process calls at once from event loops.
+HANDLER_THREADS = 256
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """As ``asyncio.to_thread``, in threads of its own: a handler that blocks must not keep the store from answering."""
+    pool = _pools.get(os.getpid())
+    if pool is None:  # also after a fork, which threads do not survive
+        pool = _pools[os.getpid()] = ThreadPoolExecutor(HANDLER_THREADS, "llmteam-handler")
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(context.run, function, *args))
 
 
 def _call_plain(execution: Execution, handler: StepHandler) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from llmteam.canvas import invoke
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Execution
 from llmteam.dispatch import Chord, Hint
+from llmteam.errors import InfrastructureError
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +59,9 @@ class LocalFleet:
         """Send a hint at ``moment``."""
         self._from_anywhere(self._later, moment, hint)
 
-    def notifier(self, tell: Callable[[str, str, bool], None]) -> Callable[[str, str, bool], None]:
-        """``tell``, and what still works for a run is stopped once the run is over."""
-
-        def notify(tenant_id: str, run_id: str, ended: bool) -> None:
-            tell(tenant_id, run_id, ended)
-            if ended:
-                self._from_anywhere(self.stop, tenant_id, run_id)
-
-        return notify
+    def over(self, tenant_id: str, run_id: str) -> None:
+        """Stop what still works for a run that is over; from any thread."""
+        self._from_anywhere(self.stop, tenant_id, run_id)
 
     def _from_anywhere(self, function: Callable[..., None], *args: Any) -> None:
         # On a loop that was closed nothing works any more.
@@ -100,7 +96,7 @@ class LocalFleet:
 
     async def _step(self, hint: Hint) -> None:
         assert self.engine is not None
-        execution = await self.call(self.engine.begin, hint)
+        execution = await self._insist(self.engine.begin, hint)
         if execution is None:
             return
         try:
@@ -115,7 +111,22 @@ class LocalFleet:
 
     async def _settle(self, function: Callable[..., Any], execution: Execution, what: Any) -> None:
         """An answer that is there is written even when the task is cancelled meanwhile."""
-        await asyncio.shield(asyncio.ensure_future(self.call(function, execution, what)))
+        await asyncio.shield(asyncio.ensure_future(self._insist(function, execution, what)))
+
+    async def _insist(self, function: Callable[..., T], *args: Any) -> T:
+        """:meth:`call` until it works or a claim would have run out: nobody sweeps here after a short outage."""
+        assert self.engine is not None
+        give_up = time.monotonic() + self.engine.limits.lease.total_seconds()
+        pause = 0.05
+        while True:
+            try:
+                return await self.call(function, *args)
+            except InfrastructureError as exc:
+                if exc.retryable is not True or time.monotonic() + pause > give_up:
+                    raise
+                logger.warning("the store does not answer (%s); trying again", exc)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
 
     def stop(self, tenant_id: str, run_id: str) -> None:
         """Stop what still works for a run that is over."""

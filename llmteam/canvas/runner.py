@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from llmteam.canvas.catalog import StepCatalog
@@ -41,6 +43,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Told (tenant, run, whether it is over) after each commit that wrote events.
+Notify = Callable[[str, str, bool], None]
+#: Runs of which a runner remembers whose they are.
+TENANTS_KEPT = 10_000
+
 
 class SegmentRunner:
     """Runs segments and tells how they went.
@@ -75,7 +82,8 @@ class SegmentRunner:
         if not isinstance(events, EventStoreFace):
             raise TypeError(f"event_stream: its store is a {type(events).__name__}, which is no EventStoreFace")
         self._handlers: dict[str, StepHandler] = {}
-        self._runtimes: dict[str, RuntimeContext] = {}
+        self._runtimes: dict[tuple[str, str], RuntimeContext] = {}
+        self._tenants: OrderedDict[str, str] = OrderedDict()
         self._local: LocalFleet | None = LocalFleet(events.blocks)
         wakeup = self.event_stream.wakeup
         engine = Engine(
@@ -83,7 +91,7 @@ class SegmentRunner:
             handler_of=lambda type_id: self._handlers.get(type_id) or self.catalog.get_handler(type_id),
             runtime_of=self._runtime_of,
             dispatcher=self._local,
-            notify=self._local.notifier(run_notifier(wakeup)),
+            notify=self._notifier(run_notifier(wakeup), self._local),
             alarm=self._local.alarm,
             limits=limits,
             holder=HOLDER,
@@ -112,7 +120,7 @@ class SegmentRunner:
         self._runs = runs
         self.catalog = runs.catalog
         self.event_stream = EventStream(runs.events)
-        self._handlers, self._runtimes, self._local = {}, {}, None
+        self._handlers, self._runtimes, self._tenants, self._local = {}, {}, OrderedDict(), None
 
     @property
     def is_distributed(self) -> bool:
@@ -128,8 +136,19 @@ class SegmentRunner:
             raise LocalHandlerError(step_type)
         self._handlers[step_type] = handler
 
+    def _notifier(self, tell: Notify, fleet: LocalFleet) -> Notify:
+        """``tell``; a run that is over also stops what still works for it and lets go of its runtime."""
+
+        def notify(tenant_id: str, run_id: str, ended: bool) -> None:
+            tell(tenant_id, run_id, ended)
+            if ended:
+                self._runtimes.pop((tenant_id, run_id), None)
+                fleet.over(tenant_id, run_id)
+
+        return notify
+
     def _runtime_of(self, header: RunHeader) -> RuntimeContext:
-        runtime = self._runtimes.get(header.run_id)
+        runtime = self._runtimes.get((header.tenant_id, header.run_id))
         if runtime is None:
             runtime = default_manager().from_ref(dict(header.context))
         return runtime
@@ -156,8 +175,6 @@ class SegmentRunner:
         except asyncio.CancelledError:
             await asyncio.shield(self.cancel(started, tenant_id=tenant_id))
             raise
-        finally:
-            self._runtimes.pop(started, None)
         return result
 
     async def start(
@@ -180,16 +197,36 @@ class SegmentRunner:
             runtime = default_manager().create_runtime(tenant_id, "", run_id=run_id)
         elif not runtime.segment_id and not isinstance(segment, str):
             runtime.segment_id = segment.segment_id
-        if self._local is not None:
-            self._local.enter_loop()
-            self._runtimes[run_id] = runtime
         start = Start(
             tenant_id, segment, input_data, config, run_id, runtime.instance_id, {**runtime.to_ref(), "run_id": run_id}
         )
+        if self._local is not None:
+            self._local.enter_loop()
+        starting = asyncio.ensure_future(self._call(self._begin, start, runtime))
         try:
-            return await self._call(self._runs.start, start)
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A thread cannot be called back: what it has begun to start is started, then cancelled.
+            with suppress(Exception):
+                await self.cancel(await starting, tenant_id=tenant_id)
+            raise
+
+    def _begin(self, start: Start, runtime: RuntimeContext) -> str:
+        """Start the run; its live runtime is there before its first step can ask for it."""
+        run_id = start.run_id or ""
+        self._tenants[run_id] = start.tenant_id
+        if len(self._tenants) > TENANTS_KEPT:
+            self._tenants.popitem(last=False)
+        if self._local is None:
+            return self._runs.start(start)
+        key = (start.tenant_id, run_id)
+        fresh = key not in self._runtimes
+        self._runtimes.setdefault(key, runtime)
+        try:
+            return self._runs.start(start)
         except BaseException:
-            self._runtimes.pop(run_id, None)
+            if fresh:
+                self._runtimes.pop(key, None)
             raise
 
     async def result(
@@ -203,7 +240,7 @@ class SegmentRunner:
 
         Raises :class:`RunNotFoundError`.
         """
-        tenant = tenant_id or self._tenant(None)
+        tenant = tenant_id or self._tenant_of(run_id)
         try:
             async with asyncio.timeout(timeout):
                 return await self._follow(tenant, run_id, None, None)
@@ -239,7 +276,8 @@ class SegmentRunner:
         return runtime.tenant_id if runtime is not None else get_current_tenant() or DEFAULT_TENANT
 
     def _tenant_of(self, run_id: str) -> str:
-        return self._tenant(self._runtimes.get(run_id))
+        """The current tenant, else the one for which a run of this id was started last."""
+        return get_current_tenant() or self._tenants.get(run_id, DEFAULT_TENANT)
 
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
         if self._runs.blocks:

@@ -265,6 +265,17 @@ def test_a_run_that_is_cancelled_ends_at_once(fleet: Fleet, step: str, gate: Pat
     assert not fleet.cancel(run_id)
 
 
+def test_a_run_whose_handlers_all_block_can_be_cancelled(fleet: Fleet, gate: Path) -> None:
+    names = [f"plain_{number}" for number in range(12)]
+    segment = draw(*(f"split_1 -> {name} -> all_1" for name in names), config={n: {"gate": str(gate)} for n in names})
+    run_id = fleet.start(segment)
+    eventually(lambda: sum(r.row.state == "running" for r in fleet.store.steps("default", run_id)) >= 8, "them to run")
+
+    assert fleet.cancel(run_id)
+
+    assert set(fleet.wait(run_id).states.values()) == {"completed", "cancelled"}
+
+
 def test_cancelling_what_is_unknown_does_nothing(fleet: Fleet) -> None:
     assert not fleet.cancel("unknown")
 
