@@ -245,7 +245,8 @@ class MemoryRunStore:
         if run is None:
             return []
         with run.lock:
-            return [self._step_record(run, row) for row in run.rows.values()]
+            rows = sorted(run.rows.values(), key=_beginning)
+            return [self._step_record(run, row) for row in rows]
 
     def _step_record(self, run: _Run, row: StepRow) -> StepRecord:
         holder, until = run.holders.get(row.key, (None, None))
@@ -279,6 +280,11 @@ def _attempt(run: _Run, keys: Sequence[Key], transition: Transition, now: dateti
             return transition(moment)
         except NeedRows as missing:
             wanted |= transitions.ahead(run.nodes, missing.keys, wanted)
+
+
+def _beginning(row: StepRow) -> tuple[bool, float, str, int]:
+    began = 0.0 if row.started_at is None else row.started_at.timestamp()
+    return (row.started_at is None, began, row.step_id, row.visit)
 
 
 def _shown(run: _Run) -> RunRecord:

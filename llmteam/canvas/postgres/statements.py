@@ -174,6 +174,8 @@ INSERT INTO llmteam.runs (tenant_id, run_id, instance_id, segment_id, definition
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s);
 """
 
+READ_NEXT_SEQ = "SELECT COALESCE(max(seq), 0) + 1 FROM llmteam.events WHERE tenant_id = %s AND run_id = %s"
+
 READ_DEFINITION = """
 SELECT document, types FROM llmteam.definitions WHERE tenant_id = %s AND definition_hash = %s
 """

@@ -57,7 +57,31 @@ class PostgresRunStore:
         self._known: set[tuple[str, str]] = set()
 
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
-        """As :meth:`RunStore.create`: one round trip; the primary key decides who was first."""
+        """As :meth:`RunStore.create`: one round trip; the primary key decides who was first.
+
+        Events that were told of this run before it began keep their numbers.
+        """
+        known = (run.tenant_id, run.pinned.hash)
+        first = 1
+        while True:
+            script = self._creation(run, change, nodes, first)
+            try:
+                with self._database.hot(run.tenant_id) as connection:
+                    script.run(connection)
+                break
+            except Exception as exc:
+                constraint = constraint_of(exc)
+                if constraint == "runs_pkey":
+                    return False
+                if constraint != "events_pkey":
+                    raise
+            first = self._read(run.tenant_id, sql.READ_NEXT_SEQ, run.tenant_id, run.run_id)[0][0]
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        self._known.add(known)
+        return True
+
+    def _creation(self, run: NewRun, change: Change, nodes: Mapping[str, Node], first_seq: int) -> Script:
         script = Script()
         pinned, state, ident = run.pinned, change.run, (run.tenant_id, run.run_id)
         known = (run.tenant_id, pinned.hash)
@@ -76,7 +100,7 @@ class PostgresRunStore:
             state.status.value,
             state.open,
             len(nodes),
-            len(change.events) + 1,
+            first_seq + len(change.events),
             inline,
             reference,
             codec.dumps(run.options.to_dict()),
@@ -88,19 +112,9 @@ class PostgresRunStore:
             state.started_at,
         )
         insert_steps(script, ident, change.added.values(), nodes)
-        self._events(script, EventScope(*ident, run.instance_id, segment_id), change.events, change.now, 1)
-        script.add("SELECT 1")
-        try:
-            with self._database.hot(run.tenant_id) as connection:
-                script.run(connection)
-        except Exception as exc:
-            if constraint_of(exc) == "runs_pkey":
-                return False
-            raise
-        if len(self._known) >= _KNOWN:
-            self._known.clear()
-        self._known.add(known)
-        return True
+        scope = EventScope(*ident, run.instance_id, segment_id)
+        self._events(script, scope, change.events, change.now, first_seq)
+        return script.add("SELECT 1")
 
     def _input(self, script: Script, run: NewRun) -> tuple[str | None, str | None]:
         if len(run.input) <= 8192:
