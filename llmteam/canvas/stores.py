@@ -155,7 +155,7 @@ class MemoryRunStore:
             run.rows[claimed.key] = replace(claimed, wake_at=now + lease)
             run.holders[claimed.key] = (holder, now + lease)
             run.state.running += 1
-            self._record(run, [event], now)
+            self._record(run, [event], claimed.started_at or now)
             return Claimed()
 
     def apply(
@@ -199,7 +199,7 @@ class MemoryRunStore:
             for key, row in run.rows.items():
                 if row.state.is_open:
                     run.rows[key] = replace(
-                        row, state=StepState.CANCELLED, owner=None, wake_at=None, finished_at=change.now
+                        row, state=StepState.CANCELLED, owner=None, wake_at=None, deadline=None, finished_at=change.now
                     )
         self._record(run, change.events, change.now)
 

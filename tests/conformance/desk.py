@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from llmteam.canvas import SegmentDefinition
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Execution, Limits
-from llmteam.canvas.models import StepTypeFacts
 from llmteam.canvas.records import NewRun, PinnedDefinition, RunOptions, RunStore, StepRecord
 from llmteam.canvas.state import Change, SegmentStatus
 from llmteam.dispatch import Chord, Hint
