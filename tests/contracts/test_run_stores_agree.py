@@ -70,7 +70,7 @@ class Mover:
             self.graph.nodes,
             now=self.now,
             finished=key,
-            output=StoredOutput('{"output":"%s"}' % "/".join(map(str, key)), whole=True)
+            output=StoredOutput(f'{{"output":"{key[0]}/{key[1]}"}}', whole=True)
             if isinstance(outcome, Completed)
             else None,
             seen=self._seen[1] if self._seen[0] == key else None,

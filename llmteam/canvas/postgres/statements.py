@@ -39,10 +39,13 @@ SELECT r.next_seq, {RUN_COLUMNS}, {STEP_COLUMNS}
 """,
 )
 
+#: A step's answer. No join: for many steps the planner would read the whole table of large ones.
+_OUTPUT = """COALESCE(s.output, (
+  SELECT p.body FROM llmteam.payloads p WHERE p.tenant_id = s.tenant_id AND p.hash = s.output_ref))"""
+
 READ_STEPS = f"""
-SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, COALESCE(s.output, p.body), s.whole
+SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, {_OUTPUT}, s.whole
   FROM llmteam.run_steps s
-  LEFT JOIN llmteam.payloads p ON p.tenant_id = s.tenant_id AND p.hash = s.output_ref
  WHERE s.tenant_id = %s AND s.run_id = %s
  ORDER BY s.started_at NULLS LAST, s.step_id, s.visit
 """
@@ -74,7 +77,8 @@ SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state, s.undecid
 #: Losing a claim in a crash is harmless, so that it alone need not wait for the disk.
 NO_WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO off;"
 
-#: Answers the run and the asked rows as they were before the claim, for :func:`settle`.
+#: Answers the run and the asked rows as they were before the claim, for :func:`settle`. IS TRUE, here and there, keeps
+#: the planner from the index by status, which it may prefer in tables that were never analyzed.
 CLAIM = Prepared(
     "llmteam_claim",
     f"""
@@ -83,7 +87,7 @@ WITH taken AS (
      SET state = 'running', fence = fence + 1, owner = 'lease', holder = %s, lease_until = now() + %s::interval,
          wake_at = now() + %s::interval, hints = 0, started_at = %s, deadline = %s
    WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s AND state = 'ready' AND fence = %s
-     AND EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND status = 'running')
+     AND EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND (status = 'running') IS TRUE)
   RETURNING 1),
 counted AS (
   UPDATE llmteam.runs SET running = running + 1, next_seq = next_seq + 1 FROM taken
@@ -195,10 +199,9 @@ SELECT {RECORD_COLUMNS} FROM llmteam.runs r
  ORDER BY r.created_at DESC, r.run_id DESC LIMIT %s
 """
 
-READ_OUTPUTS = """
-SELECT DISTINCT ON (s.step_id) s.step_id, s.whole, COALESCE(s.output, p.body)
+READ_OUTPUTS = f"""
+SELECT DISTINCT ON (s.step_id) s.step_id, s.whole, {_OUTPUT}
   FROM llmteam.run_steps s
-  LEFT JOIN llmteam.payloads p ON p.tenant_id = s.tenant_id AND p.hash = s.output_ref
  WHERE s.tenant_id = %s AND s.run_id = %s AND s.terminal
  ORDER BY s.step_id, s.visit DESC
 """
@@ -215,7 +218,7 @@ def settle(others: int, events: int) -> Prepared:
     updated only while its event number is the expected one; everything else follows from that row. Answers 1, or 0
     when somebody was faster.
     """
-    parts = [f"run AS ({_RUN} AND next_seq = %s AND status = 'running' RETURNING 1)"]
+    parts = [f"run AS ({_RUN} AND next_seq = %s AND (status = 'running') IS TRUE RETURNING 1)"]
     parts.append(f"done AS ({_FINISHED} FROM run {_KEY})")
     parts += [f"other{number} AS ({_OTHER} FROM run {_KEY})" for number in range(others)]
     parts += [f"event{number} AS ({event_statement(source='run')})" for number in range(events)]
