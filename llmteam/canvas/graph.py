@@ -365,9 +365,12 @@ def _order_siblings(nodes: Mapping[str, Node], rank: Mapping[str, int]) -> None:
         if node.facts.kind == "split" or len(node.outs) < 2:
             continue
         by_port: dict[str, dict[str, None]] = {}
+        # Of edges with conditions one at most is followed: nothing to order, and a dead one need not wait to die.
+        guarded = {edge.source_port for edge in node.outs if edge.condition is not None}
         for edge in node.outs:
             target = nodes[edge.target]
-            if not edge.back and target.loop is node.loop and not target.is_join:
+            ordered = target.loop is node.loop and not target.is_join and edge.source_port not in guarded
+            if ordered and not edge.back:
                 by_port.setdefault(edge.source_port, {})[edge.target] = None
         for targets in by_port.values():
             chain = sorted(targets, key=rank.__getitem__)

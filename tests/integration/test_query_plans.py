@@ -39,7 +39,8 @@ INSERT INTO llmteam.run_steps (tenant_id, run_id, step_id, visit, state, undecid
                                whole, decisions)
 SELECT 'acme', 'wide', 'b' || m, 1, 'completed', 0, 1, 'q', NULL, ARRAY['split'], '{"output": 1}', true, '{1}'
   FROM generate_series(1, 3000) m;
-INSERT INTO llmteam.run_steps (tenant_id, run_id, step_id, visit, state, undecided, live, queue, owner, wake_at, sources)
+INSERT INTO llmteam.run_steps (tenant_id, run_id, step_id, visit, state, undecided, live, queue, owner, wake_at,
+                               sources)
 SELECT 'acme', 'wide', 'join', 1, 'ready', 0, 1000, 'q', 'queue', now(), array_agg('b' || m)
   FROM generate_series(1, 1000) m;
 """

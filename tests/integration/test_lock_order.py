@@ -1,0 +1,196 @@
+"""The run's row is locked before any of its steps' rows: each change is made to wait, and what it holds is looked at."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from llmteam.canvas.postgres import PostgresRunStore
+from llmteam.canvas.postgres.sweeps import PostgresSweeps
+from llmteam.canvas.state import SegmentStatus
+from llmteam.db import Database
+from llmteam.db.hot import HotConnection
+from llmteam.events import EventType
+from llmteam.events.postgres import PostgresEventStore
+from tests.conformance.desk import TENANT, Desk
+from tests.drawing import draw
+from tests.unit.events.samples import event
+from tests.waiting import wait_until
+
+LOCK_RUN = "SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s FOR NO KEY UPDATE"
+LOCK_STEP = "SELECT 1 FROM llmteam.run_steps WHERE tenant_id = %s AND run_id = %s AND step_id = %s FOR UPDATE"
+SPLIT = draw("s -> split_1 -> a -> all_1 -> end", "split_1 -> b -> all_1")
+
+
+@pytest.fixture
+def desk(database: Database) -> Desk:
+    return Desk(PostgresRunStore(database), PostgresEventStore(database))
+
+
+@pytest.fixture
+def other(database_url: str) -> Iterator[Database]:
+    """Sessions beside those of the store."""
+    database = Database(database_url, application_name="other")
+    yield database
+    database.close()
+
+
+@contextmanager
+def holding(other: Database, statement: str, *values: str) -> Iterator[HotConnection]:
+    """A session that holds what ``statement`` locks, until the block ends."""
+    with other.hot(TENANT) as session:
+        assert session.script(statement, (TENANT, *values), begin=True), "nothing to hold"
+        yield session
+        session.rollback()
+
+
+def waits(other: Database) -> bool:
+    """Whether a session of the store waits for a lock."""
+    look = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'llmteam'"
+    with other.login_transaction() as connection:
+        return bool(connection.execute(text(look)).scalar_one())
+
+
+@contextmanager
+def in_background(work: Callable[[], Any]) -> Iterator[Future[Any]]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(work)
+
+
+def moves(desk: Desk) -> dict[str, Callable[[], Any]]:
+    """Every way in which a run changes, ready to be made. The run stands at its two branches, ``b`` is running."""
+    run_id = desk.start(SPLIT, run_id="r", max_retries=1)
+    desk.do(run_id, "s", "split_1")
+    b = desk.claim(run_id, "b")
+    return {
+        "claim": lambda: desk.claim(run_id, "a"),
+        "answer": lambda: desk.engine.answered(b, 1),
+        "failure": lambda: desk.engine.failed(b, ValueError("broken")),
+        "cancel": lambda: desk.engine.end(TENANT, run_id, SegmentStatus.CANCELLED),
+        "event": lambda: desk.events.add([event(run_id, event_type=EventType.CUSTOM, tenant_id=TENANT)]),
+    }
+
+
+@pytest.mark.parametrize("kind", ["claim", "answer", "failure", "cancel", "event"])
+def test_a_change_waits_for_the_run_before_it_locks_a_step(desk: Desk, other: Database, kind: str) -> None:
+    move = moves(desk)[kind]
+
+    with holding(other, LOCK_RUN, "r") as session, in_background(move) as moved:
+        wait_until(lambda: waits(other), "the change to wait for the run")
+        for step_id in desk.states("r"):
+            assert session.script(f"{LOCK_STEP} NOWAIT", (TENANT, "r", step_id)), f"{step_id} is locked already"
+        session.rollback()
+
+        assert moved.result(10)
+
+
+def test_an_answer_in_one_statement_waits_for_the_run_first_too(desk: Desk, other: Database) -> None:
+    run_id = desk.start(draw("a -> b"), run_id="r")
+    execution = desk.claim(run_id, "a")
+    assert execution.seen is not None, "nothing else moves in this run"
+
+    with (
+        holding(other, LOCK_RUN, "r") as session,
+        in_background(lambda: desk.engine.answered(execution, 1)) as answered,
+    ):
+        wait_until(lambda: waits(other), "the answer to wait for the run")
+        for step_id in ("a", "b"):
+            assert session.script(f"{LOCK_STEP} NOWAIT", (TENANT, "r", step_id))
+        session.rollback()
+
+        assert answered.result(10).applied
+    assert desk.states("r") == {"a": "completed", "b": "ready"}
+
+
+def test_an_answer_in_one_statement_minds_what_happened_while_it_waited(desk: Desk, other: Database) -> None:
+    run_id = desk.start(draw("a -> b"), run_id="r")
+    execution = desk.claim(run_id, "a")
+
+    with (
+        holding(other, LOCK_RUN, "r") as session,
+        in_background(lambda: desk.engine.answered(execution, 1)) as answered,
+    ):
+        wait_until(lambda: waits(other), "the answer to wait for the run")
+        session.script(
+            "UPDATE llmteam.runs SET status = 'cancelled', next_seq = next_seq + 1 WHERE run_id = 'r';"
+            "UPDATE llmteam.run_steps SET state = 'cancelled' WHERE run_id = 'r'; COMMIT"
+        )
+
+        assert not answered.result(10).applied
+    assert desk.states("r") == {"a": "cancelled", "b": "cancelled"}
+
+
+@pytest.mark.parametrize("kind", ["claim", "answer", "failure", "cancel"])
+def test_a_change_and_a_sweep_never_block_each_other_for_good(desk: Desk, other: Database, kind: str) -> None:
+    """The sweep holds a step's row and asks for no run; whoever holds the run waits until the sweep is done."""
+    move = moves(desk)[kind]
+    step_id = {"claim": "a", "cancel": "a"}.get(kind, "b")
+
+    with holding(other, LOCK_STEP, "r", step_id) as sweep, in_background(move) as moved:
+        wait_until(lambda: waits(other), "the change to wait for the step")
+        with other.hot(TENANT) as third, pytest.raises(Exception, match="lock"):
+            third.script(f"{LOCK_RUN} NOWAIT", (TENANT, "r"))
+        sweep.rollback()
+
+        assert moved.result(10)
+
+
+def test_a_sweep_goes_round_rows_that_a_change_holds(desk: Desk, other: Database) -> None:
+    desk.start(SPLIT, run_id="r")
+    desk.start(SPLIT, run_id="q")
+    with other.hot(TENANT) as hot:
+        hot.script("UPDATE llmteam.run_steps SET wake_at = now() - interval '1 second' WHERE state = 'ready'")
+
+    with holding(other, LOCK_STEP, "r", "s"):
+        found = PostgresSweeps(other).take_due()
+
+    assert [(hint.run_id, hint.step_id) for hint in found] == [("q", "s")]
+
+
+def test_changes_of_different_runs_do_not_wait_for_each_other(desk: Desk, other: Database) -> None:
+    move = moves(desk)["answer"]
+    desk.start(SPLIT, run_id="q")
+
+    with holding(other, LOCK_RUN, "q"):
+        assert move().applied
+
+
+def test_every_mixture_of_changes_comes_to_an_end(desk: Desk, database_url: str) -> None:
+    """All kinds at once, many times: a deadlock would be an error of one of them, and end within a second."""
+    sweeping = Database(database_url, application_name="sweep", pool_size=1)
+    done = threading.Event()
+
+    def sweep() -> int:
+        rounds = 0
+        while not done.is_set():
+            PostgresSweeps(sweeping).take_due()
+            rounds += 1
+        return rounds
+
+    with in_background(sweep) as swept:
+        for number in range(15):
+            run_id = desk.start(SPLIT, run_id=f"r{number}")
+            desk.do(run_id, "s", "split_1")
+            a, b = desk.claim(run_id, "a"), desk.claim(run_id, "b")
+            calls: list[Callable[[], Any]] = [
+                lambda a=a: desk.engine.answered(a, 1),
+                lambda b=b: desk.engine.answered(b, 2),
+                lambda r=run_id: desk.events.add([event(r, event_type=EventType.CUSTOM, tenant_id=TENANT)]),
+                lambda r=run_id: desk.begin(r, "all_1"),
+            ]
+            if number % 3 == 0:
+                calls.append(lambda r=run_id: desk.engine.end(TENANT, r, SegmentStatus.CANCELLED))
+            with ThreadPoolExecutor(len(calls)) as pool:
+                for call in [pool.submit(call) for call in calls]:
+                    call.result(10)
+            seen = [one.seq for one in desk.told(run_id)]
+            assert seen == list(range(1, len(seen) + 1))
+        done.set()
+        assert swept.result(10) > 0
+    sweeping.close()
