@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,7 +34,7 @@ from llmteam.canvas.state import (
     StepState,
 )
 from llmteam.dispatch import Chord, Dispatcher, Hint
-from llmteam.errors import LLMTeamError, NotJSONError
+from llmteam.errors import NotJSONError
 from llmteam.events.models import ErrorInfo, EventDraft, EventType
 from llmteam.events.payloads import reference
 from llmteam.ids import Clock, new_id, utc_now
@@ -236,7 +236,7 @@ class Engine:
             output = shape_output(execution.node, answer)
             stored = self._store_output(execution.node, output)
             decisions = decide_edges(execution.node, output)
-        except LLMTeamError as exc:
+        except Exception as exc:  # noqa: BLE001  # whatever an answer is made of, its step gets an outcome
             return self.failed(execution, _output_error(execution.node, exc))
         if stored.digest is None:
             shown = inline({"output": output.value}, self.limits)
@@ -320,21 +320,22 @@ class Engine:
         for row in change.steps.values():
             if row.wake_at is not None and row.key not in change.ready and row.state is StepState.READY:
                 self._alarm(row.wake_at, self._hint(tenant_id, run_id, graph, row.key))
-        hints = [self._hint(tenant_id, run_id, graph, key) for key in change.ready]
+        hints = {key: self._hint(tenant_id, run_id, graph, key) for key in change.ready}
         try:
             if change.chord is not None:
                 self._dispatcher.send_chord(self._chord(tenant_id, graph, change, hints))
-            elif hints:
-                self._dispatcher.send(hints)
+            if hints:
+                self._dispatcher.send(list(hints.values()))
         except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, the step's result is written
-            logger.warning("run %s: %d hints not sent (%s); a sweep sends them again", run_id, len(hints), exc)
+            logger.warning("run %s: %d hints not sent (%s); a sweep sends them again", run_id, len(change.ready), exc)
 
-    def _chord(self, tenant_id: str, graph: Graph, change: Change, hints: Sequence[Hint]) -> Chord:
+    def _chord(self, tenant_id: str, graph: Graph, change: Change, hints: dict[Key, Hint]) -> Chord:
+        """The chord of the split that is over; takes its heads out of ``hints``."""
         assert change.chord is not None
-        marked = (key for key, row in change.steps.items() if row.chord_id == change.chord)
+        marked = [key for key, row in change.steps.items() if row.chord_id == change.chord]
         split = next(key for key in marked if key[0] in graph.chords)
         body = self._hint(tenant_id, change.run.run_id, graph, (graph.chords[split[0]], split[1]))
-        return Chord(change.chord, hints, body)
+        return Chord(change.chord, [hints.pop(key) for key in marked if key in hints], body)
 
     def _hint(self, tenant_id: str, run_id: str, graph: Graph, key: Key) -> Hint:
         return Hint(tenant_id, run_id, key[0], key[1], graph.nodes[key[0]].facts.queue)
@@ -354,7 +355,7 @@ def _retry_after(exc: BaseException) -> timedelta:
     return min(timedelta(seconds=min(asked, 1e9)), MAX_RETRY_AFTER)
 
 
-def _output_error(node: Node, exc: LLMTeamError) -> LLMTeamError:
+def _output_error(node: Node, exc: Exception) -> Exception:
     if isinstance(exc, NotJSONError):
         return InvalidOutputError(node.step_id, str(exc))
     return exc

@@ -326,10 +326,10 @@ class Settling:
 
     def _mark_chord_heads(self) -> None:
         change = self._moment.change
-        if len(change.ready) < 2:
-            change.chord = None
-            return
-        for key in change.ready:
+        heads = [key for key in change.ready if self._join_of(self._graph.nodes[key[0]]) is not None]
+        if len(heads) < 2:
+            change.chord, heads = None, []
+        for key in heads:
             self._moment.edit(key).chord_id = change.chord
 
     def _emit(

@@ -166,7 +166,10 @@ def _message(exc: BaseException) -> str:
             f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {problem['msg']}"
             for problem in problems[:10]
         )
-    return str(exc)
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001  # an error of users' code whose text is broken as well
+        return f"{type(exc).__name__}, whose own text cannot be made"
 
 
 def _moment(value: datetime) -> datetime:

@@ -25,6 +25,13 @@ class PermanentError(Exception):
     retryable = False
 
 
+class MuteError(Exception):
+    """Cannot even say what is wrong."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
 class BusyError(Exception):
     """Comes with the least time to wait."""
 
@@ -108,6 +115,8 @@ def _fail(ctx: StepContext, config: dict[str, Any]) -> None:
             raise SystemExit(3)
         case "memory":
             raise MemoryError
+        case "mute":
+            raise MuteError
         case "timeout":
             raise TimeoutError(message)
         case "busy":

@@ -163,7 +163,8 @@ def test_a_time_to_wait_that_no_clock_has_is_cut(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "error_type"), [("exit", "SystemExit"), ("memory", "StepOutOfMemoryError"), ("timeout", "TimeoutError")]
+    ("how", "error_type"),
+    [("exit", "SystemExit"), ("memory", "StepOutOfMemoryError"), ("timeout", "TimeoutError"), ("mute", "MuteError")],
 )
 @pytest.mark.parametrize("step", ["a", "plain_a"])
 def test_whatever_a_handler_raises_is_the_failure_of_its_step(
