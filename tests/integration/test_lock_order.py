@@ -1,4 +1,4 @@
-"""The run's row is locked before any of its steps' rows: each change is made to wait, and what it holds is looked at."""
+"""The run's row is locked before any of its steps' rows: each change is made to wait, and its locks are looked at."""
 
 from __future__ import annotations
 
