@@ -109,6 +109,7 @@ class LoopThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._pid = 0
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -122,8 +123,18 @@ class LoopThread:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(target=self._loop.run_forever, name="llmteam-handlers", daemon=True).start()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="llmteam-handlers", daemon=True)
+                self._thread.start()
             return self._loop
+
+    def close(self) -> None:
+        """End the loop and its thread; what still runs on it is abandoned. The next use starts anew."""
+        with self._lock:
+            if self._loop is not None and self._thread is not None and self._pid == os.getpid():
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
+            self._loop = self._thread = None
 
 
 async def _contained(work: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:

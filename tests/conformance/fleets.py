@@ -42,6 +42,9 @@ MAX_OUTPUT_BYTES = 64 * 1024
 
 assert steps, "imported for its step types"
 
+#: Where all fleets wait.
+LOOP = LoopThread()
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -89,7 +92,7 @@ class Fleet:
     runner: SegmentRunner
     store: RunStore
     capabilities: Capabilities
-    _loop: LoopThread = field(default_factory=LoopThread)
+    _loop: LoopThread = field(default=LOOP)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the fleet's loop."""
