@@ -40,8 +40,6 @@ PATIENCE = 20.0
 #: What every fleet accepts of a step's answer, in bytes of JSON.
 MAX_OUTPUT_BYTES = 64 * 1024
 
-assert steps, "imported for its step types"
-
 #: Where all fleets wait.
 LOOP = LoopThread()
 
@@ -145,7 +143,7 @@ def in_postgres(database: Database) -> Fleet:
 
 def _local(name: str, store: RunStore, events: EventStoreFace, capabilities: Capabilities) -> Fleet:
     limits = Limits(max_output_bytes=MAX_OUTPUT_BYTES)
-    runner = SegmentRunner(event_stream=EventStream(events), store=store, limits=limits)
+    runner = SegmentRunner(steps.register(), EventStream(events), store=store, limits=limits)
     return Fleet(name, runner, store, capabilities)
 
 
@@ -159,7 +157,7 @@ def on_celery(database_url: str, broker_url: str, folder: Path) -> Iterator[Flee
         "LLMTEAM_MAX_OUTPUT_BYTES": str(MAX_OUTPUT_BYTES),
         "LLMTEAM_SWEEP_SECONDS": "0.5",
     }
-    runner = SegmentRunner.connect(settings=Settings.load(variables))
+    runner = SegmentRunner.connect(settings=Settings.load(variables), catalog=steps.register())
     store = PostgresRunStore(Database(database_url))
     with _worker(variables, folder / "worker.log"):
         yield Fleet("celery", runner, store, Capabilities(row=200, live_handlers=False))

@@ -40,7 +40,6 @@ class BusyError(Exception):
         self.retry_after = seconds
 
 
-@step_type("work")
 async def work(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     """Touch ``mark``, wait for ``gate``, then fail or answer as :func:`answer` says."""
     for path in _arrive(ctx, config):
@@ -49,7 +48,6 @@ async def work(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any
     return answer(ctx, config, input_data)
 
 
-@step_type("plain")
 def plain(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     """:func:`work` in a thread; gives up its gate when it is told to."""
     for path in _arrive(ctx, config):
@@ -60,7 +58,6 @@ def plain(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     return answer(ctx, config, input_data)
 
 
-@step_type("count")
 def count(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     """The document with one more in ``key``, and nothing in the keys to ``reset``."""
     document = input_data.get("input", input_data) if isinstance(input_data, dict) else None
@@ -70,9 +67,18 @@ def count(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     return {name: value for name, value in counted.items() if name not in config.get("reset", ())}
 
 
-StepCatalog.get_instance().register(
-    StepTypeMetadata("ghost", "1.0", "Ghost", "A type that no process has a handler for.", StepCategory.UTILITY)
-)
+def register() -> StepCatalog:
+    """Make the types known to the process's catalog, which other tests may have replaced; the catalog."""
+    catalog = StepCatalog.get_instance()
+    for type_id, handler in (("work", work), ("plain", plain), ("count", count)):
+        step_type(type_id, catalog=catalog)(handler)
+    catalog.register(
+        StepTypeMetadata("ghost", "1.0", "Ghost", "A type that no process has a handler for.", StepCategory.UTILITY)
+    )
+    return catalog
+
+
+register()
 
 
 def _arrive(ctx: StepContext, config: dict[str, Any]) -> list[Path]:
