@@ -26,7 +26,9 @@ class Play(CheckedSimulation):
     def end(self, step_id: str, *targets: str, **how: str) -> Change:
         """Let a running step answer so that only ``targets`` are followed; all of them when none is named."""
         node = self.graph.nodes[step_id]
-        return self.finish((step_id, self.latest(step_id)), Completed(towards(node, targets), {}, {}), **how)
+        return self.finish(
+            (step_id, self.latest(step_id)), Completed(towards(node, targets), {}, {"output": step_id}), **how
+        )
 
     def fail(self, step_id: str, *, retryable: bool | None = None) -> Change:
         """Let a running step fail."""

@@ -135,6 +135,7 @@ def test_a_failure_is_felt_by_the_nearest_join() -> None:
         (("split_1 -> a -> all_1", "split_1 -> b -> all_1", "b -> aside"), {}),
         (("s -> split_1 -> a -> all_1", "split_1 -> b -> all_1", "s -> all_1"), {}),
         (("split_1 -> a -> all_1", "split_1 -> all_1"), {}),
+        (("split_1 -> a -> all_1 -> x -[y]-> all_1", "split_1 -> b -> all_1"), {}),
         (("s -> a -> all_1", "s -> b -> all_1"), {}),
         (
             ("split_1 -> split_2 -> a -> all_2 -> all_1", "split_2 -> b -> all_2", "split_1 -> c -> all_1"),

@@ -184,3 +184,38 @@ def test_a_branch_that_fails_after_the_join_went_on_changes_nothing() -> None:
     run.fail("c")
 
     assert (run.status, run.run.failed) == (SegmentStatus.COMPLETED, 2)
+
+
+def test_a_branch_fails_also_when_a_step_behind_the_failed_one_stands_before_the_join() -> None:
+    run = Play(graph("s -> split_1 -> a -> a2 -> any_1 -> end", "split_1 -> b -> b2 -> any_1"))
+    run.do("s", "split_1")
+    run.begin("a", "b")
+
+    run.fail("a")
+    run.fail("b")
+
+    assert run.status is SegmentStatus.FAILED
+    assert run.told(EventType.STEP_SKIPPED) == ["a2", "b2"]
+
+
+def test_a_failed_step_lets_go_of_the_siblings_behind_it_when_its_join_dies() -> None:
+    drawn = graph("s -> split_1 -> p -> d -> all_1 -> any_1", "p -> a -> all_1", "p -> b -> c", "split_1 -> q -> any_1")
+    assert drawn.nodes["a"].order_after == ("b",)
+    run = Play(drawn)
+    run.do("s", "split_1", "p", "d")
+    run.begin("a")
+
+    run.fail("a")
+
+    assert run.state("all_1") == "cancelled"
+    assert "b" in run.due
+    run.do("b", "c", "q", "any_1")
+    assert run.status is SegmentStatus.COMPLETED
+
+
+def test_of_several_last_steps_none_alone_is_the_result() -> None:
+    run = Play(graph("s -> a", "s -> b", parallel_execution=True))
+    run.do("s", "a", "b")
+
+    assert run.run.terminals == 2
+    assert run.events[-1].payload == {}

@@ -166,3 +166,80 @@ def test_a_loop_in_a_branch_that_fails_dies_with_it() -> None:
 
     run.do("any_1", "end")
     assert run.status is SegmentStatus.COMPLETED
+
+
+# -- cancelling and dying inside the iteration of a loop around
+
+
+def test_a_join_that_dies_in_a_later_iteration_is_the_one_of_that_iteration() -> None:
+    run = Play(
+        graph(
+            "o -> split_1 -> split_2 -> i -[x]-> i",
+            "i -> all_2 -> any_1 -> back -[y]-> o",
+            "split_2 -> b -> all_2",
+            "split_1 -> c -> any_1",
+            "back -> end",
+        )
+    )
+    run.do("o", "split_1", "split_2", "i", "b", "all_2", "c", "any_1", "back", i="all_2", back="o")
+    run.do("o", "split_1", "split_2", "i", i="i")
+    run.begin("i", "c")
+
+    run.fail("i")
+
+    assert (run.state("all_2", 1), run.state("all_2", 2), run.state("b", 2)) == ("completed", "cancelled", "cancelled")
+    run.end("c")
+    run.do("any_1", "back", "end", back="end")
+    assert run.status is SegmentStatus.COMPLETED
+
+
+def test_an_iteration_ends_also_when_a_join_in_it_died() -> None:
+    run = Play(
+        graph(
+            "o -> split_1 -> split_2 -> a -> all_2 -> any_1 -> back -[y]-> o",
+            "split_2 -> b -> all_2",
+            "split_1 -> c -> any_1",
+            "back -> end",
+        )
+    )
+    run.do("o", "split_1", "split_2")
+    run.begin("a")
+    run.fail("a")
+
+    run.do("c", "any_1", "back", back="o")
+
+    assert run.ready == [("o", 2)]
+
+
+def test_an_iteration_ends_also_when_a_loop_in_it_was_cancelled() -> None:
+    branches = ("split_1 -> i -> j -[x]-> i", "j -> first_1", "split_1 -> c -> first_1")
+    run = Play(graph("o -> split_1", *branches, "first_1 -> back -[y]-> o", "back -> end"))
+    run.do("o", "split_1", "i", "j", j="i")
+    run.begin("i")
+
+    run.do("c", "first_1", "back", back="o")
+
+    assert run.state("i", 2) == "cancelled"
+    assert run.ready == [("o", 2)]
+
+
+def test_a_loop_that_was_over_when_its_branch_was_cancelled_counts_once() -> None:
+    run = Play(
+        graph(
+            "o -> split_1 -> i -[x]-> i",
+            "i -> k -> first_1 -> back -[y]-> o",
+            "split_1 -> c -> first_1",
+            "o -> slow -> back",
+            "back -> end",
+            parallel_execution=True,
+        )
+    )
+    run.do("o", "split_1", "i", i="k")
+    run.begin("k", "slow")
+    run.do("c", "first_1")
+
+    assert run.state("k") == "cancelled"
+    run.end("slow")
+    assert (run.due, run.state("end")) == ({"back"}, "pending")
+    run.do("back", back="o")
+    assert run.ready == [("o", 2)]

@@ -7,6 +7,8 @@ from datetime import timedelta
 import pytest
 
 from llmteam.canvas import transitions
+from llmteam.canvas.graph import compile_graph
+from llmteam.canvas.models import StepTypeFacts
 from llmteam.canvas.state import (
     HINT_AFTER,
     MAX_RETRY_DELAY,
@@ -18,7 +20,7 @@ from llmteam.canvas.state import (
     StepState,
 )
 from llmteam.events.models import ErrorInfo, EventType
-from tests.drawing import graph
+from tests.drawing import draw, graph
 from tests.simulation import EPOCH
 from tests.unit.canvas.plays import Play
 
@@ -177,6 +179,13 @@ def test_the_step_says_how_often_before_the_run_does() -> None:
 
     assert transitions.retry_policy(drawn.nodes["a"], default).max_retries == 5
     assert transitions.retry_policy(graph("a").nodes["a"], default).max_retries == 2
+
+
+def test_a_type_that_cannot_be_repeated_runs_once() -> None:
+    once = StepTypeFacts(type_id="work", supports_retry=False)
+    drawn = compile_graph(draw("a", config={"a": {"retry_count": 5}}), lambda type_id: once)
+
+    assert transitions.retry_policy(drawn.nodes["a"], RetryPolicy(max_retries=2)).max_retries == 0
 
 
 def test_an_error_edge_takes_up_a_failure() -> None:
