@@ -22,6 +22,7 @@ from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import NewRun, RunHeader, RunStore, Seen, StoredOutput, Work
 from llmteam.canvas.routing import Source, StepOutput, decide_edges, gather_input, shape_output
 from llmteam.canvas.state import (
+    MAX_RETRY_DELAY,
     Change,
     Completed,
     Failed,
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 #: Rows that a claim looks at for the transition to come; wider steps look when they are done.
 LOOK_AHEAD = 8
 
+#: The longest duration that counts; what is meant as "never" may be longer than there are dates.
+LONGEST = timedelta(days=3650)
 #: What an error may ask for at most before the next attempt.
 MAX_RETRY_AFTER = timedelta(days=1)
 
@@ -99,7 +102,7 @@ class Engine:
         graph = self._graphs.put(run.pinned)
         now = self.clock()
         limit = run.options.timeout_seconds
-        deadline = None if limit is None else now + timedelta(seconds=limit)
+        deadline = None if limit is None else now + _bounded(limit)
         change = transitions.start(graph, run.run_id, now, deadline)
         change.events[0].payload.update(inline({"input": codec.loads(run.input)}, self.limits))
         if not self.store.create(run, change, graph.nodes):
@@ -181,7 +184,7 @@ class Engine:
 
     def _timeout(self, node: Node, work: Work) -> timedelta | None:
         own = node.step.timeout_seconds or work.header.options.step_timeout
-        return self.limits.step_timeout if own is None else timedelta(seconds=own)
+        return self.limits.step_timeout if own is None else _bounded(own)
 
     def _execution(
         self,
@@ -266,7 +269,7 @@ class Engine:
     def _finish(self, execution: Execution, outcome: Outcome, output: StoredOutput | None) -> Change:
         header, graph, key = execution.header, execution.graph, execution.key
         options = header.options
-        policy = RetryPolicy(options.max_retries, timedelta(seconds=options.retry_delay))
+        policy = RetryPolicy(options.max_retries, min(_bounded(options.retry_delay), MAX_RETRY_DELAY))
         chance = self._chance()
         chord_id = new_id() if key[0] in graph.chords else None
 
@@ -352,7 +355,12 @@ def _retry_after(exc: BaseException) -> timedelta:
     asked = getattr(exc, "retry_after", None)
     if not isinstance(asked, int | float) or not asked > 0:
         return timedelta()
-    return min(timedelta(seconds=min(asked, 1e9)), MAX_RETRY_AFTER)
+    return min(_bounded(asked), MAX_RETRY_AFTER)
+
+
+def _bounded(seconds: float) -> timedelta:
+    """A duration after which there is still a date."""
+    return min(timedelta(seconds=min(seconds, 1e9)), LONGEST)
 
 
 def _output_error(node: Node, exc: Exception) -> Exception:

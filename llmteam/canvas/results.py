@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -46,9 +47,22 @@ class RunConfig:
                 raise ValueError(f"timeout is {seconds:g} s and timeout_seconds is {self.timeout_seconds:g}: give one")
             self.timeout_seconds = seconds
         elif self.timeout_seconds is not None:
-            self.timeout = timedelta(seconds=self.timeout_seconds)
+            with suppress(OverflowError, ValueError):  # refused below, or longer than any timedelta
+                self.timeout = timedelta(seconds=self.timeout_seconds)
         if self.max_retries < 0:
             raise ValueError(f"max_retries is {self.max_retries}; it must be at least 0")
+        for name in ("timeout_seconds", "step_timeout"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value:g}; it must be a number of seconds above 0, or None for no limit")
+        if not 0 <= self.delay_seconds < float("inf"):
+            raise ValueError(f"retry_delay is {self.delay_seconds:g}; it must be a number of seconds, at least 0")
+
+    @property
+    def delay_seconds(self) -> float:
+        """``retry_delay`` in seconds."""
+        delay = self.retry_delay
+        return delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
 
     @property
     def has_callbacks(self) -> bool:
@@ -62,10 +76,9 @@ def run_options(segment: SegmentDefinition, config: RunConfig | None) -> RunOpti
     timeout = None if params.timeout_seconds is None else float(params.timeout_seconds)
     if config is None:
         return RunOptions(max_retries=params.max_retries, timeout_seconds=timeout)
-    delay = config.retry_delay
     return RunOptions(
         max_retries=config.max_retries,
-        retry_delay=delay.total_seconds() if isinstance(delay, timedelta) else float(delay),
+        retry_delay=config.delay_seconds,
         timeout_seconds=timeout if config.timeout_seconds is None else config.timeout_seconds,
         step_timeout=config.step_timeout,
     )

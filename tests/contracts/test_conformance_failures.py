@@ -242,6 +242,14 @@ def test_a_run_that_is_not_done_in_time_is_ended(fleet: Fleet, step: str, watche
     assert ran.events[-1].event_type == "segment.failed"
 
 
+def test_durations_longer_than_there_are_dates_are_as_good_as_none(fleet: Fleet) -> None:
+    segment = draw("a", timeout_seconds=1e300, config={"a": {"fail": 1, "timeout_seconds": 1e300}})
+
+    ran = fleet.run(segment, config=RunConfig(timeout_seconds=1e200, step_timeout=1e200, retry_delay=0.0))
+
+    assert ran.status == "completed"
+
+
 def test_a_run_that_nobody_waits_for_ends_in_time_too(fleet: Fleet, gate: Path) -> None:
     segment = draw("a", config={"a": {"gate": str(gate)}})
 
