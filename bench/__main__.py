@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -49,6 +50,7 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
             measured = _measured(place, size, wanted, progress, acks=not raw_without_acks)
             rows = [row for row in size.rows() if any(row.name in sides["llmteam"][0] for sides in measured.values())]
             raw, ours = (_merged(measured, name) for name in (RawCelery.name, Llmteam.name))
+            _check_asked()
             found = report.lines(rows, raw, ours)
             report.show(console, found, size)
             if target is not None:
@@ -78,7 +80,12 @@ def _with_workers(
     ):
         try:
             _warm(running, (raw, ours), chosen, size)
-            return {workload.__name__: interleaved((raw, ours), workload, size, status.update) for workload in chosen}
+
+            def moved(what: str) -> None:
+                _check_asked()
+                status.update(what)
+
+            return {workload.__name__: interleaved((raw, ours), workload, size, moved) for workload in chosen}
         except Exception:
             for worker in running:
                 progress.print(worker.last_words(), markup=False, highlight=False)
@@ -91,6 +98,7 @@ def _warm(running: Sequence[Worker], sides: Sequence[Side], chosen: Sequence[Wor
         worker.check()
         side.finish([side.start_chain(1)])
         for workload in chosen:
+            _check_asked()
             workload(side, replace(size, alone=min(size.alone, 5)))
 
 
@@ -107,9 +115,20 @@ def _setting(place: Site) -> str:
     return f"{versions}; " + ", ".join(f"{name} {value}" for name, value in place.durability.items())
 
 
+#: Set once somebody asked the bench to end.
+_asked = threading.Event()
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     """Stop like Ctrl-C does: workers and servers are taken down on the way out."""
+    _asked.set()
     raise KeyboardInterrupt
+
+
+def _check_asked() -> None:
+    """Stop now if that was asked for: an interrupt raised inside a finalizer of somebody's client is swallowed there."""
+    if _asked.is_set():
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ _DOCUMENT_NAMES = frozenset({"data", "input", "value"})
 _TEXT = re.compile(r"""(\w*)('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = frozenset("\\'\"abfnrtvxuU\n")
+#: A number that hangs on a name, as in ``items.0``.
+_NAME_NUMBER = re.compile(r"(?<!\w)[^\W\d]\w*\.\d")
 _NUMBER = re.compile(r"(?<![\w.])\.?\d[\w.]*")
 _NUMBER_FORM = re.compile(r"0[xX][\da-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[\d_]*\.?[\d_]*(?:[eE][\d_]*)?", re.ASCII)
 _UNARY_RUN = re.compile(rf"(?:(?:\bnot\b|[-+~])\s*){{{MAX_LEVELS + 1}}}")
@@ -162,6 +164,8 @@ def _text_faults(text: str) -> Iterator[str]:
         if any(letter not in _ESCAPES for letter in _ESCAPE.findall(literal)):
             yield "an unknown escape in a text: write \\\\ for a backslash"
     bare = _TEXT.sub(r"\1''", text)
+    if found := _NAME_NUMBER.search(bare):
+        yield f"{found[0][:40]!r}: write an index in brackets, as in items[0]"
     for number in _NUMBER.findall(bare):
         if _NUMBER_FORM.fullmatch(number) is None:
             yield f"{number[:20]!r} is not a number"

@@ -237,6 +237,8 @@ def refuse(*shown: object, **more: object) -> None:
 @example("1or 2")
 @example("1.or 2")
 @example("1 is 1")
+@example("A.0in")
+@example("a.b.0if")
 @example("'a' is 'a'")
 @example("[1](2)")
 @example("'\\400'")
