@@ -126,7 +126,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _check_asked() -> None:
-    """Stop now if that was asked for: an interrupt raised inside a finalizer of somebody's client is swallowed there."""
+    """Stop if that was asked for: an interrupt that is raised inside a finalizer of some client is swallowed there."""
     if _asked.is_set():
         raise KeyboardInterrupt
 
