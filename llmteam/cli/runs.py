@@ -27,9 +27,7 @@ def runs() -> None:
 
 @runs.command(name="list")
 @tenant_option
-@click.option(
-    "--status", metavar="STATUS", help="Only these: running, pausing, paused, completed, failed, cancelled, timeout."
-)
+@click.option("--status", metavar="STATUS", help="Only runs that are running, paused, completed, failed …")
 @click.option("--segment", metavar="ID", help="Only runs of this segment.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
 @json_option

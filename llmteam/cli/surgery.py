@@ -23,7 +23,7 @@ _dry_option = click.option("--dry-run", is_flag=True, help="Only tell what would
 _new_id_option = click.option("--run-id", "new_run_id", metavar="ID", help="The new run's id; a fresh one by default.")
 
 
-@click.command()
+@click.command(short_help="Pause a run; its timers stand still.")
 @click.argument("run_id", metavar="RUN")
 @tenant_option
 @click.option(
@@ -51,7 +51,7 @@ def pause(run_id: str, tenant: str, grace: float, as_json: bool) -> None:
     sys.exit(codes.DONE if status == "paused" else codes.FAILED)
 
 
-@click.command()
+@click.command(short_help="Go on with a paused run.")
 @click.argument("name", metavar="RUN|SNAPSHOT")
 @tenant_option
 @json_option
@@ -66,7 +66,7 @@ def resume(name: str, tenant: str, as_json: bool) -> None:
         click.echo(f"run {run_id} goes on")
 
 
-@click.command()
+@click.command(short_help="Go on from what failed, in a new run.")
 @click.argument("run_id", metavar="RUN")
 @tenant_option
 @_new_id_option
@@ -89,7 +89,7 @@ def retry(
     _tell(plan, made, as_json)
 
 
-@click.command()
+@click.command(short_help="Go on from any step, in a new run.")
 @click.argument("run_id", metavar="RUN")
 @click.option("--from", "start", required=True, metavar="STEP[#VISIT]", help="The step that the new run begins with.")
 @click.option("--input", "input_text", metavar="JSON|@FILE|-", help="What that step gets instead of its input.")
