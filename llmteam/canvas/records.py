@@ -129,13 +129,14 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step execution as it is shown."""
+    """A step execution as it is shown. ``hints`` counts what sweeps sent since it last changed."""
 
     row: StepRow
     queue: str
     holder: str | None
     lease_until: datetime | None
     output: Any = None
+    hints: int = 0
 
 
 def run_outputs(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
@@ -212,7 +213,9 @@ class RunStore(Protocol):
         """Newest first."""
         ...
 
-    def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]: ...
+    def steps(self, tenant_id: str, run_id: str, *, outputs: bool = True) -> list[StepRecord]:
+        """In the order in which they began; without ``outputs`` what steps gave is not read."""
+        ...
 
     def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
         """What the steps gave that nothing came after: one step's answer as it is, of several one entry per step."""

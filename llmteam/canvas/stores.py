@@ -239,16 +239,16 @@ class MemoryRunStore:
         ]
         return sorted(found, key=lambda record: (record.created_at, record.run_id), reverse=True)[:limit]
 
-    def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]:
+    def steps(self, tenant_id: str, run_id: str, *, outputs: bool = True) -> list[StepRecord]:
         """As :meth:`RunStore.steps`."""
         run = self._runs.get((tenant_id, run_id))
         if run is None:
             return []
         with run.lock:
             rows = sorted(run.rows.values(), key=_beginning)
-            return [self._step_record(run, row) for row in rows]
+            return [self._step_record(run, row, outputs) for row in rows]
 
-    def _step_record(self, run: _Run, row: StepRow) -> StepRecord:
+    def _step_record(self, run: _Run, row: StepRow, outputs: bool) -> StepRecord:
         holder, until = run.holders.get(row.key, (None, None))
         held = row.state is StepState.RUNNING
         return StepRecord(
@@ -256,7 +256,7 @@ class MemoryRunStore:
             run.nodes[row.step_id].facts.queue,
             holder if held else None,
             until if held else None,
-            self._output(run, row.key).value if row.key in run.outputs else None,
+            self._output(run, row.key).value if outputs and row.key in run.outputs else None,
         )
 
     def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:

@@ -173,6 +173,6 @@ def run_record(row: Sequence[Any]) -> RunRecord:
 
 def step_record(row: Sequence[Any]) -> StepRecord:
     """From a row of READ_STEPS."""
-    queue, holder, lease_until, body, whole = row[STEP_WIDTH:]
+    queue, holder, lease_until, hints, body, whole = row[STEP_WIDTH:]
     output = None if body is None else StepOutput(body, whole).value
-    return StepRecord(step_row(row[:STEP_WIDTH]), queue, holder, lease_until, output)
+    return StepRecord(step_row(row[:STEP_WIDTH]), queue, holder, lease_until, output, hints)

@@ -43,12 +43,14 @@ SELECT r.next_seq, {RUN_COLUMNS}, {STEP_COLUMNS}
 _OUTPUT = """COALESCE(s.output, (
   SELECT p.body FROM llmteam.payloads p WHERE p.tenant_id = s.tenant_id AND p.hash = s.output_ref))"""
 
-READ_STEPS = f"""
-SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, {_OUTPUT}, s.whole
+_STEPS = """
+SELECT {columns}, s.queue, s.holder, s.lease_until, s.hints, {output}, s.whole
   FROM llmteam.run_steps s
  WHERE s.tenant_id = %s AND s.run_id = %s
  ORDER BY s.started_at NULLS LAST, s.step_id, s.visit
 """
+READ_STEPS = _STEPS.format(columns=STEP_COLUMNS, output=_OUTPUT)
+READ_STEPS_WITHOUT_OUTPUTS = _STEPS.format(columns=STEP_COLUMNS, output="NULL::json")
 
 #: A step and everything its input is made of, in one round trip and without a lock: what a source gave does not change
 #: once it is over. Of each source the latest visit that is over counts; those of an early join may go on.
