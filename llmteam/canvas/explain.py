@@ -24,10 +24,12 @@ from llmteam.canvas.explain_steps import (
 )
 from llmteam.canvas.phrases import count, length, listed, times
 from llmteam.canvas.records import RunRecord, StepRecord
-from llmteam.canvas.state import Key, Owner, StepState
+from llmteam.canvas.state import Key, Owner, SegmentStatus, StepState
 
 __all__ = ["FleetView", "Picture", "RunExplained", "StepsExplained", "explain", "name_of"]
 
+#: The error code of a step that took too many workers with it.
+WORKER_LOST = "worker_lost"
 #: Groups of one kind that stand side by side; more are told as one.
 MOST_GROUPS = 5
 
@@ -115,8 +117,10 @@ def _says_run(picture: Picture) -> Iterator[str]:
             yield from _says_failed(picture)
         case "paused":
             yield from _says_paused(picture)
-        case status:
-            yield from _says_going(picture, status)
+        case _:
+            yield from _says_going(picture)
+    if record.link is not None and record.parent_run_id is not None:
+        yield f"It was made as a {record.link} of the run {record.parent_run_id}."
 
 
 def _ended(picture: Picture) -> str:
@@ -159,39 +163,49 @@ def _says_failed(picture: Picture) -> Iterator[str]:
         yield f"The error: {error.error_type}: {error.error_message}"
     failed = [step.row for step in picture.steps if step.row.state is StepState.FAILED]
     for row in [row for row in failed if row.error is not None and row.error == error][:1]:
-        lost = f", and its worker was lost {times([row.losses])}" if row.losses else ""
         tries = f"attempt {row.attempt} of {picture.attempts(row)}"
-        yield f"The step {name_of(row.key)} failed for good at {tries}{lost}."
+        if row.error is not None and row.error.error_code == WORKER_LOST:
+            tries = f"loss {row.losses} of its worker, with {count(row.attempt, 'failed attempt')}"
+        elif row.losses:
+            tries += f", and its worker was lost {times([row.losses])}"
+        yield f"The step {name_of(row.key)} failed for good at {tries}."
     yield _again(record)
 
 
 def _says_paused(picture: Picture) -> Iterator[str]:
     record = picture.record
-    paused_at: datetime | None = getattr(record, "paused_at", None)
-    snapshot: str | None = getattr(record, "snapshot_id", None)
-    since = "" if paused_at is None else f" since {picture.at(paused_at)}"
-    yield f"Paused{since}{'' if snapshot is None else f' by the snapshot {snapshot}'}: {_tally(picture)}."
+    since = "" if record.paused_at is None else f" since {picture.at(record.paused_at)}"
+    snapshot = "" if record.snapshot_id is None else f" by the snapshot {record.snapshot_id}"
+    yield f"Paused{since}{snapshot}: {_tally(picture)}."
     yield f"Nothing of it moves until `llmteam runs resume {record.run_id}`; its timers stand still until then."
+    if record.deadline is not None and record.paused_at is not None:
+        left = max(0.0, (record.deadline - record.paused_at).total_seconds())
+        yield f"From then on it has {length(left)} left before it ends with the status timeout."
 
 
-def _says_going(picture: Picture, status: str) -> Iterator[str]:
-    record, now = picture.record, picture.now
-    began = record.started_at or record.created_at
-    yield f"{status.capitalize()} since {picture.at(began)}: {_tally(picture)}."
-    if status == "pausing":
-        wake_at: datetime | None = getattr(record, "wake_at", None)
-        grace = (
-            ""
-            if wake_at is None
-            else f" What still runs at {picture.at(wake_at)} is taken back, its attempt not counted."
-        )
-        yield f"Running steps finish and no other is begun.{grace} Then: it is paused."
+def _says_going(picture: Picture) -> Iterator[str]:
+    record = picture.record
+    pausing = record.status is SegmentStatus.PAUSING
+    began = record.paused_at if pausing else record.started_at
+    yield f"{record.status.capitalize()} since {picture.at(began or record.created_at)}: {_tally(picture)}."
+    if pausing:
+        yield from _says_pausing(picture)
+        return
     if not any(step.row.state.is_open for step in picture.steps):
         yield "No step is open, so that it ends right now; if it does not, look with `llmteam explain --check`."
     if record.deadline is None:
         yield "It has no deadline."
-    elif record.deadline > now:
+    elif record.deadline > picture.now:
         yield f"It has until {picture.at(record.deadline)}; then it ends with the status timeout, open steps cancelled."
     else:
         yield f"Its deadline was {picture.at(record.deadline)}: the next sweep ends it with the status timeout."
-        yield from says_late_sweep(picture)
+        yield from says_late_sweep(picture, "runs")
+
+
+def _says_pausing(picture: Picture) -> Iterator[str]:
+    record = picture.record
+    yield "Running steps may finish, no other is begun; then it is paused."
+    if record.wake_at is not None:
+        yield f"What still runs at {picture.at(record.wake_at)} begins again after the pause; no attempt is used up."
+        if record.wake_at < picture.now:
+            yield from says_late_sweep(picture, "runs")

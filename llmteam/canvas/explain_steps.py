@@ -10,18 +10,27 @@ from functools import cached_property
 
 from llmteam.canvas.awaited import MOVING_FIRST, Awaited
 from llmteam.canvas.graph import Graph
-from llmteam.canvas.phrases import FEW, count, listed, moment, span, times
+from llmteam.canvas.phrases import FEW, count, length, listed, moment, span, times
 from llmteam.canvas.records import RunOptions, RunRecord, StepRecord
-from llmteam.canvas.state import Key, Owner, RetryPolicy, StepRow, StepState
+from llmteam.canvas.state import (
+    QUARANTINE_AFTER,
+    QUARANTINE_LOSSES,
+    Key,
+    Owner,
+    RetryPolicy,
+    SegmentStatus,
+    StepRow,
+    StepState,
+)
 from llmteam.canvas.transitions import retry_policy
 
 #: Sweeps that may be missing before it is said that nobody sweeps.
 LATE_SWEEPS = 3
 
 
-#: From so many lost workers on a step is run apart from others, and at so many it fails.
-QUARANTINE_FROM, MOST_LOSSES = 2, 5
+#: Where steps are run that took their workers with them, and at how many losses they have failed.
 QUARANTINE = "llmteam.quarantine"
+MOST_LOSSES = QUARANTINE_AFTER + QUARANTINE_LOSSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +38,15 @@ class FleetView:
     """What is known of those who work.
 
     ``workers`` and ``depths`` (messages) are by queue, None when nobody was asked; ``fault`` says why the broker could
-    not tell. ``swept`` is when a sweep last ended, ``sweep_seconds`` how often one should.
+    not tell. From ``hint_depth`` on, sweeps leave a queue that is worked off alone. ``swept`` is when each sweep last
+    ended, by its name, ``sweep_seconds`` how often they should.
     """
 
     workers: Mapping[str, int] | None = None
     depths: Mapping[str, int] | None = None
     fault: str | None = None
-    swept: datetime | None = None
+    hint_depth: int = 1000
+    swept: Mapping[str, datetime] = field(default_factory=dict)
     sweep_seconds: float = 5.0
 
 
@@ -95,7 +106,7 @@ def name_of(key: Key) -> str:
 
 def queue_of(step: StepRecord) -> str:
     """Where a step is run: apart from others once it has lost too many workers."""
-    return QUARANTINE if step.row.losses >= QUARANTINE_FROM else step.queue
+    return QUARANTINE if step.row.quarantined else step.queue
 
 
 def first_of(moments: Iterable[datetime | None]) -> datetime | None:
@@ -178,7 +189,7 @@ def _says_queue(picture: Picture, steps: Steps) -> Iterator[str]:
     queue = queue_of(steps[0])
     yield f"In the queue {queue} since {_first(picture, steps, lambda step: step.row.ready_at)}."
     yield from _says_who_consumes(picture.fleet, queue)
-    if picture.record.status == "pausing":
+    if picture.record.status is SegmentStatus.PAUSING:
         yield "The run is pausing, so that nothing more of it is begun."
         return
     hints = [step.hints for step in steps]
@@ -206,21 +217,24 @@ def _says_hint(picture: Picture, steps: Steps) -> Iterator[str]:
         yield "No sweep will look at it: `llmteam explain --check` tells what is wrong."
         return
     when = _first(picture, steps, lambda step: step.row.wake_at)
-    if wake_at > picture.now:
+    fleet, queue = picture.fleet, queue_of(steps[0])
+    if (fleet.workers or {}).get(queue) and (fleet.depths or {}).get(queue, 0) > fleet.hint_depth:
+        yield f"Sweeps send no more while over {fleet.hint_depth:,} messages lie there and are worked off."
+    elif wake_at > picture.now:
         yield f"Until a worker takes it up, sweeps send others, the next at {when}."
     else:
         yield f"A sweep was to send another at {when}."
-        yield from says_late_sweep(picture)
+        yield from says_late_sweep(picture, "due")
 
 
-def says_late_sweep(picture: Picture) -> Iterator[str]:
-    """That nobody sweeps, if so."""
-    fleet = picture.fleet
-    advice = "start `llmteam beat` and a worker for llmteam.control"
-    if fleet.swept is None:
-        yield f"No sweep has ended yet: {advice}."
-    elif (picture.now - fleet.swept).total_seconds() > LATE_SWEEPS * fleet.sweep_seconds:
-        yield f"The last sweep ended at {picture.at(fleet.swept)}: {advice}."
+def says_late_sweep(picture: Picture, name: str) -> Iterator[str]:
+    """That nobody makes the sweep of this name, if so."""
+    fleet, advice = picture.fleet, "start `llmteam worker` and `llmteam beat`"
+    swept = fleet.swept.get(name)
+    if swept is None:
+        yield f"No such sweep has ended yet: {advice}."
+    elif (picture.now - swept).total_seconds() > LATE_SWEEPS * fleet.sweep_seconds:
+        yield f"The last such sweep ended at {picture.at(swept)}: {advice}."
 
 
 # -- the next attempt
@@ -247,7 +261,7 @@ def _says_retry(picture: Picture, steps: Steps) -> Iterator[str]:
     yield f"Then: into the queue {queue}; when no attempt is left, the step fails."
     yield from _says_who_consumes(picture.fleet, queue)
     if (first_of(row.wake_at for row in rows) or picture.now) < picture.now:
-        yield from says_late_sweep(picture)
+        yield from says_late_sweep(picture, "due")
 
 
 def _says_losses(rows: Sequence[StepRow]) -> Iterator[str]:
@@ -265,7 +279,8 @@ def _held(picture: Picture, step: StepRecord) -> Hashable:
 
 
 def _ran_out(picture: Picture, step: StepRecord) -> bool:
-    return step.lease_until is not None and step.lease_until <= picture.now
+    """A sweep takes the lease away before it takes the step back."""
+    return step.lease_until is None or step.lease_until <= picture.now
 
 
 def _says_lease(picture: Picture, steps: Steps) -> Iterator[str]:
@@ -275,15 +290,17 @@ def _says_lease(picture: Picture, steps: Steps) -> Iterator[str]:
     began = _first(picture, steps, lambda step: step.row.started_at)
     yield f"Attempt {tries} of {most} runs on {holders} since {began}."
     yield from _says_losses(rows)
-    until = _first(picture, steps, lambda step: step.lease_until)
     again = f"starts again in the queue {_queue_after_loss(steps)}; no attempt is used up"
     if max(row.losses for row in rows) + 1 >= MOST_LOSSES:
         again = f"fails with WorkerLostError, since that is loss {MOST_LOSSES}"
     if _ran_out(picture, steps[0]):
-        yield f"The lease ran out at {until}: the worker is gone or cut off."
+        known = any(step.lease_until is not None for step in steps)
+        when = f" at {_first(picture, steps, lambda step: step.lease_until)}" if known else ""
+        yield f"The lease ran out{when}: the worker is gone or cut off."
         yield f"A sweep takes it back, and the step {again}."
-        yield from says_late_sweep(picture)
+        yield from says_late_sweep(picture, "expired")
     else:
+        until = _first(picture, steps, lambda step: step.lease_until)
         yield f"The lease lasts until {until}; a living worker renews it."
         yield f"If none does, the step {again}."
     if any(row.deadline is not None for row in rows):
@@ -292,7 +309,7 @@ def _says_lease(picture: Picture, steps: Steps) -> Iterator[str]:
 
 
 def _queue_after_loss(steps: Steps) -> str:
-    return listed(list(dict.fromkeys(QUARANTINE if s.row.losses + 1 >= QUARANTINE_FROM else s.queue for s in steps)))
+    return listed(list(dict.fromkeys(QUARANTINE if s.row.losses + 1 >= QUARANTINE_AFTER else s.queue for s in steps)))
 
 
 # -- a person, a limit, a timer, a pause
@@ -306,14 +323,35 @@ def _says_waiting(who: str, then: str) -> Callable[[Picture, Steps], Iterator[st
         if until is not None:
             yield f"At {_first(picture, steps, lambda step: step.row.wake_at)} {then}."
             if until < picture.now:
-                yield from says_late_sweep(picture)
+                yield from says_late_sweep(picture, "due")
 
     return says
 
 
+def _held_from(picture: Picture, step: StepRecord) -> Hashable:
+    return (step.held_owner, step.row.state, step.held_wake_at is None)
+
+
+def _paused_since(picture: Picture, row: StepRow) -> datetime | None:
+    return picture.record.paused_at
+
+
 def _says_pause(picture: Picture, steps: Steps) -> Iterator[str]:
     yield "Held by the pause of its run: its time stands still and nothing wakes it."
-    yield f"Then: `llmteam runs resume {picture.record.run_id}` lets it go on where it was."
+    ends, paused_at = first_of(step.held_wake_at for step in steps), picture.record.paused_at
+    before = _BEFORE.get(steps[0].held_owner or "queue", "it waited")
+    left = ""
+    if steps[0].held_owner not in (None, "queue") and ends is not None and paused_at is not None and ends > paused_at:
+        left = f", with {length((ends - paused_at).total_seconds())} left"
+    yield f"Before, {before}{left}. Then: `llmteam runs resume {picture.record.run_id}` lets it go on there."
+
+
+_BEFORE = {
+    "queue": "it was ready, or ran and begins again",
+    "timer": "it waited for its time",
+    "person": "it waited for a person's answer",
+    "limit": "it waited for room under a limit",
+}
 
 
 def _says_unfit(picture: Picture, steps: Steps) -> Iterator[str]:
@@ -337,7 +375,7 @@ def _queue(picture: Picture, step: StepRecord) -> Hashable:
     return queue_of(step)
 
 
-_PAUSE = Kind(_one_kind, _one_kind, lambda picture, row: row.ready_at, _says_pause)
+_PAUSE = Kind(_held_from, _held_from, _paused_since, _says_pause)
 _UNFIT = Kind(_one_kind, _one_kind, _ready, _says_unfit)
 _KINDS: Mapping[tuple[StepState, Owner | None], Kind] = {
     (StepState.PENDING, "inputs"): Kind(_needs, _distance, _pending_since, _says_inputs),

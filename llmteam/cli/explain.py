@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def _explained(place: Installation, tenant: str, run_id: str) -> RunExplained:
     return explain(picture)
 
 
-def _clock(place: Installation) -> tuple[datetime, datetime | None]:
+def _clock(place: Installation) -> tuple[datetime, dict[str, datetime]]:
     database = place.database("llmteam-explain")
     try:
         return _checks(place.settings, database).clock()
@@ -85,21 +86,21 @@ def _clock(place: Installation) -> tuple[datetime, datetime | None]:
         database.close()
 
 
-def _fleet(settings: Settings, steps: Iterable[StepRecord], swept: datetime | None) -> FleetView:
+def _fleet(settings: Settings, steps: Iterable[StepRecord], swept: dict[str, datetime]) -> FleetView:
     """What is known of queues; the broker is asked only when a step waits for one, and may be away."""
     from llmteam.canvas.explain import FleetView
     from llmteam.canvas.state import StepState
     from llmteam.cli.fleet_view import consumers, depths
 
-    seconds = settings.sweep_seconds
+    silent = FleetView(swept=swept, sweep_seconds=settings.sweep_seconds, hint_depth=settings.hint_depth)
     if not any(step.row.state is StepState.READY for step in steps):
-        return FleetView(swept=swept, sweep_seconds=seconds)
+        return silent
     try:
         lying = depths(settings)
         workers = Counter(queue for queues in consumers(settings).values() for queue in set(queues))
     except InfrastructureError as exc:
-        return FleetView(fault=str(exc), swept=swept, sweep_seconds=seconds)
-    return FleetView(workers=workers, depths=lying, swept=swept, sweep_seconds=seconds)
+        return replace(silent, fault=str(exc))
+    return replace(silent, workers=workers, depths=lying)
 
 
 def _print(explained: RunExplained) -> None:
@@ -163,7 +164,7 @@ def _iso(when: datetime | None) -> str | None:
 
 
 def _checks(settings: Settings, database: Any) -> PostgresChecks:
-    from llmteam.canvas.engine import MAX_RETRY_AFTER
+    from llmteam.canvas.execution import MAX_RETRY_AFTER
     from llmteam.canvas.postgres.checks import PostgresChecks
 
     return PostgresChecks(database, lease=timedelta(seconds=settings.lease_seconds), retry=MAX_RETRY_AFTER)

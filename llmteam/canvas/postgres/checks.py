@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from llmteam.canvas.state import DEADLINE_GRACE
 from llmteam.db.engine import Database
 
 #: Runs in one page at most, and steps after which no further run is taken into it.
@@ -56,8 +57,9 @@ STEP_RULES = (
     ),
     Rule(
         "lease-is-held",
-        "a running step has a holder and a lease",
-        "s.live_run AND s.state = 'running' AND (s.holder IS NULL OR s.lease_until IS NULL)",
+        "a running step has a holder and a lease, or the sweep that took its lease away takes the step back soon",
+        """s.live_run AND s.state = 'running' AND (
+             s.holder IS NULL OR (s.lease_until IS NULL AND s.wake_at > now() + %(grace)s))""",
     ),
     Rule(
         "lease-is-of-running",
@@ -105,10 +107,15 @@ RUN_RULES = (
     ),
     Rule("pause-is-drained", "a paused run has no running step", "r.status = 'paused' AND r.n_running > 0"),
     Rule(
+        "pause-is-known",
+        "a pausing run has paused_at and a wake_at, a paused one paused_at, its snapshot and no wake_at",
+        """CASE r.status WHEN 'pausing' THEN r.paused_at IS NULL OR r.wake_at IS NULL
+             WHEN 'paused' THEN r.paused_at IS NULL OR r.snapshot_id IS NULL OR r.wake_at IS NOT NULL END""",
+    ),
+    Rule(
         "deadline-wakes",
         "a running run with a deadline has a wake_at, which is not later",
-        """r.status = 'running' AND r.deadline IS NOT NULL AND
-           (r.wake_at IS NULL OR r.wake_at > GREATEST(r.deadline, now() + %(hint)s + %(apart)s))""",
+        "r.status = 'running' AND r.deadline IS NOT NULL AND (r.wake_at IS NULL OR r.wake_at > r.deadline)",
     ),
 )
 
@@ -132,7 +139,7 @@ PAGE = f"""
 WITH page AS MATERIALIZED (
   SELECT p.*, sum(p.total) OVER (ORDER BY p.tenant_id, p.run_id) - p.total AS steps_before FROM (
     SELECT tenant_id, run_id, status, open, running, completed, failed, terminals, total, deadline, wake_at,
-           status NOT IN ('completed', 'failed', 'cancelled', 'timeout') AS live
+           paused_at, snapshot_id, status NOT IN ('completed', 'failed', 'cancelled', 'timeout') AS live
       FROM llmteam.runs WHERE (tenant_id, run_id) > (%(tenant)s, %(run)s)
      ORDER BY tenant_id, run_id LIMIT %(runs)s) p),
 r AS MATERIALIZED (
@@ -175,7 +182,8 @@ SELECT r.run_id
  ORDER BY r.run_id
 """
 
-_CLOCK = "SELECT now(), (SELECT max(ended_at) FROM llmteam.sweeps)"
+#: One row at least, with no sweep when none has ended yet.
+_CLOCK = "SELECT now(), s.name, s.ended_at FROM (SELECT) AS one LEFT JOIN llmteam.sweeps s ON true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +215,13 @@ class PostgresChecks:
 
     def __init__(self, database: Database, *, lease: timedelta, retry: timedelta) -> None:
         self._database = database
-        self._bounds = {"lease": lease, "retry": retry, "hint": MOST_HINT, "apart": CLOCKS_APART}
+        self._bounds = {
+            "lease": lease,
+            "retry": retry,
+            "hint": MOST_HINT,
+            "apart": CLOCKS_APART,
+            "grace": DEADLINE_GRACE,
+        }
 
     def check(self, page_runs: int = PAGE_RUNS) -> Findings:
         """Look at every run and every step."""
@@ -246,8 +260,8 @@ class PostgresChecks:
                 found: list[Any] = connection.script(EVENTS, (*after, *last, tenant_id)) or []
             yield from (Broken(tenant_id, run_id, None, None, EVENT_RULE.name) for (run_id,) in found)
 
-    def clock(self) -> tuple[datetime, datetime | None]:
-        """The database's present moment, and when a sweep last ended."""
+    def clock(self) -> tuple[datetime, dict[str, datetime]]:
+        """The database's present moment, and when each sweep last ended, by its name."""
         with self._database.hot(None) as connection:
-            ((now, swept),) = connection.script(_CLOCK, (), role="llmteam_sweeper") or [(None, None)]
-        return now, swept
+            found = connection.script(_CLOCK, (), role="llmteam_sweeper") or []
+        return found[0][0], {name: ended_at for _, name, ended_at in found if name is not None}

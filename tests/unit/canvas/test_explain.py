@@ -15,6 +15,7 @@ from llmteam.canvas.explain import FleetView, Picture, RunExplained, StepsExplai
 from llmteam.canvas.graph import Graph
 from llmteam.canvas.records import RunOptions, RunRecord, StepRecord
 from llmteam.canvas.state import Key, RetryPolicy, SegmentStatus, StepRow, StepState
+from llmteam.dispatch import QUARANTINE_QUEUE
 from llmteam.events.models import ErrorInfo
 from tests.drawing import graph
 from tests.simulation import EPOCH, Simulation
@@ -23,7 +24,9 @@ from tests.unit.canvas.plays import Play
 from tests.unit.canvas.random_graphs import Answers, graphs, orders
 
 QUEUE = "llmteam.default"
-CALM = FleetView(workers={QUEUE: 2}, depths={QUEUE: 7}, swept=EPOCH)
+#: Sweeps that ended just now, wherever nothing else is said.
+SWEPT = dict.fromkeys(("due", "expired", "runs"), EPOCH)
+CALM = FleetView(workers={QUEUE: 2}, depths={QUEUE: 7}, swept=SWEPT)
 ROW = graph("a -> b")
 
 
@@ -55,9 +58,8 @@ def explained(
     steps = [replace(held(run, rows(row)), hints=hints) for row in run.rows.values()]
     now = run.now + timedelta(seconds=after)
     options = RunOptions(max_retries=run.policy.max_retries)
-    return explain(
-        Picture(record(run, **fields), steps, run.graph, now, options, replace(fleet, swept=fleet.swept and now))
-    )
+    fleet = replace(fleet, swept=dict.fromkeys(fleet.swept, now))
+    return explain(Picture(record(run, **fields), steps, run.graph, now, options, fleet))
 
 
 def of(found: RunExplained, step_id: str) -> StepsExplained:
@@ -163,38 +165,35 @@ def test_a_ready_step_tells_its_queue_who_consumes_it_and_when_it_is_hinted_at_a
 
 
 def test_a_queue_that_nobody_consumes_is_told_with_what_to_do() -> None:
-    found = of(explained(Play(ROW), fleet=FleetView(workers={}, depths={QUEUE: 1}, swept=EPOCH), hints=3), "a")
+    found = of(explained(Play(ROW), fleet=FleetView(workers={}, depths={QUEUE: 1}, swept=SWEPT), hints=3), "a")
 
     assert found.says[1] == "No worker consumes it, and 1 message lies in it: start one with `llmteam worker`."
     assert found.says[2] == "A message was sent for it then, and 3 more by sweeps."
 
 
 def test_a_broker_that_is_away_leaves_the_rest_of_the_explanation() -> None:
-    found = of(explained(Play(ROW), fleet=FleetView(fault="the broker cannot be reached", swept=EPOCH)), "a")
+    found = of(explained(Play(ROW), fleet=FleetView(fault="the broker cannot be reached", swept=SWEPT)), "a")
 
     assert found.says[1] == "Whether any worker consumes llmteam.default is not known: the broker cannot be reached."
     assert len(found.says) == 4
 
 
 def test_where_nobody_was_asked_nothing_is_said_of_workers() -> None:
-    assert "worker consumes" not in text(of(explained(Play(ROW), fleet=FleetView(swept=EPOCH)), "a").says)
+    assert "worker consumes" not in text(of(explained(Play(ROW), fleet=FleetView(swept=SWEPT)), "a").says)
 
 
 @pytest.mark.parametrize(
     ("swept", "said"),
     [
-        (None, ["No sweep has ended yet: start `llmteam beat` and a worker for llmteam.control."]),
-        (
-            50.0,
-            ["The last sweep ended at 00:00:10Z (50 s ago): start `llmteam beat` and a worker for llmteam.control."],
-        ),
+        (None, ["No such sweep has ended yet: start `llmteam worker` and `llmteam beat`."]),
+        (50.0, ["The last such sweep ended at 00:00:10Z (50 s ago): start `llmteam worker` and `llmteam beat`."]),
         (10.0, []),
     ],
 )
 def test_a_hint_that_is_overdue_is_told_with_whether_sweeps_come(swept: float | None, said: list[str]) -> None:
     run = Play(ROW)
     now = EPOCH + timedelta(seconds=60)
-    view = FleetView(swept=None if swept is None else now - timedelta(seconds=swept))
+    view = FleetView(swept={} if swept is None else {"due": now - timedelta(seconds=swept), "runs": now})
     steps = [held(run, row) for row in run.rows.values()]
 
     found = of(explain(Picture(record(run), steps, ROW, now, fleet=view)), "a")
@@ -202,8 +201,17 @@ def test_a_hint_that_is_overdue_is_told_with_whether_sweeps_come(swept: float | 
     assert list(found.says[2:]) == ["A sweep was to send another at 00:00:10Z (50 s ago).", *said]
 
 
+@pytest.mark.parametrize(
+    ("workers", "said"), [(1, "Sweeps send no more while over 1,000 messages lie there"), (0, "A sweep")]
+)
+def test_a_deep_queue_that_is_worked_off_gets_no_more_messages(workers: int, said: str) -> None:
+    view = FleetView(workers={QUEUE: workers}, depths={QUEUE: 1_001}, swept=SWEPT)
+
+    assert of(explained(Play(ROW), after=20, fleet=view), "a").says[3].startswith(said)
+
+
 def test_a_step_that_lost_two_workers_lies_in_quarantine() -> None:
-    assert of(explained(Play(ROW), rows=only("a", losses=2)), "a").queue == "llmteam.quarantine"
+    assert of(explained(Play(ROW), rows=only("a", losses=2)), "a").queue == QUARANTINE_QUEUE
 
 
 # -- the next attempt
@@ -260,6 +268,16 @@ def test_a_running_step_tells_who_holds_it_how_long_and_what_then() -> None:
     )
 
 
+def test_a_step_whose_lease_a_sweep_has_taken_away_is_about_to_be_taken_back() -> None:
+    run = Play(ROW)
+    run.begin("a")
+    step = replace(held(run, run.rows["a", 1]), lease_until=None)
+
+    found = explain(Picture(record(run), [step], ROW, EPOCH, fleet=CALM)).steps[0]
+
+    assert found.says[1] == "The lease ran out: the worker is gone or cut off."
+
+
 def test_a_lease_that_ran_out_tells_that_the_worker_is_gone() -> None:
     run = Play(ROW)
     run.begin("a")
@@ -311,13 +329,28 @@ def test_a_waiting_step_tells_for_whom_and_until_when(owner: Any, said: str, wak
     assert text(found.says[1:]).startswith("" if wake_at is None else "At 2026-01-02 06:00:00Z (in 30 h 00 min)")
 
 
-@pytest.mark.parametrize("state", [StepState.READY, StepState.WAITING])
-def test_a_step_of_a_paused_run_is_held_until_the_run_goes_on(state: StepState) -> None:
-    found = of(explained(Play(ROW), rows=only("a", state=state, owner="pause", wake_at=None)), "a")
+@pytest.mark.parametrize(
+    ("state", "owner", "said"),
+    [
+        (StepState.READY, "queue", "it was ready, or ran and begins again."),
+        (StepState.READY, "timer", "it waited for its time, with 40 s left."),
+        (StepState.WAITING, "person", "it waited for a person's answer, with 40 s left."),
+        (StepState.WAITING, "limit", "it waited for room under a limit, with 40 s left."),
+        (StepState.WAITING, "timer", "it waited for its time, with 40 s left."),
+    ],
+)
+def test_a_step_of_a_paused_run_tells_what_it_goes_back_to(state: StepState, owner: str, said: str) -> None:
+    run = Play(ROW)
+    paused = record(run, status=SegmentStatus.PAUSED, paused_at=EPOCH, snapshot_id="s-1")
+    frozen = replace(run.rows["a", 1], state=state, owner="pause", wake_at=None)
+    step = replace(held(run, frozen), held_owner=owner, held_wake_at=EPOCH + timedelta(seconds=40))
 
+    (found,) = explain(Picture(paused, [step], ROW, EPOCH + timedelta(hours=9), fleet=CALM)).steps
+
+    assert (found.owner, found.since, found.until) == ("pause", EPOCH, None)
     assert found.says == (
         "Held by the pause of its run: its time stands still and nothing wakes it.",
-        "Then: `llmteam runs resume r-1` lets it go on where it was.",
+        f"Before, {said} Then: `llmteam runs resume r-1` lets it go on there.",
     )
 
 
@@ -370,6 +403,36 @@ def test_a_running_run_tells_since_when_and_what_its_deadline_does() -> None:
     assert explained(Play(ROW)).says[1] == "It has no deadline."
 
 
+def test_a_pausing_run_tells_when_the_pause_takes_hold_and_begins_nothing() -> None:
+    run = Play(graph("split_1 -> a -> c", "split_1 -> b -> c"))
+    run.do("split_1")
+    run.begin("a")
+    pausing = {"status": SegmentStatus.PAUSING, "paused_at": EPOCH, "wake_at": EPOCH + timedelta(seconds=30)}
+
+    found = explained(run, after=10, **pausing)
+
+    assert found.says == (
+        "Pausing since 00:00:00Z (10 s ago): 1 pending, 1 ready, 1 running, 1 completed.",
+        "Running steps may finish, no other is begun; then it is paused.",
+        "What still runs at 00:00:30Z (in 20 s) begins again after the pause; no attempt is used up.",
+    )
+    assert of(found, "b").says[-1] == "The run is pausing, so that nothing more of it is begun."
+    late = explained(run, after=60, fleet=FleetView(), **pausing)
+    assert late.says[-1] == "No such sweep has ended yet: start `llmteam worker` and `llmteam beat`."
+
+
+def test_a_paused_run_tells_its_snapshot_what_resumes_it_and_what_time_it_has_left() -> None:
+    found = explained(
+        Play(ROW, timeout=100), after=3_600, status=SegmentStatus.PAUSED, paused_at=EPOCH, snapshot_id="s-1"
+    )
+
+    assert found.says == (
+        "Paused since 00:00:00Z (1 h 00 min ago) by the snapshot s-1: 1 pending, 1 ready.",
+        "Nothing of it moves until `llmteam runs resume r-1`; its timers stand still until then.",
+        "From then on it has 1 min 40 s left before it ends with the status timeout.",
+    )
+
+
 def test_a_run_that_ended_well_tells_when_and_how_many_steps_it_took() -> None:
     run = Play(ROW)
     run.do("a", "b")
@@ -391,6 +454,17 @@ def test_a_failed_run_names_the_step_its_attempts_its_losses_and_what_can_be_don
         "The step a failed for good at attempt 1 of 1, and its worker was lost once.",
         "`llmteam runs retry r-1` makes a new run of it that keeps what finished steps gave.",
     )
+
+
+def test_a_run_whose_step_took_its_workers_with_it_says_that_it_was_no_attempt() -> None:
+    run = Play(ROW)
+    run.begin("a")
+    run.fail("a")
+    error = ErrorInfo(error_type="WorkerLostError", error_message="vanished", error_code="worker_lost")
+
+    found = explained(run, rows=only("a", error=error, attempt=0, losses=5), error=error)
+
+    assert found.says[2] == "The step a failed for good at loss 5 of its worker, with 0 failed attempts."
 
 
 def test_a_run_that_failed_by_itself_blames_no_step() -> None:
@@ -427,6 +501,10 @@ def test_a_run_without_open_steps_that_goes_on_is_told_as_a_riddle() -> None:
     run.do("a", "b")
 
     assert explained(run, status=SegmentStatus.RUNNING).says[1].startswith("No step is open")
+
+
+def test_a_run_that_was_made_from_another_one_says_so() -> None:
+    assert explained(Play(ROW), link="retry", parent_run_id="r-0").says[-1] == "It was made as a retry of the run r-0."
 
 
 # -- every run
