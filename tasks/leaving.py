@@ -1,0 +1,102 @@
+"""How a worker's process ends itself, so that whoever supervises it starts a new one.
+
+The main process shuts down warmly: it takes nothing more, lets running steps finish, and goes. What holds it up, a
+hung thread or a main loop that no longer turns, is left behind after a while. A pool's child just goes: its main
+process replaces it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import billiard
+from billiard.pool import EX_RECYCLE
+from celery.bootsteps import RUN
+from celery.signals import worker_shutting_down
+from celery.worker import state
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that running steps get to finish.
+DRAIN_SECONDS = 30.0
+#: Seconds that the way out takes at most once nothing runs any more.
+_WAY_OUT_SECONDS = 10.0
+#: Seconds between two looks at what still runs.
+_LOOK_SECONDS = 0.05
+#: Not 0: a supervisor may take that for an end that was asked for.
+_EXIT_CODE = 1
+
+_main: tuple[int, Any] | None = None
+_leaving = threading.Event()
+
+
+def remember(consumer: Any) -> None:
+    """Take note that this is the main process of a worker, and of its consumer."""
+    global _main  # noqa: PLW0603  # one worker per process
+    _main = (os.getpid(), consumer)
+
+
+def pool_size() -> int:
+    """How many tasks this process runs at once; 1 in a pool's child, and where no worker is known."""
+    return int(_main[1].pool.num_processes) if _main is not None and _main[0] == os.getpid() else 1
+
+
+def ending() -> bool:
+    """Whether this worker is shutting down already."""
+    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
+
+
+def in_pool_child() -> bool:
+    """Whether this process is a child of a worker's pool."""
+    return bool(billiard.current_process().name != "MainProcess")
+
+
+def leave(hung: Callable[[], int] = lambda: 0, last: Callable[[], object] = lambda: None) -> None:
+    """Begin the end of this process. A second call does nothing.
+
+    ``hung`` says for how many running tasks not to wait, ``last`` is called before an end by force.
+    """
+    if in_pool_child():
+        _go(last, EX_RECYCLE)
+    if _leaving.is_set():
+        return
+    _leaving.set()
+    threading.Thread(target=_see_out, args=(hung, last), name="llmteam-leaving", daemon=True).start()
+    if not ending():
+        worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=_EXIT_CODE)
+        state.should_stop = _EXIT_CODE
+    if _main is not None and _main[1].hub is not None:
+        # The loop looks at the flag when something wakes it.
+        _main[1].hub.call_soon(lambda: None)
+
+
+def _see_out(hung: Callable[[], int], last: Callable[[], object]) -> None:
+    """Wait for the tasks that may finish, then for Celery's own end, which hung ones would hold up for ever."""
+    drained = time.monotonic() + DRAIN_SECONDS
+    while (_consumes() or len(state.active_requests) > hung()) and time.monotonic() < drained:
+        time.sleep(_LOOK_SECONDS)
+    way_out = time.monotonic() + _WAY_OUT_SECONDS
+    while not hung() and not state.active_requests and time.monotonic() < way_out:
+        time.sleep(_LOOK_SECONDS)
+    if left := len(state.active_requests):
+        logger.warning("this process ends now; %d tasks still run and are left behind", left)
+    for child in billiard.active_children():
+        child.terminate()
+    _go(last, _EXIT_CODE)
+
+
+def _consumes() -> bool:
+    """Whether more may come: a task that has just begun would be lost until its lease is over."""
+    return _main is not None and _main[1].blueprint.state == RUN
+
+
+def _go(last: Callable[[], object], code: int) -> None:
+    try:
+        last()
+    finally:
+        os._exit(code)
