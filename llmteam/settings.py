@@ -61,6 +61,8 @@ class Settings:
     allow_private_networks: tuple[str, ...] = ()
     lease_seconds: float = 30.0
     sweep_seconds: float = 5.0
+    #: How long a worker may receive nothing although messages wait for it.
+    deaf_seconds: float = 30.0
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
     openai_api_key: str | None = None
@@ -299,6 +301,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "allow_private_networks": _networks,
     "lease_seconds": _seconds(0.5, 3600),
     "sweep_seconds": _seconds(0.1, 3600),
+    "deaf_seconds": _seconds(1, 86400),
     "log_level": _log_level,
     "log_format": _log_format,
     "openai_api_key": _text,

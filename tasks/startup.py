@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import current_task
-from celery.signals import celeryd_after_setup, setup_logging
+from celery.signals import celeryd_after_setup, setup_logging, worker_ready
 
 from llmteam import telemetry
 from llmteam.dispatch import QUEUES, RUN_STEP
@@ -71,10 +71,23 @@ def _before_work(instance: Any, **_: Any) -> None:
     if not ours:
         return
     try:
-        prepare(app, ours, Settings.load())
+        settings = Settings.load()
+        prepare(app, ours, settings)
     except LLMTeamError as exc:
         on_refusal(exc)
         raise SystemExit(exit_code(exc)) from None
+    watch_over(settings)
+
+
+def watch_over(settings: Settings) -> None:
+    """Look after this worker from the moment on in which it is ready."""
+    from llmteam.tasks import leaving, watchdog
+
+    def ready(sender: Any, **_: Any) -> None:
+        leaving.remember(sender)
+        watchdog.start(sender, settings.deaf_seconds)
+
+    worker_ready.connect(ready, weak=False, dispatch_uid="llmteam.watchdog")
 
 
 def exit_code(exc: LLMTeamError) -> int:
