@@ -192,6 +192,8 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
         "socket_keepalive": True,
         "health_check_interval": 25,
         "retry_on_timeout": False,
+        # A broker that is away must not hold up whoever sends: otherwise kombu tries again for six seconds.
+        "max_retries": 0,
     }
     app.conf.update(
         broker_url=settings.broker_url,

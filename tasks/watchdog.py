@@ -31,6 +31,9 @@ _INTERVAL = 5.0
 #: Seconds in which the broker answers a look.
 _ANSWER_SECONDS = 5.0
 
+#: Seconds in which Celery, whose pauses grow to half a minute, has found a broker again that answers.
+_RECONNECT_SECONDS = 60.0
+
 #: Messages that were received and became no task; those that did, Celery counts.
 _odd_messages = 0
 
@@ -49,6 +52,7 @@ class Watchdog(threading.Thread):
         self._interval = min(_INTERVAL, deaf_seconds / 5)
         self._hearing = Hearing(deaf_seconds, largest_gap=3 * self._interval)
         self._connection: Any = None
+        self._lost_at: float | None = None
 
     def run(self) -> None:
         while not leaving.ending():
@@ -62,8 +66,9 @@ class Watchdog(threading.Thread):
 
     def _look(self) -> None:
         waiting = self._waiting()
-        free = free_places(self._consumer)
-        verdict = self._hearing.judge(Look(time.monotonic(), sum(waiting.values()), received(), free))
+        now = time.monotonic()
+        free = 0 if self._is_reconnecting(now) else free_places(self._consumer)
+        verdict = self._hearing.judge(Look(now, sum(waiting.values()), received(), free))
         if verdict is Verdict.WELL or leaving.ending():
             return
         if verdict is Verdict.RECOVERED:
@@ -75,6 +80,15 @@ class Watchdog(threading.Thread):
             leaving.leave()
         else:
             renew_connection(self._consumer)
+
+    def _is_reconnecting(self, now: float) -> bool:
+        """Whether Celery has no connection and is at it; not for ever."""
+        if self._consumer.connection is not None:
+            self._lost_at = None
+            return False
+        if self._lost_at is None:
+            self._lost_at = now
+        return now - self._lost_at < _RECONNECT_SECONDS
 
     def _waiting(self) -> Mapping[str, int]:
         """Messages by queue, of those of our queues that this worker consumes."""
