@@ -27,6 +27,8 @@ from llmteam.dispatch import CeleryDispatcher, Hint
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.ids import new_id
 from llmteam.settings import Settings
+from llmteam.tasks import leaving
+from llmteam.tasks.abandoned import Abandoned, Call
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class StepWorker:
         self.settings = settings
         self._timers = Timers()
         self._loop = LoopThread()
+        self._abandoned = Abandoned(leaving.pool_size(), self._too_many_abandoned)
         self.runs = connect(settings, app=current_app, alarm=self._alarm, application_name="llmteam-worker")
         self.engine = self.runs.engine
         self._dispatcher = CeleryDispatcher(current_app)
@@ -55,10 +58,11 @@ class StepWorker:
         if execution is None:
             return
         overdue = None
+        call = self._abandoned.begin()
         if execution.timeout is not None and execution.handler is not None and not is_async(execution.handler):
-            overdue = self._timers.after(execution.timeout, lambda: self._overdue(execution))
+            overdue = self._timers.after(execution.timeout, lambda: self._overdue(execution, call))
         try:
-            answer = call_blocking(execution, self._loop, self.engine.holder)
+            answer = self._called(execution, call)
         except (Exception, SystemExit) as exc:  # noqa: BLE001  # a handler may raise anything
             failure = exc
             self._insist(lambda: self.engine.failed(execution, failure))
@@ -68,9 +72,26 @@ class StepWorker:
             if overdue is not None:
                 overdue.cancel()
 
-    def _overdue(self, execution: Execution) -> None:
+    def _called(self, execution: Execution, call: Call) -> Any:
+        try:
+            return call_blocking(execution, self._loop, self.engine.holder)
+        finally:
+            call.returned()
+
+    def _overdue(self, execution: Execution, call: Call) -> None:
         """The handler outlived its deadline: the step goes on without it, its late answer will be refused."""
-        threading.Thread(target=lambda: self.engine.timed_out(execution), daemon=True).start()
+
+        def settle() -> None:
+            try:
+                self._insist(lambda: self.engine.timed_out(execution))
+            finally:
+                call.outlived()
+
+        threading.Thread(target=settle, daemon=True).start()
+
+    def _too_many_abandoned(self) -> None:
+        logger.warning("%d handlers outlived their deadline and still run: this process ends", self._abandoned.count)
+        leaving.leave(hung=lambda: self._abandoned.count, last=self.runs.close)
 
     def _insist(self, write: Callable[[], Any]) -> None:
         """Write until it worked or the claim has run out: work that was done should not be lost to a short outage."""
