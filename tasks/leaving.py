@@ -67,12 +67,14 @@ def leave(hung: Callable[[], int] = lambda: 0, last: Callable[[], object] = lamb
         return
     _leaving.set()
     threading.Thread(target=_see_out, args=(hung, last), name="llmteam-leaving", daemon=True).start()
+    consumer = None if _main is None else _main[1]
     if not ending():
-        worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=_EXIT_CODE)
+        sender = None if consumer is None else consumer.hostname
+        worker_shutting_down.send(sender=sender, sig="SIGTERM", how="Warm", exitcode=_EXIT_CODE)
         state.should_stop = _EXIT_CODE
-    if _main is not None and _main[1].hub is not None:
+    if consumer is not None and consumer.hub is not None:
         # The loop looks at the flag when something wakes it.
-        _main[1].hub.call_soon(lambda: None)
+        consumer.hub.call_soon(lambda: None)
 
 
 def _see_out(hung: Callable[[], int], last: Callable[[], object]) -> None:

@@ -93,7 +93,7 @@ class Watchdog(threading.Thread):
     def _waiting(self) -> Mapping[str, int]:
         """Messages by queue, of those of our queues that this worker consumes."""
         if self._connection is None:
-            options = {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS}
+            options = {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS, "max_retries": 0}
             self._connection = self._consumer.app.connection_for_read(transport_options=options)
         names = [name for name in list(self._consumer.app.amqp.queues.consume_from) if name in QUEUES]
         return {name: depth(self._connection, name) for name in names}

@@ -17,6 +17,13 @@ def hang(ctx: StepContext, config: dict[str, Any], input_data: Any) -> None:
         time.sleep(60)
 
 
+def hang_once(ctx: StepContext, config: dict[str, Any], input_data: Any) -> int:
+    """Never return from the first attempt."""
+    if ctx.attempt == 1:
+        hang(ctx, config, input_data)
+    return os.getpid()
+
+
 def hold(ctx: StepContext, config: dict[str, Any], input_data: Any) -> int:
     """Touch ``began`` and go on until ``until`` is there."""
     Path(config["began"]).touch()
@@ -34,7 +41,7 @@ def register() -> StepCatalog:
     """Make the types known to the process's catalog: ``hang_io``, ``hang_default`` and so on; the catalog."""
     catalog = StepCatalog.get_instance()
     for queue in ("io", "default"):
-        for handler in (hang, hold, pid):
+        for handler in (hang, hang_once, hold, pid):
             step_type(f"{handler.__name__}_{queue}", queue=f"llmteam.{queue}", catalog=catalog)(handler)
     return catalog
 

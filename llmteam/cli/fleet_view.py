@@ -66,16 +66,12 @@ def idlers(settings: Settings, serving: Mapping[str, Sequence[str]]) -> list[Idl
         time.sleep(LISTEN_SECONDS)
         after = _received(app, connection, workers)
         waiting = {queue: min(count, depth(connection, queue)) for queue, count in waiting.items()}
-    return [
-        Idler(queue, waiting[queue], worker, min(before[worker]["free"], after[worker]["free"]))
-        for worker in workers
-        if worker in before
-        and worker in after
-        and before[worker]["received"] == after[worker]["received"]
-        and min(before[worker]["free"], after[worker]["free"]) > 0
-        for queue in serving[worker]
-        if waiting.get(queue)
-    ]
+    found = []
+    for worker in sorted(before.keys() & after.keys()):
+        free = min(before[worker]["free"], after[worker]["free"])
+        if free > 0 and before[worker]["received"] == after[worker]["received"]:
+            found += [Idler(queue, waiting[queue], worker, free) for queue in serving[worker] if waiting.get(queue)]
+    return found
 
 
 def _received(app: Celery, connection: Any, workers: list[str]) -> dict[str, dict[str, int]]:

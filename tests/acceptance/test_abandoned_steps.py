@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from llmteam.canvas import RunConfig, SegmentClient, SegmentDefinition, SegmentResult, StepDefinition
+from llmteam.canvas.models import EdgeDefinition
+from llmteam.canvas.state import SegmentStatus
 from llmteam.settings import Settings
 from tests import stubborn
 from tests.acceptance.command_line import CommandLine, Started
@@ -147,3 +149,30 @@ def test_a_pool_process_with_a_hung_handler_is_replaced_and_its_neighbour_goes_o
         assert psutil.Process(place.pid(place.start("pid"))).ppid() == main
         assert place.timed_out_once(hung)
         assert "starts again" not in worker.output()
+
+
+def test_a_chord_whose_head_hung_once_in_a_pool_process_still_fires_its_join(place: Place) -> None:
+    kinds = {"split": "parallel_split", "hung": "hang_once_default", "quick": "pid_default", "join": "parallel_join"}
+    configs: dict[str, dict[str, Any]] = {"split": {"branches": 2}, "join": {"branches": 2}}
+    configs["hung"] = {"timeout_seconds": 0.5}
+    made = [StepDefinition(step_id=one, step_type=kind, config=configs.get(one, {})) for one, kind in kinds.items()]
+    edges = [
+        edge
+        for number, branch in enumerate(("hung", "quick"), start=1)
+        for edge in (
+            EdgeDefinition(source_step="split", source_port=f"branch_{number}", target_step=branch),
+            EdgeDefinition(source_step=branch, target_step="join", target_port=f"branch_{number}"),
+        )
+    ]
+    segment = SegmentDefinition(segment_id="chord", name="Chord", steps=made, edges=edges)
+    with place.line.started("worker", "--concurrency", "2") as worker, place.line.started("beat") as beat:
+        worker.wait_for("ready: ")
+        beat.wait_for("ready")
+
+        run_id = place.client.start(segment, config=RunConfig(max_retries=1, retry_delay=0.0))
+
+        result = place.result(run_id)
+        told = [(event.step_id, event.event_type.value) for event in result.events]
+        assert result.status is SegmentStatus.COMPLETED, told
+        assert told.count(("join", "step.completed")) == 1
+        assert told.count(("hung", "step.started")) == 2
