@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 #: The part of a pool that may be held by abandoned handlers before its process is replaced.
 SHARE = 0.1
+#: Seconds that a handler has to return after it was told that its time is over, before it counts.
+GRACE_SECONDS = 2.0
 
 
 class Call:

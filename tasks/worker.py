@@ -28,7 +28,7 @@ from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.ids import new_id
 from llmteam.settings import Settings
 from llmteam.tasks import leaving
-from llmteam.tasks.abandoned import Abandoned, Call
+from llmteam.tasks.abandoned import GRACE_SECONDS, Abandoned, Call
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class StepWorker:
             try:
                 self._insist(lambda: self.engine.timed_out(execution))
             finally:
-                call.outlived()
+                self._timers.after(GRACE_SECONDS, call.outlived)
 
         threading.Thread(target=settle, daemon=True).start()
 

@@ -24,6 +24,12 @@ def hang_once(ctx: StepContext, config: dict[str, Any], input_data: Any) -> int:
     return os.getpid()
 
 
+def obey(ctx: StepContext, config: dict[str, Any], input_data: Any) -> None:
+    """Return a moment after being told that the time is over."""
+    ctx.cancelled.wait()
+    time.sleep(0.5)
+
+
 def hold(ctx: StepContext, config: dict[str, Any], input_data: Any) -> int:
     """Touch ``began`` and go on until ``until`` is there."""
     Path(config["began"]).touch()
@@ -41,7 +47,7 @@ def register() -> StepCatalog:
     """Make the types known to the process's catalog: ``hang_io``, ``hang_default`` and so on; the catalog."""
     catalog = StepCatalog.get_instance()
     for queue in ("io", "default"):
-        for handler in (hang, hang_once, hold, pid):
+        for handler in (hang, hang_once, obey, hold, pid):
             step_type(f"{handler.__name__}_{queue}", queue=f"llmteam.{queue}", catalog=catalog)(handler)
     return catalog
 

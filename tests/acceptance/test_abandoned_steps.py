@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from llmteam.canvas import RunConfig, SegmentClient, SegmentDefinition, SegmentR
 from llmteam.canvas.models import EdgeDefinition
 from llmteam.canvas.state import SegmentStatus
 from llmteam.settings import Settings
+from llmteam.tasks.abandoned import GRACE_SECONDS
 from tests import stubborn
 from tests.acceptance.command_line import CommandLine, Started
 from tests.embedding import lives
@@ -114,6 +116,21 @@ def test_an_innocent_that_takes_too_long_does_not_keep_the_process(place: Place)
 
         worker.wait_for("this process ends now; 2 tasks still run and are left behind")
         worker.wait_for("threads ended with code 1; it starts again")
+
+
+@pytest.mark.parametrize("queue", ["io", "default"])
+def test_a_handler_that_stops_when_told_costs_no_process(place: Place, queue: str) -> None:
+    place.queue = queue
+    with place.line.started("worker", "--concurrency", "1") as worker:
+        worker.wait_for("ready: ")
+        before = place.pid(place.start("pid"))
+
+        assert place.timed_out_once(place.start("obey", timeout_seconds=0.2))
+
+        written_off = time.monotonic() + 1.5 * GRACE_SECONDS
+        wait_until(lambda: time.monotonic() > written_off, "the time in which a handler may still return")
+        assert place.pid(place.start("pid")) == before
+        assert "outlived" not in worker.output()
 
 
 def test_few_hung_handlers_among_many_threads_are_let_be(place: Place) -> None:
