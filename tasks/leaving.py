@@ -12,12 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-import billiard
-from billiard.pool import EX_RECYCLE
 from celery.bootsteps import RUN
-from celery.signals import worker_shutting_down
+from celery.signals import worker_process_init, worker_shutting_down
 from celery.worker import state
 
 logger = logging.getLogger(__name__)
@@ -30,9 +29,12 @@ _WAY_OUT_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 #: Not 0: a supervisor may take that for an end that was asked for.
 _EXIT_CODE = 1
+#: What a pool takes for a child that has served its time, and replaces without an error.
+_RECYCLED = 0x9B
 
 _main: tuple[int, Any] | None = None
 _leaving = threading.Event()
+_child_pid = 0
 
 
 def remember(consumer: Any) -> None:
@@ -51,9 +53,10 @@ def ending() -> bool:
     return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
 
 
-def in_pool_child() -> bool:
-    """Whether this process is a child of a worker's pool."""
-    return bool(billiard.current_process().name != "MainProcess")
+@worker_process_init.connect(weak=False, dispatch_uid="llmteam.leaving")  # type: ignore[untyped-decorator]
+def _in_pool_child(**_: Any) -> None:
+    global _child_pid  # noqa: PLW0603  # once, in a child that has just begun
+    _child_pid = os.getpid()
 
 
 def leave(hung: Callable[[], int] = lambda: 0, last: Callable[[], object] = lambda: None) -> None:
@@ -61,8 +64,8 @@ def leave(hung: Callable[[], int] = lambda: 0, last: Callable[[], object] = lamb
 
     ``hung`` says for how many running tasks not to wait, ``last`` is called before an end by force.
     """
-    if in_pool_child():
-        _go(last, EX_RECYCLE)
+    if _child_pid == os.getpid():
+        _go(last, _RECYCLED)
     if _leaving.is_set():
         return
     _leaving.set()
@@ -87,8 +90,10 @@ def _see_out(hung: Callable[[], int], last: Callable[[], object]) -> None:
         time.sleep(_LOOK_SECONDS)
     if left := len(state.active_requests):
         logger.warning("this process ends now; %d tasks still run and are left behind", left)
-    for child in billiard.active_children():
-        child.terminate()
+    if _main is not None and (beat := getattr(_main[1].controller, "beat", None)) is not None:
+        # A process that Celery may not have come to.
+        with suppress(Exception):
+            beat.stop()
     _go(last, _EXIT_CODE)
 
 
