@@ -19,7 +19,7 @@ from llmteam.dispatch import QUEUES, RUN_STEP
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.runtime.context import current_runtime
 from llmteam.settings import Settings, mask_url
-from llmteam.tasks import shutdown
+from llmteam.tasks import leaving, shutdown, watchdog
 from llmteam.tasks.worker import import_user_modules, step_worker
 
 if TYPE_CHECKING:
@@ -82,8 +82,6 @@ def _before_work(instance: Any, **_: Any) -> None:
 
 def watch_over(settings: Settings) -> None:
     """Look after this worker from the moment on in which it is ready."""
-    from llmteam.tasks import leaving, watchdog
-
     def ready(sender: Any, **_: Any) -> None:
         leaving.remember(sender)
         watchdog.start(sender, settings.deaf_seconds)
