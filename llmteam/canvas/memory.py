@@ -11,6 +11,7 @@ from typing import Any
 
 from llmteam.canvas.graph import Node
 from llmteam.canvas.records import Expired, Holding, LateRun, NewRun, RunHeader, StoredOutput
+from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import (
     DEADLINE_GRACE,
     HINT_AFTER,
@@ -100,8 +101,14 @@ def _queue(run: MemoryRun, row: StepRow) -> str:
 class MemorySweeps:
     """The :class:`~llmteam.canvas.records.Sweeps` of runs in memory."""
 
-    def __init__(self, runs: MutableMapping[tuple[str, str], MemoryRun], clock: Clock) -> None:
+    def __init__(
+        self,
+        runs: MutableMapping[tuple[str, str], MemoryRun],
+        snapshots: MutableMapping[tuple[str, str], SegmentSnapshot],
+        clock: Clock,
+    ) -> None:
         self._runs = runs
+        self._snapshots = snapshots
         self._clock = clock
         self.recorded: dict[str, tuple[datetime, int]] = {}
 
@@ -162,14 +169,14 @@ class MemorySweeps:
     def purge(self, older_than: timedelta, limit: int) -> int:
         """As :meth:`Sweeps.purge`."""
         before = self._clock() - older_than
-        ended = [
-            key
-            for key, run in self._runs.items()
-            if run.state.finished_at is not None and run.state.finished_at < before
-        ]
-        for key in ended[:limit]:
+        ended = [(run.state.finished_at, key) for key, run in self._runs.items() if run.state.finished_at is not None]
+        gone = {key for finished_at, key in heapq.nsmallest(limit, ended) if finished_at < before}
+        for key in gone:
             del self._runs[key]
-        return len(ended[:limit])
+        for snapshot in list(self._snapshots.values()):
+            if (snapshot.tenant_id, snapshot.run_id) in gone:
+                del self._snapshots[snapshot.tenant_id, snapshot.snapshot_id]
+        return len(gone)
 
     def record(self, name: str, found: int) -> None:
         """As :meth:`Sweeps.record`."""

@@ -75,7 +75,7 @@ class MemoryRunStore:
         with self._lock:
             if (run.tenant_id, run.run_id) in self._runs or self._of_key(run, but=run.replaces) is not None:
                 return False
-            if run.replaces is not None:
+            if run.replaces is not None and (run.tenant_id, run.replaces) in self._runs:
                 self._runs[run.tenant_id, run.replaces].key = None
             self._definitions[run.tenant_id, run.pinned.hash] = run.pinned
             self._runs[run.tenant_id, run.run_id] = kept
@@ -310,7 +310,7 @@ class MemoryRunStore:
     @property
     def sweeps(self) -> MemorySweeps:
         """What a sweeper of these runs looks at."""
-        return MemorySweeps(self._runs, self._clock)
+        return MemorySweeps(self._runs, self._snapshots, self._clock)
 
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
         """As :meth:`RunStore.header`."""

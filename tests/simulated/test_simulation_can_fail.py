@@ -87,7 +87,7 @@ class SweepsOf(MemoryRunStore):
 
     @property
     def sweeps(self) -> MemorySweeps:
-        return self.kind(self._runs, self._clock)
+        return self.kind(self._runs, self._snapshots, self._clock)
 
 
 class LeavesLeases(MemorySweeps):
