@@ -38,6 +38,7 @@ from llmteam.canvas.state import (
     Key,
     Outcome,
     RetryPolicy,
+    RunState,
     SegmentStatus,
     Slice,
     StepRow,
@@ -268,7 +269,12 @@ class Engine:
         return self._finish(execution, Completed(decisions, payload, result), stored)
 
     def failed(self, execution: Execution, exc: BaseException) -> Change:
-        """The handler raised: try again or fail, as its error and the run's policy say."""
+        """The handler raised: try again or fail, as its error and the run's policy say.
+
+        Of a handler that was stopped because its claim is gone nothing is written: it has not failed, it was lost.
+        """
+        if execution.revoked.is_set():
+            return Change(RunState(execution.header.run_id), self.clock(), applied=False)
         retryable = getattr(exc, "retryable", None)
         error = ErrorInfo.from_exception(exc, recoverable=retryable is True)
         outcome = Failed(
