@@ -10,7 +10,7 @@ from llmteam import codec
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.scripts import Script, ids_and_visits, read_slice
 from llmteam.canvas.records import Claimed, Seen, Work
-from llmteam.canvas.state import Key, StepRow
+from llmteam.canvas.state import DEADLINE_GRACE, Key, StepRow
 from llmteam.db.engine import Database
 from llmteam.events.models import EventDraft
 
@@ -26,6 +26,12 @@ class Claim:
     holder: str
     keys: Sequence[Key] | None
 
+    @property
+    def latest(self) -> datetime | None:
+        """When a sweep looks for the step at the latest."""
+        deadline = self.claimed.deadline
+        return None if deadline is None else deadline + DEADLINE_GRACE
+
 
 def claim_one(database: Database, ask: Claim) -> Claimed | None:
     """One claim; the lease runs on the database's clock."""
@@ -35,6 +41,7 @@ def claim_one(database: Database, ask: Claim) -> Claimed | None:
         ask.holder,
         ask.lease,
         ask.lease,
+        ask.latest,
         claimed.started_at,
         claimed.deadline,
         *ident,
@@ -78,6 +85,7 @@ def claim_many(database: Database, asks: Sequence[Claim]) -> list[Claimed | None
         [ask.work.row.fence for ask in asks],
         [ask.holder for ask in asks],
         [ask.lease for ask in asks],
+        [_text(ask.latest) for ask in asks],
         [_text(row.started_at) for row in claimed],
         [_text(row.deadline) for row in claimed],
         [event.event_type.value for event in events],

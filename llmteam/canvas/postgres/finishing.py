@@ -53,14 +53,20 @@ class _Batch:
             return ALONE
         if not change.applied:
             return change
-        large = move.output is not None and move.output.digest is not None
-        if large or change.ended or change.added or len(change.steps) > FEW or len(change.events) > FEW:
+        if _is_more(move, change):
             return ALONE
         if change.events or change.steps:
             self.made.append((move, change))
             self.run = change.run
             self.rows.update(change.steps)
         return change
+
+
+def _is_more(move: Move, change: Change) -> bool:
+    """Whether ``change`` is more than some rows that change, with some events."""
+    large = move.output is not None and move.output.digest is not None
+    whole = change.ended or change.cancel_open or change.hold is not None
+    return large or whole or bool(change.added) or len(change.steps) > FEW or len(change.events) > FEW
 
 
 def finish_many(database: Database, moves: Sequence[Move]) -> list[Change | Alone]:

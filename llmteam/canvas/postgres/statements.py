@@ -18,7 +18,8 @@ LOCK_RUN = Prepared(
 )
 
 RUN_COLUMNS = (
-    "r.status, r.open, r.running, r.completed, r.failed, r.terminals, r.deadline, r.started_at, r.finished_at, r.error"
+    "r.status, r.open, r.running, r.completed, r.failed, r.terminals, r.deadline, r.started_at, r.finished_at, "
+    "r.error, r.paused_at, r.snapshot_id"
 )
 
 STEP_COLUMNS = (
@@ -26,7 +27,7 @@ STEP_COLUMNS = (
     "s.deadline, s.ready_at, s.started_at, s.finished_at, s.decisions, s.terminal, s.error, s.chord_id, s.loop"
 )
 
-HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id"
+HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id, r.link"
 
 READ_SLICE = Prepared(
     "llmteam_read_slice",
@@ -44,7 +45,7 @@ _OUTPUT = """COALESCE(s.output, (
   SELECT p.body FROM llmteam.payloads p WHERE p.tenant_id = s.tenant_id AND p.hash = s.output_ref))"""
 
 READ_STEPS = f"""
-SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, {_OUTPUT}, s.whole
+SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, s.hints, s.held_owner, s.held_wake_at, {_OUTPUT}, s.whole
   FROM llmteam.run_steps s
  WHERE s.tenant_id = %s AND s.run_id = %s
  ORDER BY s.started_at NULLS LAST, s.step_id, s.visit
@@ -55,8 +56,10 @@ SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, {_OUTPUT}, s.whole
 GATHER = Prepared(
     "llmteam_gather",
     f"""
-SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state, s.undecided = 0 AND s.live = 0,
-       CASE WHEN s.undecided = 0 AND s.live = 0 THEN COALESCE(r.input, p.body) END,
+SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state,
+       s.given IS NOT NULL OR (s.undecided = 0 AND s.live = 0),
+       CASE WHEN s.given IS NOT NULL THEN s.given
+            WHEN s.undecided = 0 AND s.live = 0 THEN COALESCE(r.input, p.body) END,
        CASE WHEN s.state = 'ready' AND s.live > 0 THEN (
          SELECT json_agg(json_build_array(o.step_id, o.decisions, o.whole, o.body, o.error, o.superseded)) FROM (
            SELECT DISTINCT ON (f.step_id) f.step_id, f.decisions, f.whole, COALESCE(f.output, q.body) AS body,
@@ -80,8 +83,8 @@ NO_WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO off;"
 _CLAIM = """
   UPDATE llmteam.run_steps s
      SET state = 'running', fence = s.fence + 1, owner = 'lease', holder = {holder},
-         lease_until = now() + {lease}::interval, wake_at = now() + {lease}::interval, hints = 0,
-         started_at = {started_at}, deadline = {deadline}
+         lease_until = now() + {lease}::interval, wake_at = LEAST(now() + {lease}::interval, {latest}::timestamptz),
+         hints = 0, started_at = {started_at}, deadline = {deadline}
 """
 _RUNS = """
    EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND (status = 'running') IS TRUE)
@@ -92,7 +95,7 @@ _RUNS = """
 CLAIM = Prepared(
     "llmteam_claim",
     f"""
-WITH taken AS ({_CLAIM.format(holder="%s", lease="%s", started_at="%s", deadline="%s")}
+WITH taken AS ({_CLAIM.format(holder="%s", lease="%s", latest="%s", started_at="%s", deadline="%s")}
    WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s AND state = 'ready' AND fence = %s AND {_RUNS}
   RETURNING 1),
 counted AS (
@@ -118,13 +121,14 @@ CLAIM_MANY = Prepared(
     f"""
 WITH asked AS (
   SELECT * FROM unnest(%s::text[], %s::integer[], %s::bigint[], %s::text[], %s::interval[], %s::text[], %s::text[],
-                       %s::text[], %s::text[], %s::integer[], %s::text[], %s::text[]) WITH ORDINALITY
-             AS a(step_id, visit, fence, holder, lease, started_at, deadline,
+                       %s::text[], %s::text[], %s::text[], %s::integer[], %s::text[], %s::text[]) WITH ORDINALITY
+             AS a(step_id, visit, fence, holder, lease, latest, started_at, deadline,
                   event_type, step_type, attempt, severity, payload, place)),
 taken AS ({
         _CLAIM.format(
             holder="a.holder",
             lease="a.lease",
+            latest="a.latest",
             started_at="a.started_at::timestamptz",
             deadline="a.deadline::timestamptz",
         )
@@ -157,17 +161,17 @@ UPDATE llmteam.runs
 
 _FINISHED = """
 UPDATE llmteam.run_steps
-   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, owner = %s, wake_at = %s, deadline = %s,
-       ready_at = %s, finished_at = %s, decisions = %s::smallint[], terminal = %s, error = %s, chord_id = %s, loop = %s,
-       holder = NULL, lease_until = NULL, hints = 0, whole = %s, output = %s, output_ref = %s,
+   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, losses = %s, owner = %s, wake_at = %s,
+       deadline = %s, ready_at = %s, finished_at = %s, decisions = %s::smallint[], terminal = %s, error = %s,
+       chord_id = %s, loop = %s, holder = NULL, lease_until = NULL, hints = 0, whole = %s, output = %s, output_ref = %s,
        local_state = COALESCE(%s, local_state)
 """
 
 _OTHER = """
 UPDATE llmteam.run_steps
-   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, owner = %s, wake_at = %s, deadline = %s,
-       ready_at = %s, finished_at = %s, decisions = %s, terminal = %s, error = %s, chord_id = %s, loop = %s,
-       holder = NULL, lease_until = NULL, hints = 0
+   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, losses = %s, owner = %s, wake_at = %s,
+       deadline = %s, ready_at = %s, finished_at = %s, decisions = %s, terminal = %s, error = %s, chord_id = %s,
+       loop = %s, holder = NULL, lease_until = NULL, hints = 0
 """
 
 _KEY = "WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s"
@@ -180,15 +184,15 @@ UPDATE_OTHER = Prepared("llmteam_update_step", _OTHER + _KEY)
 UPDATE_STEPS_HEAD = """
 UPDATE llmteam.run_steps s
    SET state = v.state, undecided = v.undecided, live = v.live, failed_in = v.failed_in, attempt = v.attempt,
-       owner = v.owner, wake_at = v.wake_at::timestamptz, deadline = v.deadline::timestamptz,
+       losses = v.losses, owner = v.owner, wake_at = v.wake_at::timestamptz, deadline = v.deadline::timestamptz,
        ready_at = v.ready_at::timestamptz, finished_at = v.finished_at::timestamptz,
        decisions = v.decisions::smallint[], terminal = v.terminal, error = v.error::json, chord_id = v.chord_id,
        loop = v.loop::json, holder = NULL, lease_until = NULL, hints = 0
   FROM (VALUES """
-UPDATE_STEPS_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+UPDATE_STEPS_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
 UPDATE_STEPS_TAIL = """)
-    AS v(step_id, visit, state, undecided, live, failed_in, attempt, owner, wake_at, deadline, ready_at, finished_at,
-         decisions, terminal, error, chord_id, loop)
+    AS v(step_id, visit, state, undecided, live, failed_in, attempt, losses, owner, wake_at, deadline, ready_at,
+         finished_at, decisions, terminal, error, chord_id, loop)
  WHERE s.tenant_id = %s AND s.run_id = %s AND s.step_id = v.step_id AND s.visit = v.visit;
 """
 
@@ -205,9 +209,10 @@ UPDATE llmteam.run_steps
  WHERE tenant_id = %s AND run_id = %s AND state IN ('pending', 'ready', 'running', 'waiting');
 """
 
+#: One that is there already is marked as used just now, so that no purge takes it before its new user is committed.
 INSERT_PAYLOAD = """
 INSERT INTO llmteam.payloads (tenant_id, hash, body, size, created_at) VALUES (%s, %s, %s, %s, now())
-ON CONFLICT DO NOTHING;
+ON CONFLICT (tenant_id, hash) DO UPDATE SET created_at = excluded.created_at;
 """
 
 INSERT_DEFINITION = """
@@ -217,11 +222,30 @@ VALUES (%s, %s, %s, %s, %s, now()) ON CONFLICT DO NOTHING;
 
 INSERT_RUN = """
 INSERT INTO llmteam.runs (tenant_id, run_id, instance_id, segment_id, definition_hash, status, open, total, next_seq,
-                          input, input_ref, config, context, root_run_id, deadline, wake_at, created_at, started_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s);
+                          input, input_ref, config, context, root_run_id, parent_run_id, link, idempotency_key,
+                          start_hash, running, completed, failed, terminals, deadline, wake_at, created_at, started_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s);
 """
 
 READ_NEXT_SEQ = "SELECT COALESCE(max(seq), 0) + 1 FROM llmteam.events WHERE tenant_id = %s AND run_id = %s"
+
+#: The run of an idempotency key before the one of an id.
+READ_TAKEN = """
+SELECT run_id, status, start_hash FROM llmteam.runs
+ WHERE tenant_id = %s AND (run_id = %s OR idempotency_key = %s)
+ ORDER BY idempotency_key IS NOT DISTINCT FROM %s DESC LIMIT 1
+"""
+
+READ_READY = f"""
+SELECT {STEP_COLUMNS} FROM llmteam.run_steps s
+ WHERE s.tenant_id = %s AND s.run_id = %s AND s.state = 'ready' AND s.owner <> 'pause'
+"""
+
+READ_INPUT = """
+SELECT COALESCE(r.input, p.body)::text FROM llmteam.runs r
+  LEFT JOIN llmteam.payloads p ON p.tenant_id = r.tenant_id AND p.hash = r.input_ref
+ WHERE r.tenant_id = %s AND r.run_id = %s
+"""
 
 READ_DEFINITION = """
 SELECT document, types FROM llmteam.definitions WHERE tenant_id = %s AND definition_hash = %s
@@ -231,7 +255,8 @@ READ_HEADER = f"SELECT {HEADER_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = 
 
 RECORD_COLUMNS = (
     "r.tenant_id, r.run_id, r.instance_id, r.segment_id, r.definition_hash, r.status, r.completed, r.total, r.error, "
-    "r.created_at, r.started_at, r.finished_at, r.deadline"
+    "r.created_at, r.started_at, r.finished_at, r.deadline, r.running, r.paused_at, r.snapshot_id, r.parent_run_id, "
+    "r.root_run_id, r.link, r.idempotency_key"
 )
 
 READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = %s AND r.run_id = %s"
