@@ -139,6 +139,14 @@ def test_a_wide_join_looks_up_its_sources_by_key(full: Database) -> None:
     assert "step_id = ANY (s.sources)" in sources["Index Cond"]
 
 
+def test_branches_of_a_wide_run_are_claimed_by_key(full: Database) -> None:
+    """Else each batch of claims would read every step of its run."""
+    plan = explain(full, sql.CLAIM_MANY, None)
+
+    (steps,) = scans_of(plan, {"run_steps"})
+    assert "step_id = ANY" in steps["Index Cond"]
+
+
 def test_finishing_a_branch_of_a_wide_run_reads_its_own_rows_only(full: Database) -> None:
     with full.hot("acme") as hot:
         hot.script(f"{sql.READ_SLICE.definition}", begin=True)
