@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
@@ -69,14 +68,12 @@ class Combining(Generic[Ask, Answer]):
         with self._lock:
             waiting = self._waiting.get(key)
             if waiting is None:
-                self._waiting[key] = [call]
+                self._waiting[key] = []
+                call.batch = [call]
             else:
                 waiting.append(call)
-        if waiting is None:
-            # Threads that are about to call, but were not let run yet, get to join.
-            time.sleep(0)
-            self._hand_over(key)
-        call.woken.acquire()
+        if waiting is not None:
+            call.woken.acquire()
         if call.batch:
             self._lead(key, call.batch)
         return self._alone(ask) if call.answer is ALONE else call.answer
