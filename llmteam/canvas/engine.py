@@ -56,6 +56,9 @@ logger = logging.getLogger(__name__)
 #: Rows that a claim looks at for the transition to come; wider steps look when they are done.
 LOOK_AHEAD = 8
 
+#: Steps whose input is kept when one step makes them ready; of more, most are taken by other processes anyway.
+HANDED_ON_AT_ONCE = 64
+
 HandlerOf = Callable[[str], StepHandler | None]
 
 
@@ -322,7 +325,7 @@ class Engine:
             local_state=ctx.local_state if ctx.dirty else None,
             seen=execution.seen,
         )
-        if output is not None and output.digest is None and change.chord is None:
+        if output is not None and output.digest is None and len(change.ready) <= HANDED_ON_AT_ONCE:
             self._hand_on(execution, change, output)
         self.after(header.tenant_id, graph, change)
         return change
