@@ -82,6 +82,7 @@ def _before_work(instance: Any, **_: Any) -> None:
 
 def watch_over(settings: Settings) -> None:
     """Look after this worker from the moment on in which it is ready."""
+
     def ready(sender: Any, **_: Any) -> None:
         leaving.remember(sender)
         watchdog.start(sender, settings.deaf_seconds)
