@@ -87,6 +87,10 @@ test-unit: dev ## The tests that need no server (ARGS="-k retry" picks some)
 bench: dev ## Measure against raw Celery on the same servers
 	$(BIN)/python -m bench
 
+.PHONY: chaos
+chaos: dev ## Break workers, servers and messages under load; nothing may be lost or done twice
+	$(BIN)/python -m chaos
+
 .PHONY: build
 build: clean dev ## Build the sdist, and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation

@@ -1,0 +1,195 @@
+"""Doing harm, by pid and only to processes that the harness started."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import redis
+
+from chaos.fleet import Fleet, Service
+from chaos.messages import Messages
+from chaos.schedule import Fault, Kind
+from llmteam.embedded import status
+
+_SERVER_SECONDS = 20.0
+
+
+@dataclass
+class Harm:
+    """Does what a schedule says. ``done`` is what has happened: seconds, kind, to whom."""
+
+    fleet: Fleet
+    home: Path
+    messages: Messages
+    done: list[tuple[float, Kind, str]] = field(default_factory=list)
+    _began: float = field(default_factory=time.monotonic)
+    _later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+    _over: bool = False
+
+    @property
+    def now(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    @property
+    def counts(self) -> dict[Kind, int]:
+        counts = Counter(kind for _, kind, _ in self.done)
+        return {kind: counts[kind] for kind in Kind}
+
+    def tick(self) -> None:
+        """Do what was put off until now."""
+        due = [action for moment, action in self._later if moment <= self.now]
+        self._later = [(moment, action) for moment, action in self._later if moment > self.now]
+        for action in due:
+            action()
+
+    def inflict(self, fault: Fault) -> None:
+        """Do one fault now. What finds no victim is not counted."""
+        began = self.now
+        try:
+            whom = _ACTIONS[fault.kind](self, fault)
+        except (psutil.Error, redis.RedisError):
+            # The victim of a fault may be down already, from the one before.
+            return
+        if whom:
+            self.done.append((round(began, 2), fault.kind, whom))
+
+    def end(self) -> None:
+        """Thaw what is frozen and bring back what was to come back."""
+        self._over = True
+        later, self._later = self._later, []
+        for _, action in later:
+            action()
+
+    # -- processes
+
+    def _victim(self, fault: Fault) -> Service:
+        """The one that the fault's number says, or the next that is up."""
+        workers = self.fleet.workers
+        first = fault.number % len(workers)
+        in_turn = [*workers[first:], *workers[:first]]
+        return next((one for one in in_turn if one.worker() is not None), in_turn[0])
+
+    def kill_worker(self, fault: Fault) -> str:
+        victim = self._victim(fault)
+        return _signal(victim.name, [victim.worker()], signal.SIGKILL)
+
+    def kill_child(self, fault: Fault) -> str:
+        victim = self.fleet.preforks[fault.number % len(self.fleet.preforks)]
+        pool = victim.pool()
+        return _signal(victim.name, [pool[fault.number // 7 % len(pool)]], signal.SIGKILL) if pool else ""
+
+    def kill_tree(self, fault: Fault) -> str:
+        """What happens to a container that is killed; it comes back after a moment."""
+        victim = self._victim(fault)
+        whom = _signal(victim.name, victim.family(), signal.SIGKILL)
+        victim.end()
+        self._later.append((self.now + 1.0, victim.start))
+        return whom
+
+    def drain(self, fault: Fault) -> str:
+        """What a deployment does: the old one is asked to end, the new one starts when it has."""
+        victim = self._victim(fault)
+        if not victim.is_running:
+            return ""
+        victim.ask_to_end()
+
+        def replace() -> None:
+            if victim.is_running and not self._over:
+                self._later.append((self.now + 0.5, replace))
+                return
+            victim.end()
+            victim.start()
+
+        self._later.append((self.now + 0.5, replace))
+        return victim.name
+
+    def freeze(self, fault: Fault) -> str:
+        """Stop a worker with its pool for longer than its lease: a zombie comes back with results that are late."""
+        victim = self._victim(fault)
+        frozen = [one for one in (victim.worker(), *victim.pool()) if one is not None]
+        whom = _signal(victim.name, frozen, signal.SIGSTOP)
+        self._later.append((self.now + fault.seconds, lambda: _thaw(frozen)))
+        return whom and f"{whom} for {fault.seconds} s"
+
+    def kill_beat(self, fault: Fault) -> str:
+        return _signal("beat", self.fleet.beat.family(), signal.SIGKILL)
+
+    # -- servers
+
+    def _server(self, name: str) -> psutil.Process:
+        found = next(server.pid for server in status(self.home).servers if server.name == name)
+        if found is None:
+            raise psutil.NoSuchProcess(0, name)
+        return psutil.Process(found)
+
+    def kill_valkey(self, fault: Fault) -> str:
+        whom = _signal("valkey", [self._server("valkey")], signal.SIGKILL)
+        give_up = time.monotonic() + _SERVER_SECONDS
+        while not self.messages.answers() and time.monotonic() < give_up:
+            time.sleep(0.02)
+        # It would find its append-only file; most installations keep none.
+        self.messages.flush()
+        return whom
+
+    def restart_postgres(self, fault: Fault) -> str:
+        return _signal("postgres", [self._server("postgres")], signal.SIGQUIT)
+
+    # -- messages
+
+    def flush(self, fault: Fault) -> str:
+        self.messages.flush()
+        return "valkey"
+
+    def double(self, fault: Fault) -> str:
+        return _counted(self.messages.double())
+
+    def drop(self, fault: Fault) -> str:
+        return _counted(self.messages.drop())
+
+    def reorder(self, fault: Fault) -> str:
+        return _counted(self.messages.reorder(fault.number))
+
+
+def _counted(messages: int) -> str:
+    return f"{messages} messages" if messages else ""
+
+
+def _signal(name: str, processes: Sequence[psutil.Process | None], number: signal.Signals) -> str:
+    """Signal those that live; the name and their pids."""
+    hit = []
+    for one in processes:
+        with contextlib.suppress(psutil.Error):
+            if one is not None:
+                one.send_signal(number)
+                hit.append(str(one.pid))
+    return f"{name} ({', '.join(hit)})" if hit else ""
+
+
+def _thaw(processes: list[psutil.Process]) -> None:
+    for one in processes:
+        with contextlib.suppress(psutil.Error):
+            one.send_signal(signal.SIGCONT)
+
+
+_ACTIONS: dict[Kind, Callable[[Harm, Fault], str]] = {
+    Kind.KILL_WORKER: Harm.kill_worker,
+    Kind.KILL_CHILD: Harm.kill_child,
+    Kind.KILL_TREE: Harm.kill_tree,
+    Kind.FREEZE: Harm.freeze,
+    Kind.DRAIN: Harm.drain,
+    Kind.FLUSH: Harm.flush,
+    Kind.KILL_VALKEY: Harm.kill_valkey,
+    Kind.RESTART_POSTGRES: Harm.restart_postgres,
+    Kind.DUPLICATE: Harm.double,
+    Kind.DROP: Harm.drop,
+    Kind.REORDER: Harm.reorder,
+    Kind.KILL_BEAT: Harm.kill_beat,
+}
