@@ -11,7 +11,8 @@ from llmteam.dispatch import Hint
 BATCH = 500
 
 #: Rows are taken with SKIP LOCKED: two sweeps at once share the work. The next look is pushed out first, by
-#: min(10 s * 2^hints, 5 min), so that a step in a long queue is hinted at a few times and not every sweep.
+#: min(10 s * 2^hints, 5 min), so that a step in a long queue is hinted at a few times and not every sweep. A timer that
+#: has run out is none any more: else the claim would take the next look for the moment before which it may not begin.
 TAKE_DUE = """
 WITH due AS (
   SELECT tenant_id, run_id, step_id, visit FROM llmteam.run_steps
@@ -19,7 +20,7 @@ WITH due AS (
    ORDER BY wake_at LIMIT %s FOR UPDATE SKIP LOCKED)
 UPDATE llmteam.run_steps s
    SET wake_at = now() + LEAST(interval '10 seconds' * power(2, LEAST(s.hints, 10)), interval '5 minutes'),
-       hints = s.hints + 1
+       hints = s.hints + 1, owner = 'queue'
   FROM due
  WHERE s.tenant_id = due.tenant_id AND s.run_id = due.run_id AND s.step_id = due.step_id AND s.visit = due.visit
 RETURNING s.tenant_id, s.run_id, s.step_id, s.visit, s.queue
