@@ -7,14 +7,27 @@ from typing import Any
 
 #: Seconds between two sweeps, unless LLMTEAM_SWEEP_SECONDS says otherwise.
 SWEEP_SECONDS = 5.0
+#: Seconds between two looks for runs that have been kept long enough.
+RETENTION_SECONDS = 60.0
 
-#: Task by name of the sweep.
-SWEEPS: Mapping[str, str] = {"due": "llmteam.sweep_due"}
+#: Task by name of the sweep: steps that are due and not moving; leases and deadlines that ran out unnoticed; runs over
+#: time and pauses that should have taken hold; runs that have been kept long enough.
+SWEEPS: Mapping[str, str] = {
+    "due": "llmteam.sweep_due",
+    "expired": "llmteam.sweep_expired",
+    "runs": "llmteam.sweep_runs",
+    "retention": "llmteam.sweep_retention",
+}
 
 
 def celery_schedule(seconds: float = SWEEP_SECONDS) -> dict[str, dict[str, Any]]:
     """The sweeps as Celery's ``beat_schedule``. A tick that no worker took before the next one is dropped."""
-    return {
-        name: {"task": task, "schedule": seconds, "options": {"expires": seconds, "queue": "llmteam.control"}}
-        for name, task in SWEEPS.items()
-    }
+    return {name: _entry(task, _interval(name, seconds)) for name, task in SWEEPS.items()}
+
+
+def _interval(name: str, seconds: float) -> float:
+    return max(seconds, RETENTION_SECONDS) if name == "retention" else seconds
+
+
+def _entry(task: str, seconds: float) -> dict[str, Any]:
+    return {"task": task, "schedule": seconds, "options": {"expires": seconds, "queue": "llmteam.control"}}

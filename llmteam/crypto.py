@@ -21,19 +21,33 @@ class StartSignatureError(LLMTeamError):
         self.reason = reason
 
 
-def sign_start(key: bytes, tenant_id: str, segment: Any, input_data: Any = None, run_id: str | None = None) -> str:
+def sign_start(
+    key: bytes,
+    tenant_id: str,
+    segment: Any,
+    input_data: Any = None,
+    run_id: str | None = None,
+    idempotency_key: str | None = None,
+) -> str:
     """The signature to send along with an ``llmteam.start_run`` message: HMAC-SHA-256 over its body, hex."""
-    body = codec.canonical([tenant_id, segment, input_data, run_id])
+    parts = [tenant_id, segment, input_data, run_id]
+    body = codec.canonical(parts if idempotency_key is None else [*parts, idempotency_key])
     return hmac.new(key, body.encode(), hashlib.sha256).hexdigest()
 
 
 def check_start(
-    key: bytes | None, signature: str | None, tenant_id: str, segment: Any, input_data: Any, run_id: str | None
+    key: bytes | None,
+    signature: str | None,
+    tenant_id: str,
+    segment: Any,
+    input_data: Any,
+    run_id: str | None,
+    idempotency_key: str | None = None,
 ) -> None:
     """Raise :class:`StartSignatureError` unless ``signature`` is right for this message."""
     if key is None:
         raise StartSignatureError(tenant_id, "the tenant has no key")
     if signature is None:
         raise StartSignatureError(tenant_id, "the message is not signed")
-    if not hmac.compare_digest(sign_start(key, tenant_id, segment, input_data, run_id), signature):
+    if not hmac.compare_digest(sign_start(key, tenant_id, segment, input_data, run_id, idempotency_key), signature):
         raise StartSignatureError(tenant_id, "the signature is wrong")

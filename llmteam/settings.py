@@ -61,6 +61,12 @@ class Settings:
     allow_private_networks: tuple[str, ...] = ()
     lease_seconds: float = 30.0
     sweep_seconds: float = 5.0
+    #: What running steps get to finish at a shutdown, before they are handed back.
+    drain_seconds: float = 30.0
+    #: Messages in a queue that is being worked off, from which on no more hints are added to it.
+    hint_depth: int = 1000
+    #: Days for which runs are kept that are over; for ever when unset.
+    retention_days: float | None = None
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
     openai_api_key: str | None = None
@@ -252,13 +258,31 @@ def _start_keys(name: str, text: str) -> dict[str, bytes]:
 
 
 def _seconds(least: float, most: float) -> Callable[[str, str], float]:
+    return _number(least, most, "seconds")
+
+
+def _number(least: float, most: float, unit: str) -> Callable[[str, str], float]:
     def parse(name: str, text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = float("nan")
         if not least <= value <= most:
-            raise _bad(name, f"a number of seconds from {least:g} to {most:g}", text)
+            raise _bad(name, f"a number of {unit} from {least:g} to {most:g}", text)
+        return value
+
+    return parse
+
+
+def _days(least: float, most: float) -> Callable[[str, str], float]:
+    return _number(least, most, "days")
+
+
+def _count(least: int, most: int) -> Callable[[str, str], int]:
+    def parse(name: str, text: str) -> int:
+        value = int(text) if re.fullmatch(r"[0-9]{1,12}", text) else -1
+        if not least <= value <= most:
+            raise _bad(name, f"a whole number from {least} to {most}", text)
         return value
 
     return parse
@@ -299,6 +323,9 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "allow_private_networks": _networks,
     "lease_seconds": _seconds(0.5, 3600),
     "sweep_seconds": _seconds(0.1, 3600),
+    "drain_seconds": _seconds(0, 3600),
+    "hint_depth": _count(1, 10_000_000),
+    "retention_days": _days(0.01, 36_500),
     "log_level": _log_level,
     "log_format": _log_format,
     "openai_api_key": _text,

@@ -1,4 +1,4 @@
-"""What beat starts: look for work that is due and not moving, and hint at it again."""
+"""What beat starts: one small task for each sweep. Twice at once, or not at all for a while, does no harm."""
 
 from __future__ import annotations
 
@@ -10,5 +10,23 @@ from llmteam.tasks.worker import step_worker
 
 @shared_task(name=SWEEPS["due"], ignore_result=True)  # type: ignore[untyped-decorator]
 def sweep_due() -> None:
-    """Hint again at steps that are due and not moving, and end runs whose deadline has passed."""
-    step_worker().sweep_due()
+    """Hint again at steps that are due and not moving."""
+    step_worker().sweeper.sweep("due")
+
+
+@shared_task(name=SWEEPS["expired"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_expired() -> None:
+    """Take steps from workers that vanished, and end those that outlived their deadline."""
+    step_worker().sweeper.sweep("expired")
+
+
+@shared_task(name=SWEEPS["runs"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_runs() -> None:
+    """End runs that are over time, and let pauses take hold."""
+    step_worker().sweeper.sweep("runs")
+
+
+@shared_task(name=SWEEPS["retention"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_retention() -> None:
+    """Delete runs that have been over for longer than LLMTEAM_RETENTION_DAYS."""
+    step_worker().sweeper.sweep("retention")

@@ -1,4 +1,4 @@
-"""What one worker process keeps: its engine, its timers, its loop for ``async`` handlers."""
+"""What one worker process keeps: its engine, the leases of its steps, its timers, its loop for ``async`` handlers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from celery import current_app
 
-from llmteam.canvas.exceptions import AlreadyRunningError
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.fleet import connect
 from llmteam.canvas.invoke import LoopThread, call_blocking, is_async
+from llmteam.canvas.keeper import Keeper
 from llmteam.canvas.models import SegmentDefinition
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
+from llmteam.canvas.recovery import Recovery
 from llmteam.canvas.runs import Start, runtime_ref
+from llmteam.canvas.sweeper import Sweeper
 from llmteam.canvas.timers import Timers
 from llmteam.crypto import check_start
 from llmteam.db import Database
@@ -27,6 +29,8 @@ from llmteam.dispatch import CeleryDispatcher, Hint
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.ids import new_id
 from llmteam.settings import Settings
+from llmteam.tasks.queues import BusyQueues
+from llmteam.tasks.standin import StandIn
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +48,31 @@ class StepWorker:
         self._loop = LoopThread()
         self.runs = connect(settings, app=current_app, alarm=self._alarm, application_name="llmteam-worker")
         self.engine = self.runs.engine
+        self.recovery = Recovery(self.engine)
+        self.keeper = Keeper(self.engine.store, self.engine.limits.lease, stopped=self._loop.cancel)
         self._dispatcher = CeleryDispatcher(current_app)
         assert settings.database_url is not None
-        self._sweeps = PostgresSweeps(Database(settings.database_url, application_name="llmteam-sweep", pool_size=2))
+        sweeps = PostgresSweeps(Database(settings.database_url, application_name="llmteam-sweep", pool_size=2))
+        self.sweeper = Sweeper(
+            self.engine,
+            sweeps,
+            self._dispatcher,
+            self.runs.surgery,
+            busy_queues=BusyQueues(current_app, settings.hint_depth),
+            retention=None if settings.retention_days is None else timedelta(days=settings.retention_days),
+        )
+        self.stand_in = StandIn(self.sweeper, sweeps, settings.sweep_seconds)
+        self.stand_in.start()
 
-    def run_step(self, tenant_id: str, run_id: str, step_id: str, visit: int, chord: Any = None) -> None:
+    def run_step(self, hint: Hint, chord: Any = None) -> None:
         """Claim the step, call its handler, write what came of it. Does nothing when the step is not due."""
-        chord_id = chord["options"]["task_id"] if chord else None
-        execution = self.engine.begin(Hint(tenant_id, run_id, step_id, visit, ""), chord_id)
+        execution = self.engine.begin(hint, chord["options"]["task_id"] if chord else None)
         if execution is None:
             return
+        with self.keeper.holding(execution):
+            self._run(execution)
+
+    def _run(self, execution: Execution) -> None:
         overdue = None
         if execution.timeout is not None and execution.handler is not None and not is_async(execution.handler):
             overdue = self._timers.after(execution.timeout, lambda: self._overdue(execution))
@@ -67,6 +86,17 @@ class StepWorker:
         finally:
             if overdue is not None:
                 overdue.cancel()
+
+    def hand_back(self) -> int:
+        """Give up every step that still runs here, so that others go on with it at once; how many."""
+        return sum(self._given_up(execution) for execution in self.keeper.held)
+
+    def _given_up(self, execution: Execution) -> bool:
+        try:
+            return self.recovery.hand_back(execution)
+        except LLMTeamError as exc:
+            logger.warning("a step could not be handed back (%s); its lease will run out", exc)
+            return False
 
     def _overdue(self, execution: Execution) -> None:
         """The handler outlived its deadline: the step goes on without it, its late answer will be refused."""
@@ -93,29 +123,23 @@ class StepWorker:
             self._timers.after(max(0.0, delay), lambda: self._dispatcher.send([hint]))
 
     def start_run(
-        self, tenant_id: str, segment: dict[str, Any] | str, input_data: Any, run_id: str | None, signature: str | None
+        self,
+        tenant_id: str,
+        segment: dict[str, Any] | str,
+        input_data: Any,
+        run_id: str | None,
+        idempotency_key: str | None,
+        signature: str | None,
     ) -> str:
         """Start a run for a message. One that was delivered twice starts once."""
         if self.settings.start_keys:
             key = self.settings.start_keys.get(tenant_id)
-            check_start(key, signature, tenant_id, segment, input_data, run_id)
+            check_start(key, signature, tenant_id, segment, input_data, run_id, idempotency_key)
         run_id = run_id or new_id()
         definition = segment if isinstance(segment, str) else SegmentDefinition.from_dict(segment)
         context = runtime_ref(tenant_id, run_id)
-        try:
-            return self.runs.start(Start(tenant_id, definition, input_data, run_id=run_id, context=context))
-        except AlreadyRunningError:
-            return run_id
-
-    def sweep_due(self) -> None:
-        """Hint at what is due and not moving; end runs that are over time."""
-        hints = self._sweeps.take_due()
-        if hints:
-            self._dispatcher.send(hints)
-        late = self._sweeps.late_runs()
-        for run in late:
-            self.engine.expire(run.tenant_id, run.run_id)
-        self._sweeps.record("due", len(hints) + len(late))
+        start = Start(tenant_id, definition, input_data, None, run_id, "", context, idempotency_key)
+        return self.runs.start(start)
 
 
 def import_user_modules(settings: Settings) -> None:
@@ -152,3 +176,8 @@ def step_worker() -> StepWorker:
             if _worker is None or _worker[0] != os.getpid():
                 _worker = (os.getpid(), StepWorker(Settings.load()))
     return _worker[1]
+
+
+def step_worker_if_any() -> StepWorker | None:
+    """The worker of this process, if it ever had a task."""
+    return _worker[1] if _worker is not None and _worker[0] == os.getpid() else None

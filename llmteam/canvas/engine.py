@@ -9,14 +9,23 @@ from __future__ import annotations
 import copy
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam import codec
 from llmteam.canvas import transitions
-from llmteam.canvas.exceptions import InvalidOutputError, StepTimeoutError
-from llmteam.canvas.execution import Execution, GraphCache, HandedOn, Limits, idempotency_key, inline
+from llmteam.canvas.exceptions import AlreadyRunningError, InvalidOutputError, StepTimeoutError
+from llmteam.canvas.execution import (
+    Execution,
+    GraphCache,
+    HandedOn,
+    Limits,
+    bounded,
+    idempotency_key,
+    inline,
+    retry_after_of,
+)
 from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import NewRun, RunHeader, RunStore, Seen, StoredOutput, Work
@@ -34,7 +43,7 @@ from llmteam.canvas.state import (
     StepRow,
     StepState,
 )
-from llmteam.dispatch import Chord, Dispatcher, Hint
+from llmteam.dispatch import QUARANTINE_QUEUE, Chord, Dispatcher, Hint
 from llmteam.errors import NotJSONError
 from llmteam.events.models import ErrorInfo, EventDraft, EventType
 from llmteam.events.payloads import reference
@@ -45,11 +54,6 @@ logger = logging.getLogger(__name__)
 
 #: Rows that a claim looks at for the transition to come; wider steps look when they are done.
 LOOK_AHEAD = 8
-
-#: The longest duration that counts; what is meant as "never" may be longer than there are dates.
-LONGEST = timedelta(days=3650)
-#: What an error may ask for at most before the next attempt.
-MAX_RETRY_AFTER = timedelta(days=1)
 
 HandlerOf = Callable[[str], StepHandler | None]
 
@@ -91,27 +95,38 @@ class Engine:
         self._dispatcher = dispatcher
         self._notify = notify
         self._alarm = alarm
-        self._chance = chance
+        self.chance = chance
         self._graphs = GraphCache(store)
         self._handed_on = HandedOn()
 
     # -- runs
 
     def submit(self, run: NewRun) -> bool:
-        """Write a run and hint at its entry step; False when the id is taken."""
+        """Write a run and hint at its entry step; False when its id or idempotency key is taken."""
         graph = self._graphs.put(run.pinned)
         now = self.clock()
-        limit = run.options.timeout_seconds
-        deadline = None if limit is None else now + _bounded(limit)
-        change = transitions.start(graph, run.run_id, now, deadline)
+        change = transitions.start(graph, run.run_id, now, self.deadline_of(run, now))
+        return self._create(run, graph, change)
+
+    def begin_run(self, run: NewRun, change: Change) -> None:
+        """Write a run that begins as ``change`` says. Raises :class:`AlreadyRunningError`."""
+        if not self._create(run, self._graphs.put(run.pinned), change):
+            raise AlreadyRunningError(run.run_id)
+
+    def _create(self, run: NewRun, graph: Graph, change: Change) -> bool:
         change.events[0].payload.update(inline({"input": codec.loads(run.input)}, self.limits))
         if not self.store.create(run, change, graph.nodes):
             return False
-        self._after(run.tenant_id, graph, change)
-        if deadline is not None:
+        self.after(run.tenant_id, graph, change)
+        if change.run.deadline is not None:
             # Whoever looks at a step of a run that is over time ends the run.
-            self._alarm(deadline, self._hint(run.tenant_id, run.run_id, graph, (graph.entry, 1)))
+            self._alarm(change.run.deadline, self._hint(run.tenant_id, run.run_id, graph, (graph.entry, 1)))
         return True
+
+    def deadline_of(self, run: NewRun, now: datetime) -> datetime | None:
+        """When a run that starts now has taken too long."""
+        limit = run.options.timeout_seconds
+        return None if limit is None else now + bounded(limit)
 
     def end(self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None) -> bool:
         """Cancel a run, or end it otherwise; False when it is unknown or over."""
@@ -122,7 +137,7 @@ class Engine:
 
         def late(moment: Slice) -> Change:
             deadline = moment.run.deadline
-            if deadline is not None and deadline <= moment.change.now:
+            if moment.run.status is SegmentStatus.RUNNING and deadline is not None and deadline <= moment.change.now:
                 return transitions.time_out(moment)
             moment.change.applied = False
             return moment.change
@@ -134,8 +149,8 @@ class Engine:
         if header is None:
             return False
         change = self.store.apply(header, [], transition, {}, now=self.clock())
-        if change.applied and change.events:
-            self._notify(tenant_id, run_id, change.ended)
+        if change.applied:
+            self.tell(tenant_id, change)
         return change.applied
 
     # -- steps
@@ -153,16 +168,19 @@ class Engine:
     def _claim(self, hint: Hint, work: Work, delivered_chord: str | None) -> Execution | None:
         key = (hint.step_id, hint.visit)
         now = self.clock()
-        if work.run.deadline is not None and now >= work.run.deadline and not work.run.status.is_terminal:
+        if work.run.deadline is not None and now >= work.run.deadline and work.run.status is SegmentStatus.RUNNING:
             self.expire(hint.tenant_id, hint.run_id)
             return None
-        graph = self._graphs.get(hint.tenant_id, work.header.definition_hash)
+        graph = self.graph_of(work.header)
         node = graph.nodes[hint.step_id]
         timeout = self._timeout(node, work)
         claimed = transitions.claim(work.run, work.row, now, timeout)
         if claimed is None:
             if work.row.state is StepState.READY and work.row.owner == "timer" and work.row.wake_at is not None:
-                self._alarm(work.row.wake_at, self._hint(hint.tenant_id, hint.run_id, graph, key))
+                self._alarm(work.row.wake_at, self._hint(hint.tenant_id, hint.run_id, graph, key, work.row))
+            return None
+        if claimed.quarantined and hint.queue not in ("", QUARANTINE_QUEUE):
+            self._send([self._hint(hint.tenant_id, hint.run_id, graph, key, work.row)])
             return None
         input_data = work.input if work.takes_run_input else gather_input(node, work.sources, graph.nodes)
         event = EventDraft(
@@ -184,7 +202,7 @@ class Engine:
 
     def _timeout(self, node: Node, work: Work) -> timedelta | None:
         own = node.step.timeout_seconds or work.header.options.step_timeout
-        return self.limits.step_timeout if own is None else _bounded(own)
+        return self.limits.step_timeout if own is None else bounded(own)
 
     def _execution(
         self,
@@ -237,7 +255,7 @@ class Engine:
         """The handler returned: store what it gave, decide its edges, go on."""
         try:
             output = shape_output(execution.node, answer)
-            stored = self._store_output(execution.node, output)
+            stored = self.store_output(execution.node, output)
             decisions = decide_edges(execution.node, output)
         except Exception as exc:  # noqa: BLE001  # whatever an answer is made of, its step gets an outcome
             return self.failed(execution, _output_error(execution.node, exc))
@@ -256,7 +274,7 @@ class Engine:
         outcome = Failed(
             error.model_copy(update={"error_message": execution.ctx.redact(error.error_message)}),
             retryable=retryable if isinstance(retryable, bool) else None,
-            retry_after=_retry_after(exc),
+            retry_after=retry_after_of(exc),
             payload=inline(execution.ctx.annotations, self.limits),
         )
         return self._finish(execution, outcome, None)
@@ -268,9 +286,7 @@ class Engine:
 
     def _finish(self, execution: Execution, outcome: Outcome, output: StoredOutput | None) -> Change:
         header, graph, key = execution.header, execution.graph, execution.key
-        options = header.options
-        policy = RetryPolicy(options.max_retries, min(_bounded(options.retry_delay), MAX_RETRY_DELAY))
-        chance = self._chance()
+        policy, chance = self.policy_of(header), self.chance()
         chord_id = new_id() if key[0] in graph.chords else None
 
         def transition(moment: Slice) -> Change:
@@ -300,12 +316,23 @@ class Engine:
         )
         if output is not None and output.digest is None and change.chord is None:
             self._hand_on(execution, change, output)
-        self._after(header.tenant_id, graph, change)
+        self.after(header.tenant_id, graph, change)
         return change
+
+    def policy_of(self, header: RunHeader) -> RetryPolicy:
+        """How the steps of a run are tried again, unless they say otherwise themselves."""
+        options = header.options
+        return RetryPolicy(options.max_retries, min(bounded(options.retry_delay), MAX_RETRY_DELAY))
+
+    def graph_of(self, header: RunHeader) -> Graph:
+        """The compiled definition of a run."""
+        return self._graphs.get(header.tenant_id, header.definition_hash)
 
     def _hand_on(self, execution: Execution, change: Change, output: StoredOutput) -> None:
         """Keep what the next step takes as input, for the case that this process is asked to run it."""
         header, graph, (step_id, _) = execution.header, execution.graph, execution.key
+        if header.link == "fork":
+            return  # a step of a fork may be given other input than what it would gather
         finished = change.steps.get(execution.key)
         for key in change.ready:
             row = change.steps.get(key)
@@ -316,21 +343,44 @@ class Engine:
 
     # -- after the commit
 
-    def _after(self, tenant_id: str, graph: Graph, change: Change) -> None:
+    def tell(self, tenant_id: str, change: Change) -> None:
+        """Wake whoever follows the run."""
+        if change.events or change.hold is not None:
+            self._notify(tenant_id, change.run.run_id, change.ended)
+
+    def hint(self, header: RunHeader, rows: Sequence[StepRow]) -> None:
+        """Send the hints of these ready steps, of those that wait for a moment when it comes."""
+        graph, now, due = self.graph_of(header), self.clock(), []
+        for row in rows:
+            hint = self._hint(header.tenant_id, header.run_id, graph, row.key, row)
+            if row.owner == "timer" and row.wake_at is not None and row.wake_at > now:
+                self._alarm(row.wake_at, hint)
+            else:
+                due.append(hint)
+        self._send(due)
+
+    def _send(self, hints: Sequence[Hint]) -> None:
+        if hints:
+            try:
+                self._dispatcher.send(hints)
+            except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, what is due is written
+                logger.warning("%d hints not sent (%s); a sweep sends them again", len(hints), exc)
+
+    def after(self, tenant_id: str, graph: Graph, change: Change) -> None:
+        """Tell whoever waits, and send the hints of a change that is committed."""
         run_id = change.run.run_id
-        if change.events:
-            self._notify(tenant_id, run_id, change.ended)
+        self.tell(tenant_id, change)
         for row in change.steps.values():
             if row.wake_at is not None and row.key not in change.ready and row.state is StepState.READY:
-                self._alarm(row.wake_at, self._hint(tenant_id, run_id, graph, row.key))
-        hints = {key: self._hint(tenant_id, run_id, graph, key) for key in change.ready}
-        try:
-            if change.chord is not None:
-                self._dispatcher.send_chord(self._chord(tenant_id, graph, change, hints))
-            if hints:
-                self._dispatcher.send(list(hints.values()))
-        except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, the step's result is written
-            logger.warning("run %s: %d hints not sent (%s); a sweep sends them again", run_id, len(change.ready), exc)
+                self._alarm(row.wake_at, self._hint(tenant_id, run_id, graph, row.key, row))
+        hints = {key: self._hint(tenant_id, run_id, graph, key, change.steps.get(key)) for key in change.ready}
+        if change.chord is not None:
+            chord = self._chord(tenant_id, graph, change, hints)
+            try:
+                self._dispatcher.send_chord(chord)
+            except Exception as exc:  # noqa: BLE001  # as in `_send`
+                logger.warning("run %s: a chord of %d hints not sent (%s)", run_id, len(chord.heads), exc)
+        self._send(list(hints.values()))
 
     def _chord(self, tenant_id: str, graph: Graph, change: Change, hints: dict[Key, Hint]) -> Chord:
         """The chord of the split that is over; takes its heads out of ``hints``."""
@@ -340,27 +390,16 @@ class Engine:
         body = self._hint(tenant_id, change.run.run_id, graph, (graph.chords[split[0]], split[1]))
         return Chord(change.chord, [hints.pop(key) for key in marked if key in hints], body)
 
-    def _hint(self, tenant_id: str, run_id: str, graph: Graph, key: Key) -> Hint:
-        return Hint(tenant_id, run_id, key[0], key[1], graph.nodes[key[0]].facts.queue)
+    def _hint(self, tenant_id: str, run_id: str, graph: Graph, key: Key, row: StepRow | None = None) -> Hint:
+        apart = row is not None and row.quarantined
+        return Hint(tenant_id, run_id, *key, QUARANTINE_QUEUE if apart else graph.nodes[key[0]].facts.queue)
 
-    def _store_output(self, node: Node, output: StepOutput) -> StoredOutput:
+    def store_output(self, node: Node, output: StepOutput) -> StoredOutput:
+        """``output`` as it is written. Raises :class:`NotJSONError`, :class:`PayloadTooLargeError`."""
         text = codec.dumps(output.ports, path="$")
         size = codec.check_size(f"output of step '{node.step_id}'", text, self.limits.max_output_bytes)
         digest = codec.digest(text) if size > self.limits.inline_bytes else None
         return StoredOutput(text, output.whole, digest, size)
-
-
-def _retry_after(exc: BaseException) -> timedelta:
-    """The least delay before the next attempt, as the error asks for it."""
-    asked = getattr(exc, "retry_after", None)
-    if not isinstance(asked, int | float) or not asked > 0:
-        return timedelta()
-    return min(_bounded(asked), MAX_RETRY_AFTER)
-
-
-def _bounded(seconds: float) -> timedelta:
-    """A duration after which there is still a date."""
-    return min(timedelta(seconds=min(seconds, 1e9)), LONGEST)
 
 
 def _output_error(node: Node, exc: Exception) -> Exception:

@@ -17,7 +17,11 @@
         ├── LoopLimitError              a loop went round too often
         ├── StepTimeoutError            a step was not done within its time
         ├── RunNotFoundError            no run has this id in this tenant
-        ├── AlreadyRunningError         a run has this id already
+        ├── AlreadyRunningError         a run has this id or idempotency key already
+        ├── RunStateError               a run is not in the state that this needs
+        │   └── SnapshotStaleError      a snapshot is not that of the current pause
+        ├── SnapshotNotFoundError       no snapshot has this id in this tenant
+        ├── SnapshotIntegrityError      a snapshot's checksum does not fit its content
         ├── UnknownSegmentError         no published segment has this id and version
         ├── SegmentExistsError          the version is published with other content
         └── SegmentArchivedError        the version is archived and starts no new run
@@ -197,11 +201,57 @@ class RunNotFoundError(CanvasError, LookupError):
 
 
 class AlreadyRunningError(CanvasError):
-    """A run of this tenant has this id already, with another segment or other input."""
+    """A run of this tenant has this id or idempotency key already, and the rules of the start refuse to share it."""
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"Run '{run_id}' exists already: wait for its result, or start with another run_id")
+    def __init__(self, run_id: str, reason: str = "") -> None:
+        because = f" {reason}" if reason else ""
+        super().__init__(
+            f"Run '{_clipped(run_id)}' exists already{because}: wait for its result, or start with another run_id or "
+            "idempotency key"
+        )
         self.run_id = run_id
+        self.reason = reason
+
+
+class RunStateError(CanvasError):
+    """A run is not in the state that an operation on it needs."""
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(f"Run '{_clipped(run_id)}' {reason}")
+        self.run_id = run_id
+        self.reason = reason
+
+
+class SnapshotStaleError(RunStateError):
+    """A snapshot is not that of the run's current pause: the run went on, ended or was paused anew since."""
+
+    def __init__(self, run_id: str, snapshot_id: str, status: str) -> None:
+        super().__init__(
+            run_id,
+            f"is {status}, and its current pause is not that of snapshot '{_clipped(snapshot_id)}': look at it with "
+            f"`llmteam runs show`, or fork it to go on from another point",
+        )
+        self.snapshot_id = snapshot_id
+        self.status = status
+
+
+class SnapshotNotFoundError(CanvasError, LookupError):
+    """No snapshot of this tenant has this id."""
+
+    def __init__(self, snapshot_id: str) -> None:
+        super().__init__(f"No snapshot '{_clipped(snapshot_id)}' in this tenant: `llmteam runs pause` tells its id")
+        self.snapshot_id = snapshot_id
+
+
+class SnapshotIntegrityError(CanvasError):
+    """A snapshot was changed since it was taken."""
+
+    def __init__(self, snapshot_id: str) -> None:
+        super().__init__(
+            f"Snapshot '{_clipped(snapshot_id)}' does not fit its checksum, so it was changed since it was taken: "
+            "use another one, or resume the run by its id"
+        )
+        self.snapshot_id = snapshot_id
 
 
 class UnknownSegmentError(CanvasError, LookupError):

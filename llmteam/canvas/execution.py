@@ -20,6 +20,10 @@ from llmteam.runtime.context import StepContext
 
 #: Compiled graphs that one process keeps.
 GRAPHS_KEPT = 256
+#: The longest duration that counts; what is meant as "never" may be longer than there are dates.
+LONGEST = timedelta(days=3650)
+#: What an error may ask for at most before the next attempt.
+MAX_RETRY_AFTER = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,19 @@ class HandedOn:
 def idempotency_key(header: RunHeader, key: Key) -> str:
     """The same for every attempt at a step, and for the step in retries of its run; never shared between tenants."""
     return codec.digest(codec.canonical([header.tenant_id, header.root_run_id, *key]))
+
+
+def bounded(seconds: float) -> timedelta:
+    """A duration after which there is still a date."""
+    return min(timedelta(seconds=min(seconds, 1e9)), LONGEST)
+
+
+def retry_after_of(exc: BaseException) -> timedelta:
+    """The least delay before the next attempt, as the error asks for it."""
+    asked = getattr(exc, "retry_after", None)
+    if not isinstance(asked, int | float) or not asked > 0:
+        return timedelta()
+    return min(bounded(asked), MAX_RETRY_AFTER)
 
 
 def inline(payload: Mapping[str, Any], limits: Limits) -> dict[str, Any]:

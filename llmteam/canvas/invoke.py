@@ -9,7 +9,7 @@ import inspect
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from llmteam.canvas.exceptions import NoHandlerError, StepTimeoutError
@@ -98,9 +98,9 @@ def call_blocking(execution: Execution, loop: LoopThread, worker: str = "") -> A
     handler = handler_of(execution, worker)
     with Activation(execution.ctx.runtime):
         if is_async(handler):
-            return loop.run(_bounded(execution, handler(execution.ctx, execution.config, execution.input)))
+            return loop.run(_bounded(execution, handler(execution.ctx, execution.config, execution.input)), execution)
         answer = _call_plain(execution, handler)
-        return loop.run(_bounded(execution, answer)) if inspect.isawaitable(answer) else answer
+        return loop.run(_bounded(execution, answer), execution) if inspect.isawaitable(answer) else answer
 
 
 class LoopThread:
@@ -111,13 +111,29 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._running: dict[int, Future[Any]] = {}
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run ``work`` on the loop and wait for it, in the caller's context; raises what it raises."""
-        answer, ending = asyncio.run_coroutine_threadsafe(_contained(work), self._started()).result()
+    def run(self, work: Coroutine[Any, Any, Any], execution: Execution | None = None) -> Any:
+        """Run ``work`` on the loop and wait for it, in the caller's context; raises what it raises.
+
+        ``execution`` names it for :meth:`cancel`, after which this raises ``concurrent.futures.CancelledError``.
+        """
+        future = asyncio.run_coroutine_threadsafe(_contained(work), self._started())
+        if execution is not None:
+            self._running[id(execution)] = future
+        try:
+            answer, ending = future.result()
+        finally:
+            self._running.pop(id(execution), None)
         if ending is not None:
             raise ending
         return answer
+
+    def cancel(self, execution: Execution) -> None:
+        """Cancel what runs for ``execution``, if it is here."""
+        future = self._running.get(id(execution))
+        if future is not None:
+            future.cancel()
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:

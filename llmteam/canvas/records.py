@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from llmteam import codec
 from llmteam.canvas.graph import Node
 from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.routing import Source, StepOutput
+from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow
+from llmteam.dispatch import Hint
 from llmteam.events.models import ErrorInfo, EventDraft
 from llmteam.events.payloads import omission, prepare
 
@@ -39,19 +41,6 @@ class PinnedDefinition:
 
 
 @dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run to be created. ``input`` is JSON text, ``context`` what workers rebuild the runtime context from."""
-
-    tenant_id: str
-    run_id: str
-    pinned: PinnedDefinition
-    input: str
-    options: RunOptions = field(default_factory=RunOptions)
-    instance_id: str = ""
-    context: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class StoredOutput:
     """A step's answer as JSON text of its ports, with its digest when it is too large to stand in the row."""
 
@@ -63,6 +52,58 @@ class StoredOutput:
     def parsed(self) -> StepOutput:
         """The answer itself."""
         return StepOutput(codec.loads(self.text), self.whole)
+
+
+LinkKind = Literal["retry", "fork", "restart"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a run comes from.
+
+    ``root_run_id`` is the run whose idempotency keys it uses. Of a retry or a fork, steps that are over in the parent
+    are taken over with their outputs, but for ``outputs``, which replace them; ``given`` is JSON text that a step gets
+    instead of its gathered input.
+    """
+
+    kind: LinkKind
+    parent_run_id: str
+    root_run_id: str
+    outputs: Mapping[Key, StoredOutput] = field(default_factory=dict)
+    given: Mapping[Key, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be created. ``input`` is JSON text, ``context`` what workers rebuild the runtime context from.
+
+    ``idempotency_key`` is the caller's name for this start; ``replaces`` a run that had it until now.
+    """
+
+    tenant_id: str
+    run_id: str
+    pinned: PinnedDefinition
+    input: str
+    options: RunOptions = field(default_factory=RunOptions)
+    instance_id: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    replaces: str | None = None
+    link: Link | None = None
+
+    @property
+    def start_hash(self) -> str:
+        """Digest of what is started: two starts with the same one ask for the same."""
+        return codec.digest(f"{self.pinned.hash}\n{self.input}")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The run that was there before: the one with this id, or with this idempotency key."""
+
+    run_id: str
+    status: SegmentStatus
+    start_hash: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +118,15 @@ class RunHeader:
     options: RunOptions
     context: Mapping[str, Any]
     root_run_id: str
+    link: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A step as a hint finds it, with what it takes as input. ``input`` is the run's own, given to the entry step."""
+    """A step as a hint finds it, with what it takes as input.
+
+    ``input`` is the run's own, given to the entry step, or what a fork gives to the step it begins with.
+    """
 
     header: RunHeader
     run: RunState
@@ -125,17 +170,60 @@ class RunRecord:
     started_at: datetime | None
     finished_at: datetime | None
     deadline: datetime | None = None
+    running: int = 0
+    paused_at: datetime | None = None
+    snapshot_id: str | None = None
+    parent_run_id: str | None = None
+    root_run_id: str = ""
+    link: str | None = None
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step execution as it is shown."""
+    """A step execution as it is shown. ``hints`` were sent for it since it became ready.
+
+    ``held_owner`` and ``held_wake_at`` are what it waited for when its run was paused.
+    """
 
     row: StepRow
     queue: str
     holder: str | None
     lease_until: datetime | None
     output: Any = None
+    hints: int = 0
+    held_owner: str | None = None
+    held_wake_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A claim that a process holds."""
+
+    tenant_id: str
+    run_id: str
+    key: Key
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A running step that a sweep found: its lease has run out (``lost``), or its deadline passed unnoticed."""
+
+    tenant_id: str
+    run_id: str
+    key: Key
+    fence: int
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LateRun:
+    """A run that a sweep found: its deadline has passed, or the grace of its pause."""
+
+    tenant_id: str
+    run_id: str
+    pausing: bool = False
 
 
 def run_outputs(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
@@ -151,13 +239,19 @@ def outputs_payload(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
 
 
 Transition = Callable[[Slice], Change]
+#: From a run, its input and all its steps (large outputs as references) to a pause that takes hold, and its snapshot.
+Seal = Callable[[Slice, Any, Sequence["StepRecord"]], tuple[Change, SegmentSnapshot | None]]
 
 
 class RunStore(Protocol):
     """Where runs live. Synchronous; each method is one transaction. Everything is seen by one tenant only."""
 
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
-        """Write a new run with all its rows; False when the id is taken."""
+        """Write a new run with all its rows; False when its id or its idempotency key is taken."""
+        ...
+
+    def taken(self, tenant_id: str, run_id: str | None, idempotency_key: str | None) -> Taken | None:
+        """The run of this idempotency key, else the one of this id."""
         ...
 
     def definition(self, tenant_id: str, definition_hash: str) -> PinnedDefinition:
@@ -202,6 +296,24 @@ class RunStore(Protocol):
         """
         ...
 
+    def take_hold(self, header: RunHeader, seal: Seal, *, now: datetime) -> Change:
+        """Lock the run, give ``seal`` its input and all its steps, write the change and the snapshot."""
+        ...
+
+    def snapshot(self, tenant_id: str, snapshot_id: str) -> SegmentSnapshot | None: ...
+
+    def renew(self, holdings: Sequence[Holding], lease: timedelta) -> set[Holding]:
+        """Extend the leases of these claims, of whatever tenants; those that no longer hold their step."""
+        ...
+
+    def lost(self, holdings: Sequence[Holding]) -> set[Holding]:
+        """Those of these claims that no longer hold their step; nothing is written."""
+        ...
+
+    def ready(self, tenant_id: str, run_id: str) -> list[StepRow]:
+        """Steps of a run that are ready and not held by a pause."""
+        ...
+
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None: ...
 
     def record(self, tenant_id: str, run_id: str) -> RunRecord | None: ...
@@ -214,6 +326,34 @@ class RunStore(Protocol):
 
     def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]: ...
 
+    def input(self, tenant_id: str, run_id: str) -> str | None:
+        """What the run was started with, as JSON text."""
+        ...
+
     def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
         """What the steps gave that nothing came after: one step's answer as it is, of several one entry per step."""
+        ...
+
+
+class Sweeps(Protocol):
+    """Finding what is due and not moving, for every tenant. Each method costs next to nothing when nothing is."""
+
+    def take_due(self, limit: int, skip_queues: Sequence[str] = ()) -> list[Hint]:
+        """Ready steps whose moment has come, their next look pushed out; none of ``skip_queues``."""
+        ...
+
+    def take_expired(self, limit: int) -> list[Expired]:
+        """Running steps whose lease has run out or whose deadline passed; such a lease can no longer be renewed."""
+        ...
+
+    def late_runs(self, limit: int) -> list[LateRun]:
+        """Runs that should have ended, or whose pause should have taken hold."""
+        ...
+
+    def purge(self, older_than: timedelta, limit: int) -> int:
+        """Delete runs that ended so long ago, with all that is theirs; how many."""
+        ...
+
+    def record(self, name: str, found: int) -> None:
+        """Note that a sweep has ended, and how much it found."""
         ...

@@ -10,22 +10,23 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from llmteam import codec
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import AlreadyRunningError, RunNotFoundError, UnknownSegmentError
 from llmteam.canvas.models import SegmentDefinition
-from llmteam.canvas.records import NewRun, PinnedDefinition, RunRecord
+from llmteam.canvas.records import Link, NewRun, PinnedDefinition, RunRecord, Taken
 from llmteam.canvas.registry import SegmentRegistry, parse_reference
 from llmteam.canvas.results import RunConfig, SegmentResult, run_options
 from llmteam.canvas.state import SegmentStatus, StepState
+from llmteam.canvas.surgery import Surgery
 from llmteam.canvas.validation import SegmentValidator
 from llmteam.events.models import EventQuery
 from llmteam.events.stores import EventStoreFace
-from llmteam.ids import check_identifier, new_id
+from llmteam.ids import InvalidIdentifierError, check_identifier, new_id
 from llmteam.runtime.manager import default_manager
 from llmteam.wakeup import Wakeup, end_channel
 
@@ -40,12 +41,41 @@ DEFAULT_TENANT = "default"
 #: Seconds after which a waiter looks although nothing woke it: what a lost wake-up costs at most.
 POLL_SECONDS = 1.0
 
+#: How often a start that others race with is tried.
+_START_ATTEMPTS = 4
+#: Characters of an idempotency key.
+MAX_KEY_LENGTH = 255
+
 Segment = SegmentDefinition | str
 
 
 @dataclass(frozen=True, slots=True)
+class StartRules:
+    """What a start does when there is a run of its id or idempotency key already.
+
+    ``return`` gives that run, if it was started with the same segment and input; ``fail`` refuses; ``restart`` cancels
+    it if it is open, and starts anew; ``restart_failed`` does so unless it completed, and then gives it. A run id names
+    one run for ever, so that the last two need an idempotency key.
+    """
+
+    if_open: Literal["return", "fail", "restart"] = "return"
+    if_closed: Literal["return", "fail", "restart", "restart_failed"] = "return"
+
+    def rule_for(self, status: SegmentStatus) -> str:
+        """The rule for a run of this status, one of ``return``, ``fail``, ``restart``."""
+        if not status.is_terminal:
+            return self.if_open
+        if self.if_closed == "restart_failed":
+            return "return" if status is SegmentStatus.COMPLETED else "restart"
+        return self.if_closed
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
-    """What a start was asked for. ``segment`` is a definition or ``id[@version]`` of a published one."""
+    """What a start was asked for. ``segment`` is a definition or ``id[@version]`` of a published one.
+
+    ``run_id`` and ``idempotency_key`` each make it a start that happens once, however often it is asked for.
+    """
 
     tenant_id: str
     segment: Segment
@@ -54,6 +84,8 @@ class Start:
     run_id: str | None = None
     instance_id: str = ""
     context: Mapping[str, Any] | None = None
+    idempotency_key: str | None = None
+    rules: StartRules = StartRules()
 
 
 def runtime_ref(
@@ -61,6 +93,13 @@ def runtime_ref(
 ) -> dict[str, Any]:
     """What workers rebuild a run's runtime context from, for callers that have none."""
     return default_manager().create_runtime(tenant_id, instance_id, run_id=run_id, data=dict(data or {})).to_ref()
+
+
+def _checked_key(key: str | None) -> str | None:
+    """Raises :class:`InvalidIdentifierError` for a key that cannot be kept."""
+    if key is not None and (not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable()):
+        raise InvalidIdentifierError("idempotency_key", key)
+    return key
 
 
 class Patience:
@@ -103,6 +142,7 @@ class Runs:
         self.wakeup = wakeup
         self.catalog = catalog or StepCatalog.get_instance()
         self.registry = registry
+        self.surgery = Surgery(engine, wakeup)
         self.known_types = known_types
         self.close = close
         self._unattended = unattended
@@ -147,9 +187,12 @@ class Runs:
     def start(self, start: Start) -> str:
         """Write the run, hint at its first step and return its id; nothing is half-started.
 
+        With a ``run_id`` or an idempotency key of a run that is there already, that run's id, or whatever the rules
+        of the start say.
+
         Raises:
             SegmentValidationError: the definition is unsound.
-            AlreadyRunningError: another run of the tenant has this id.
+            AlreadyRunningError: the run that is there was started otherwise, or the rules refuse to share it.
             NotJSONError, PayloadTooLargeError: the input cannot be stored.
             InfrastructureError: the run could not be written.
         """
@@ -164,10 +207,36 @@ class Runs:
             options=run_options(pinned.definition, start.config),
             instance_id=start.instance_id,
             context=start.context or {},
+            idempotency_key=_checked_key(start.idempotency_key),
         )
-        if not self.engine.submit(run):
-            raise AlreadyRunningError(run.run_id)
-        return run.run_id
+        for _ in range(_START_ATTEMPTS):
+            if self.engine.submit(run):
+                return run.run_id
+            taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
+            if taken is None:
+                continue  # purged in between
+            if self._shares(taken, run, start.rules):
+                return taken.run_id
+            self.engine.end(run.tenant_id, taken.run_id, SegmentStatus.CANCELLED)
+            link = Link("restart", taken.run_id, run.run_id)
+            run = replace(run, replaces=taken.run_id, link=link)
+        raise AlreadyRunningError(run.run_id, "and others start it at the same time")
+
+    def _shares(self, taken: Taken, run: NewRun, rules: StartRules) -> bool:
+        """Whether the start is answered by the run that is there; False when that one makes way.
+
+        Raises :class:`AlreadyRunningError`.
+        """
+        rule = rules.rule_for(taken.status)
+        if rule == "fail":
+            raise AlreadyRunningError(taken.run_id, f"and is {taken.status.value}")
+        if rule == "restart":
+            if taken.run_id == run.run_id:
+                raise AlreadyRunningError(taken.run_id, "and a run id names one run for ever")
+            return False
+        if taken.start_hash is not None and taken.start_hash != run.start_hash:
+            raise AlreadyRunningError(taken.run_id, "and was started with another segment or other input")
+        return True
 
     def record(self, tenant_id: str, run_id: str) -> RunRecord:
         """The run's row. Raises :class:`RunNotFoundError`."""

@@ -73,14 +73,26 @@ class Settling:
         payload = {**outcome.payload, **tries}
         self._emit(EventType.STEP_RETRYING, node, row, row.attempt, EventSeverity.WARNING, payload, outcome.error)
 
-    def fail(self, node: Node, row: StepRow, error: ErrorInfo, payload: Mapping[str, Any] | None = None) -> None:
-        """The step failed for good: its error edge takes it, or a join around it feels it, or the run fails."""
+    def fail(
+        self,
+        node: Node,
+        row: StepRow,
+        error: ErrorInfo,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        counts: bool = True,
+    ) -> None:
+        """The step failed for good: its error edge takes it, or a join around it feels it, or the run fails.
+
+        ``counts`` says whether it was an attempt of its handler that failed.
+        """
         self._close(row, StepState.FAILED)
-        row.attempt += 1
+        row.attempt += counts
         row.error = error
         self._moment.run.failed += 1
         duration = _duration(row, self._now)
-        self._emit(EventType.STEP_FAILED, node, row, row.attempt, EventSeverity.ERROR, payload, error, duration)
+        attempt = row.attempt + (not counts)
+        self._emit(EventType.STEP_FAILED, node, row, attempt, EventSeverity.ERROR, payload, error, duration)
         try:
             handled = error_decisions(node, error)
         except InvalidConditionError as exc:
@@ -90,6 +102,17 @@ class Settling:
         else:
             row.decisions = handled
             self._over(node, row)
+
+    def reuse(self, node: Node, row: StepRow, old: StepRow) -> None:
+        """Take over what the step came to in another run, without an event."""
+        self._close(row, old.state)
+        for name in ("attempt", "losses", "error", "terminal", "started_at", "finished_at", "decisions"):
+            setattr(row, name, getattr(old, name))
+        run = self._moment.run
+        run.completed += old.state is StepState.COMPLETED
+        run.failed += old.state is StepState.FAILED
+        run.terminals += row.terminal
+        self._over(node, row)
 
     def _contain(self, node: Node, row: StepRow, error: ErrorInfo) -> None:
         """Let the nearest early join feel the failure; ``all`` joins on the way to it die with their branches."""
@@ -134,6 +157,10 @@ class Settling:
             alone = self._moment.run.terminals == 1
             payload = dict(self._result) if alone else {}
             change.end(SegmentStatus.COMPLETED, None, EventDraft(EventType.SEGMENT_COMPLETED, payload=payload))
+        elif self._moment.run.status is SegmentStatus.PAUSING:
+            # Nothing is claimed until the run goes on, which hints at whatever is due then.
+            change.ready.clear()
+            change.chord = None
         elif change.chord is not None:
             self._mark_chord_heads()
 

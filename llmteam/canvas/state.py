@@ -22,6 +22,10 @@ HINT_AFTER = timedelta(seconds=10)
 CHORD_GRACE = timedelta(seconds=1)
 #: No retry waits longer than this.
 MAX_RETRY_DELAY = timedelta(minutes=5)
+#: Lost leases after which a step is kept apart from others, and further ones after which it has failed.
+QUARANTINE_AFTER, QUARANTINE_LOSSES = 2, 3
+#: What a worker gets to notice a step's deadline itself, before a sweep does.
+DEADLINE_GRACE = timedelta(seconds=5)
 
 #: A step execution: step id and visit.
 Key = tuple[str, int]
@@ -32,6 +36,7 @@ class SegmentStatus(StrEnum):
 
     PENDING = "pending"
     RUNNING = "running"
+    PAUSING = "pausing"
     PAUSED = "paused"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -42,6 +47,11 @@ class SegmentStatus(StrEnum):
     def is_terminal(self) -> bool:
         return self in _TERMINAL
 
+    @property
+    def accepts_results(self) -> bool:
+        """Whether what a running step gave may still be applied: also while the run drains for a pause."""
+        return self in (SegmentStatus.RUNNING, SegmentStatus.PAUSING)
+
 
 _TERMINAL = frozenset({SegmentStatus.COMPLETED, SegmentStatus.FAILED, SegmentStatus.CANCELLED, SegmentStatus.TIMEOUT})
 
@@ -49,7 +59,7 @@ _TERMINAL = frozenset({SegmentStatus.COMPLETED, SegmentStatus.FAILED, SegmentSta
 class StepState(StrEnum):
     """``pending → ready → running → completed | failed | waiting | skipped | cancelled``.
 
-    A retry goes from ``running`` back to ``ready``, ``waiting`` returns through it.
+    A retry, a lost lease and a hand-back go from ``running`` back to ``ready``, ``waiting`` returns through it.
     """
 
     PENDING = "pending"
@@ -90,7 +100,10 @@ class LoopState:
 
 @dataclass(slots=True)
 class RunState:
-    """The run's row, as far as transitions look at it."""
+    """The run's row, as far as transitions look at it.
+
+    ``paused_at`` is when its timers froze, ``snapshot_id`` the snapshot of the current pause.
+    """
 
     run_id: str
     status: SegmentStatus = SegmentStatus.RUNNING
@@ -103,6 +116,8 @@ class RunState:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     error: ErrorInfo | None = None
+    paused_at: datetime | None = None
+    snapshot_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -137,6 +152,11 @@ class StepRow:
     @property
     def key(self) -> Key:
         return (self.step_id, self.visit)
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether the step took so many workers with it that it runs apart from all others."""
+        return self.losses >= QUARANTINE_AFTER
 
 
 class NeedRows(LLMTeamError):  # noqa: N818  # a request, not a fault
@@ -191,13 +211,27 @@ class Failed:
 Outcome = Completed | Failed
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A pause that begins, takes hold or ends: what it writes about the run, and whether it stops all timers.
+
+    ``wake_at`` is when a sweep looks at the run again. ``freeze``: open steps that wait or run are handed to the pause,
+    with what they waited for remembered; ``thaw``: they are handed back, every moment later by that much.
+    """
+
+    wake_at: datetime | None
+    freeze: bool = False
+    thaw: timedelta | None = None
+
+
 @dataclass(slots=True)
 class Change:
     """What a transition changed. Stores write it in one transaction; hints go out after the commit.
 
     ``steps`` are rows that existed, ``added`` new ones; ``cancel_open`` means: every step still open is cancelled, in
     one statement. ``ready`` are the steps to hint at now; ``chord`` is the id of the chord that brings them.
-    ``applied`` is False when the claim no longer holds the step and nothing was changed.
+    ``hold`` is what a pause or its end does to all rows at once. ``applied`` is False when the claim no longer holds
+    the step and nothing was changed.
     """
 
     run: RunState
@@ -207,6 +241,7 @@ class Change:
     events: list[EventDraft] = field(default_factory=list)
     ready: list[Key] = field(default_factory=list)
     cancel_open: bool = False
+    hold: Hold | None = None
     chord: str | None = None
     applied: bool = True
     ended: bool = False

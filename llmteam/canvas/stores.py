@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,41 +12,32 @@ from llmteam import codec
 from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import UnknownSegmentError
 from llmteam.canvas.graph import Node
+from llmteam.canvas.memory import Held, MemoryRun, MemorySweeps, apply_hold, holds, wake_of_claim
 from llmteam.canvas.records import (
     Claimed,
+    Holding,
+    Link,
     NewRun,
     PinnedDefinition,
     RunHeader,
     RunRecord,
+    Seal,
     Seen,
     StepRecord,
     StoredOutput,
+    Taken,
     Transition,
     Work,
     outputs_payload,
     run_outputs,
 )
 from llmteam.canvas.routing import Source, StepOutput, failure_output
-from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow, StepState
+from llmteam.canvas.snapshots import SegmentSnapshot
+from llmteam.canvas.state import Change, Key, NeedRows, SegmentStatus, Slice, StepRow, StepState
 from llmteam.events.models import EventDraft, EventScope, WorktrailEvent
 from llmteam.ids import Clock, utc_now
 
 __all__ = ["MemoryRunStore"]
-
-
-@dataclass(slots=True)
-class _Run:
-    header: RunHeader
-    input: str
-    created_at: datetime
-    state: RunState
-    rows: dict[Key, StepRow]
-    nodes: Mapping[str, Node]
-    next_seq: int = 1
-    outputs: dict[Key, StoredOutput] = field(default_factory=dict)
-    local: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
-    holders: dict[Key, tuple[str, datetime]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class MemoryRunStore:
@@ -57,12 +48,14 @@ class MemoryRunStore:
     ) -> None:
         self._sink = sink
         self._clock = clock
-        self._runs: dict[tuple[str, str], _Run] = {}
+        self._runs: dict[tuple[str, str], MemoryRun] = {}
         self._definitions: dict[tuple[str, str], PinnedDefinition] = {}
+        self._snapshots: dict[tuple[str, str], SegmentSnapshot] = {}
         self._lock = threading.Lock()
 
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
         """As :meth:`RunStore.create`."""
+        link = run.link
         header = RunHeader(
             tenant_id=run.tenant_id,
             run_id=run.run_id,
@@ -71,17 +64,52 @@ class MemoryRunStore:
             definition_hash=run.pinned.hash,
             options=run.options,
             context=dict(run.context),
-            root_run_id=run.run_id,
+            root_run_id=run.run_id if link is None else link.root_run_id,
+            link=None if link is None else link.kind,
         )
-        kept = _Run(header, run.input, self._clock(), change.run, dict(change.added), nodes)
+        kept = MemoryRun(header, run, self._clock(), change.run, dict(change.added), nodes, threading.Lock())
+        kept.wake_at, kept.key = change.run.deadline, run.idempotency_key
+        if link is not None and link.kind != "restart":
+            self._take_over(kept, link)
         with self._lock:
-            if (run.tenant_id, run.run_id) in self._runs:
+            if (run.tenant_id, run.run_id) in self._runs or self._of_key(run, but=run.replaces) is not None:
                 return False
+            if run.replaces is not None:
+                self._runs[run.tenant_id, run.replaces].key = None
             self._definitions[run.tenant_id, run.pinned.hash] = run.pinned
             self._runs[run.tenant_id, run.run_id] = kept
         with kept.lock:
             self._record(kept, change.events, change.now)
         return True
+
+    def _take_over(self, kept: MemoryRun, link: Link) -> None:
+        parent = self._runs[kept.header.tenant_id, link.parent_run_id]
+        for key, row in kept.rows.items():
+            if row.state in (StepState.COMPLETED, StepState.FAILED):
+                if key in parent.outputs:
+                    kept.outputs[key] = parent.outputs[key]
+                if key in parent.local:
+                    kept.local[key] = parent.local[key]
+        kept.outputs.update(link.outputs)
+
+    def _of_key(self, run: NewRun, but: str | None) -> MemoryRun | None:
+        """The run that has the idempotency key of ``run``, unless it is ``but``."""
+        if run.idempotency_key is None:
+            return None
+        same = (
+            known
+            for (tenant_id, run_id), known in self._runs.items()
+            if tenant_id == run.tenant_id and known.key == run.idempotency_key and run_id != but
+        )
+        return next(same, None)
+
+    def taken(self, tenant_id: str, run_id: str | None, idempotency_key: str | None) -> Taken | None:
+        """As :meth:`RunStore.taken`."""
+        with self._lock:
+            mine = [run for (tenant, _), run in self._runs.items() if tenant == tenant_id]
+        found = [run for run in mine if idempotency_key is not None and run.key == idempotency_key]
+        found += [run for run in mine if run.header.run_id == run_id]
+        return Taken(found[0].header.run_id, found[0].state.status, found[0].start.start_hash) if found else None
 
     def definition(self, tenant_id: str, definition_hash: str) -> PinnedDefinition:
         """As :meth:`RunStore.definition`."""
@@ -99,18 +127,19 @@ class MemoryRunStore:
             row = run.rows.get(key)
             if row is None:
                 return None
-            own = row.undecided == 0 and row.live == 0
+            given = None if run.start.link is None else run.start.link.given.get(key)
+            own = given is not None or (row.undecided == 0 and row.live == 0)
             return Work(
                 header=run.header,
                 run=replace(run.state),
                 row=replace(row),
                 sources=self._sources(run, key[0]) if row.state is StepState.READY else (),
-                input=codec.loads(run.input) if own else None,
+                input=codec.loads(given or run.start.input) if own else None,
                 takes_run_input=own,
                 local_state=run.local.get(key),
             )
 
-    def _sources(self, run: _Run, step_id: str) -> list[Source]:
+    def _sources(self, run: MemoryRun, step_id: str) -> list[Source]:
         wanted = set(run.nodes[step_id].sources)
         begun: dict[str, int] = {}
         over: dict[str, StepRow] = {}
@@ -124,12 +153,12 @@ class MemoryRunStore:
             for row in over.values()
         ]
 
-    def _handed(self, run: _Run, row: StepRow) -> StepOutput:
+    def _handed(self, run: MemoryRun, row: StepRow) -> StepOutput:
         if row.state is StepState.FAILED and row.error is not None:
             return failure_output(row.error)
         return self._output(run, row.key)
 
-    def _output(self, run: _Run, key: Key) -> StepOutput:
+    def _output(self, run: MemoryRun, key: Key) -> StepOutput:
         stored = run.outputs.get(key)
         return StepOutput({}) if stored is None else stored.parsed()
 
@@ -152,8 +181,9 @@ class MemoryRunStore:
             ):
                 return None
             now = self._clock()
-            run.rows[claimed.key] = replace(claimed, wake_at=now + lease)
-            run.holders[claimed.key] = (holder, now + lease)
+            run.rows[claimed.key] = replace(claimed, wake_at=wake_of_claim(claimed, now + lease))
+            run.held[claimed.key] = Held(holder, now + lease)
+            run.hints.pop(claimed.key, None)
             run.state.running += 1
             self._record(run, [event], claimed.started_at or now)
             return Claimed()
@@ -185,25 +215,32 @@ class MemoryRunStore:
                     run.local[finished] = local_state
             return change
 
-    def _fill_outputs(self, run: _Run, change: Change, finished: Key | None, output: StoredOutput | None) -> None:
+    def _fill_outputs(self, run: MemoryRun, change: Change, finished: Key | None, output: StoredOutput | None) -> None:
         outputs = self._terminals(run)
         if finished is not None and output is not None and change.steps[finished].terminal:
             outputs[finished[0]] = output.parsed()
         change.events[-1].payload.update(outputs_payload(outputs))
 
-    def _write(self, run: _Run, change: Change) -> None:
+    def _write(self, run: MemoryRun, change: Change) -> None:
         run.state = change.run
         run.rows.update(change.steps)
         run.rows.update(change.added)
+        for key in change.steps:
+            run.hints.pop(key, None)
+            run.held.pop(key, None)
+        if change.run.status.is_terminal:
+            run.wake_at = None
         if change.cancel_open:
             for key, row in run.rows.items():
                 if row.state.is_open:
                     run.rows[key] = replace(
                         row, state=StepState.CANCELLED, owner=None, wake_at=None, deadline=None, finished_at=change.now
                     )
+        if change.hold is not None:
+            apply_hold(run, change.hold, change.now)
         self._record(run, change.events, change.now)
 
-    def _record(self, run: _Run, drafts: Sequence[EventDraft], now: datetime) -> None:
+    def _record(self, run: MemoryRun, drafts: Sequence[EventDraft], now: datetime) -> None:
         header = run.header
         scope = EventScope(
             tenant_id=header.tenant_id,
@@ -215,6 +252,57 @@ class MemoryRunStore:
         run.next_seq += len(drafts)
         if events:
             self._sink(events)
+
+    def take_hold(self, header: RunHeader, seal: Seal, *, now: datetime) -> Change:
+        """As :meth:`RunStore.take_hold`."""
+        run = self._runs[header.tenant_id, header.run_id]
+        with run.lock:
+            steps = [self._step_record(run, row) for row in sorted(run.rows.values(), key=_beginning)]
+            change, snapshot = seal(Slice(run.state, (), now), codec.loads(run.start.input), steps)
+            if change.applied and snapshot is not None:
+                self._snapshots[header.tenant_id, snapshot.snapshot_id] = snapshot
+                self._write(run, change)
+            return change
+
+    def snapshot(self, tenant_id: str, snapshot_id: str) -> SegmentSnapshot | None:
+        """As :meth:`RunStore.snapshot`."""
+        return self._snapshots.get((tenant_id, snapshot_id))
+
+    def renew(self, holdings: Sequence[Holding], lease: timedelta) -> set[Holding]:
+        """As :meth:`RunStore.renew`."""
+        lost = self.lost(holdings)
+        for holding in set(holdings) - lost:
+            run = self._runs[holding.tenant_id, holding.run_id]
+            with run.lock:
+                if holds(run, holding):
+                    until = self._clock() + lease
+                    row = run.rows[holding.key]
+                    run.held[holding.key] = replace(run.held[holding.key], until=until)
+                    run.rows[holding.key] = replace(row, wake_at=wake_of_claim(row, until))
+        return lost
+
+    def lost(self, holdings: Sequence[Holding]) -> set[Holding]:
+        """As :meth:`RunStore.lost`."""
+        return {one for one in holdings if not holds(self._runs.get((one.tenant_id, one.run_id)), one)}
+
+    def ready(self, tenant_id: str, run_id: str) -> list[StepRow]:
+        """As :meth:`RunStore.ready`."""
+        run = self._runs.get((tenant_id, run_id))
+        if run is None:
+            return []
+        with run.lock:
+            ready = [row for row in run.rows.values() if row.state is StepState.READY]
+            return [replace(row) for row in ready if row.owner != "pause"]
+
+    def input(self, tenant_id: str, run_id: str) -> str | None:
+        """As :meth:`RunStore.input`."""
+        run = self._runs.get((tenant_id, run_id))
+        return None if run is None else run.start.input
+
+    @property
+    def sweeps(self) -> MemorySweeps:
+        """What a sweeper of these runs looks at."""
+        return MemorySweeps(self._runs, self._clock)
 
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
         """As :meth:`RunStore.header`."""
@@ -248,15 +336,17 @@ class MemoryRunStore:
             rows = sorted(run.rows.values(), key=_beginning)
             return [self._step_record(run, row) for row in rows]
 
-    def _step_record(self, run: _Run, row: StepRow) -> StepRecord:
-        holder, until = run.holders.get(row.key, (None, None))
-        held = row.state is StepState.RUNNING
+    def _step_record(self, run: MemoryRun, row: StepRow) -> StepRecord:
+        held = run.held.get(row.key) if row.state is StepState.RUNNING else None
+        frozen = run.frozen.get(row.key, (None, None))
         return StepRecord(
             replace(row),
             run.nodes[row.step_id].facts.queue,
-            holder if held else None,
-            until if held else None,
+            None if held is None else held.holder,
+            None if held is None else held.until,
             self._output(run, row.key).value if row.key in run.outputs else None,
+            run.hints.get(row.key, 0),
+            *frozen,
         )
 
     def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
@@ -267,12 +357,12 @@ class MemoryRunStore:
         with run.lock:
             return run_outputs(self._terminals(run))
 
-    def _terminals(self, run: _Run) -> dict[str, StepOutput]:
+    def _terminals(self, run: MemoryRun) -> dict[str, StepOutput]:
         last = {row.step_id: row for row in sorted(run.rows.values(), key=lambda r: r.visit) if row.terminal}
         return {row.step_id: self._output(run, row.key) for row in last.values()}
 
 
-def _attempt(run: _Run, keys: Sequence[Key], transition: Transition, now: datetime) -> Change:
+def _attempt(run: MemoryRun, keys: Sequence[Key], transition: Transition, now: datetime) -> Change:
     wanted = set(keys)
     while True:
         moment = Slice(run.state, [run.rows[key] for key in wanted if key in run.rows], now)
@@ -287,8 +377,8 @@ def _beginning(row: StepRow) -> tuple[bool, float, str, int]:
     return (row.started_at is None, began, row.step_id, row.visit)
 
 
-def _shown(run: _Run) -> RunRecord:
-    header, state = run.header, run.state
+def _shown(run: MemoryRun) -> RunRecord:
+    header, state, link = run.header, run.state, run.start.link
     return RunRecord(
         tenant_id=header.tenant_id,
         run_id=header.run_id,
@@ -303,4 +393,11 @@ def _shown(run: _Run) -> RunRecord:
         started_at=state.started_at,
         finished_at=state.finished_at,
         deadline=state.deadline,
+        running=state.running,
+        paused_at=state.paused_at,
+        snapshot_id=state.snapshot_id,
+        parent_run_id=None if link is None else link.parent_run_id,
+        root_run_id=header.root_run_id,
+        link=header.link,
+        idempotency_key=run.key,
     )

@@ -12,7 +12,7 @@ a join the run fails.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -35,7 +35,10 @@ from llmteam.canvas.state import (
 )
 from llmteam.events.models import ErrorInfo, EventDraft, EventSeverity, EventType
 
-__all__ = ["ahead", "claim", "end_run", "finish", "prefetch", "retry_policy", "start"]
+__all__ = ["OnGraph", "ahead", "claim", "end_run", "finish", "prefetch", "retry_policy", "start"]
+
+#: A transition that needs the graph.
+OnGraph = Callable[[Graph, Slice], Change]
 
 
 def start(graph: Graph, run_id: str, now: datetime, deadline: datetime | None = None) -> Change:
@@ -154,7 +157,7 @@ def finish(
     node, row, now = graph.nodes[key[0]], moment.read(key), moment.change.now
     if row.fence != fence or row.state is not StepState.RUNNING:
         return _refused(graph, moment, node, row, fence)
-    if moment.run.deadline is not None and now >= moment.run.deadline:
+    if moment.run.status is SegmentStatus.RUNNING and moment.run.deadline is not None and now >= moment.run.deadline:
         return time_out(moment)
     settling = Settling(graph, moment, delivered_chord=delivered_chord, chord_id=chord_id)
     row = moment.edit(key)

@@ -181,19 +181,26 @@ def _queues(settings: Settings) -> Iterator[Check]:
 
 def _sweeps(place: Installation) -> Iterator[Check]:
     from llmteam.canvas.postgres.sweeps import PostgresSweeps
+    from llmteam.canvas.sweeper import ESSENTIAL
 
     database = place.database("llmteam-doctor")
     try:
-        age = PostgresSweeps(database).age()
+        ages = PostgresSweeps(database).ages()
     finally:
         database.close()
     limit = 3 * place.settings.sweep_seconds
-    if age is None:
+    missing = [name for name in ESSENTIAL if name not in ages]
+    old = {name: age for name, age in ages.items() if name in ESSENTIAL and age > limit}
+    if not ages:
         yield Check("sweeps", "info", "none is recorded")
-    elif age > limit:
-        yield Check("sweeps", "warning", f"the last one ended {age:.0f} s ago", "start llmteam beat, or llmteam up")
+    elif missing or old:
+        told = [f"{name} ended {age:.0f} s ago" for name, age in old.items()] + [
+            f"{name} never ran" for name in missing
+        ]
+        yield Check("sweeps", "warning", "; ".join(told), "start llmteam beat, or llmteam up")
     else:
-        yield Check("sweeps", "ok", f"the last one ended {age:.0f} s ago")
+        age = max(ages[name] for name in ESSENTIAL)
+        yield Check("sweeps", "ok", f"{', '.join(ESSENTIAL)}: the oldest ended {age:.0f} s ago")
 
 
 def _start_keys(settings: Settings) -> Iterator[Check]:

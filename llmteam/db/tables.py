@@ -110,7 +110,12 @@ runs = Table(
     _time("started_at"),
     _time("finished_at"),
     _json("outputs"),
+    _time("paused_at"),
+    _text("snapshot_id", null=True),
+    _text("start_hash", null=True),
     PrimaryKeyConstraint("tenant_id", "run_id"),
+    Index("runs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    Index("runs_input_ref", "tenant_id", "input_ref", postgresql_where=text("input_ref IS NOT NULL")),
     Index("runs_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
     Index("runs_created", "tenant_id", text("created_at DESC")),
     Index("runs_status_created", "tenant_id", "status", text("created_at DESC")),
@@ -157,9 +162,13 @@ run_steps = Table(
     _text("chord_id", null=True),
     _json("loop"),
     _json("local_state"),
+    _text("held_owner", null=True),
+    _time("held_wake_at"),
+    _json("given"),
     PrimaryKeyConstraint("tenant_id", "run_id", "step_id", "visit"),
     CheckConstraint("owner IN ('inputs', 'queue', 'lease', 'timer', 'person', 'limit', 'pause')", name="owner_known"),
     Index("run_steps_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
+    Index("run_steps_output_ref", "tenant_id", "output_ref", postgresql_where=text("output_ref IS NOT NULL")),
 )
 
 events = Table(
@@ -196,6 +205,20 @@ payloads = Table(
     _int("size"),
     _time("created_at", null=False),
     PrimaryKeyConstraint("tenant_id", "hash"),
+    Index("payloads_created_at", "created_at"),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    _text("tenant_id"),
+    _text("snapshot_id"),
+    _text("run_id"),
+    _text("segment_id"),
+    _json("document", null=False),
+    _time("created_at", null=False),
+    PrimaryKeyConstraint("tenant_id", "snapshot_id"),
+    Index("snapshots_run", "tenant_id", "run_id", text("created_at DESC")),
 )
 
 sweeps = Table(

@@ -39,6 +39,8 @@ class EventType(StrEnum):
     STEP_FAILED = "step.failed"
     STEP_SKIPPED = "step.skipped"
     STEP_RETRYING = "step.retrying"
+    STEP_LOST = "step.lost"
+    STEP_RELEASED = "step.released"
     HUMAN_TASK_CREATED = "human.task_created"
     HUMAN_TASK_ASSIGNED = "human.task_assigned"
     HUMAN_TASK_COMPLETED = "human.task_completed"

@@ -202,8 +202,9 @@ def test_an_id_starts_one_run(fleet: Fleet) -> None:
     segment = draw("a")
     first = fleet.run(segment).result.run_id
 
-    with pytest.raises(AlreadyRunningError, match=first):
-        fleet.start(segment, run_id=first)
+    assert fleet.start(segment, run_id=first) == first
+    with pytest.raises(AlreadyRunningError, match="with another segment or other input"):
+        fleet.start(segment, {"other": "input"}, run_id=first)
 
     assert [event.event_type for event in fleet.wait(first).events].count("segment.started") == 1
 

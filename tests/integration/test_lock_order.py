@@ -148,7 +148,7 @@ def test_a_sweep_goes_round_rows_that_a_change_holds(desk: Desk, other: Database
         hot.script("UPDATE llmteam.run_steps SET wake_at = now() - interval '1 second' WHERE state = 'ready'")
 
     with holding(other, LOCK_STEP, "r", "s"):
-        found = PostgresSweeps(other).take_due()
+        found = PostgresSweeps(other).take_due(500)
 
     assert [(hint.run_id, hint.step_id) for hint in found] == [("q", "s")]
 
@@ -169,7 +169,8 @@ def test_every_mixture_of_changes_comes_to_an_end(desk: Desk, database_url: str)
     def sweep() -> int:
         rounds = 0
         while not done.is_set():
-            PostgresSweeps(sweeping).take_due()
+            PostgresSweeps(sweeping).take_due(500)
+            PostgresSweeps(sweeping).take_expired(500)
             rounds += 1
         return rounds
 

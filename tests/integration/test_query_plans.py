@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from llmteam.canvas.postgres import rows, sweeps
+from llmteam.canvas.postgres import holds, leases, links, rows, sweeps
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.state import StepRow
 from llmteam.db import Database, Prepared
@@ -46,6 +47,8 @@ SELECT 'acme', 'wide', 'join', 1, 'ready', 0, 1000, 'q', 'queue', now(), array_a
 """
 SOME = StepRow("s3")
 ONE_RUN = ("acme", "run-77")
+CLAIMS = (["acme"], ["run-77"], ["s3"], [1], [1])
+LEASE = timedelta(seconds=30)
 
 #: Statement by name, with values where it is sent without being prepared.
 OF_A_RUN: dict[str, tuple[Prepared | str, tuple[Any, ...] | None]] = {
@@ -68,12 +71,22 @@ OF_A_RUN: dict[str, tuple[Prepared | str, tuple[Any, ...] | None]] = {
     "steps": (sql.READ_STEPS, ONE_RUN),
     "outputs": (sql.READ_OUTPUTS, ONE_RUN),
     "next number": (sql.READ_NEXT_SEQ, ONE_RUN),
+    "ready": (sql.READ_READY, ONE_RUN),
+    "input": (sql.READ_INPUT, ONE_RUN),
+    "freeze": (holds.FREEZE, ONE_RUN),
+    "thaw": (holds.THAW, (None, LEASE, LEASE, *ONE_RUN)),
+    "copy": (links.COPY, (*ONE_RUN, "run-77")),
 }
 OF_MANY: dict[str, tuple[str, tuple[Any, ...], HotRole]] = {
     "runs": (sql.READ_RECORDS, ("acme", None, None, None, None, 50), "llmteam_app"),
     "runs by status": (sql.READ_RECORDS, ("acme", "running", "running", None, None, 50), "llmteam_app"),
-    "due steps": (sweeps.TAKE_DUE, (500,), "llmteam_sweeper"),
+    "due steps": (sweeps.TAKE_DUE, (["llmteam.io"], 500), "llmteam_sweeper"),
+    "expired leases": (sweeps.TAKE_EXPIRED, (500,), "llmteam_sweeper"),
     "late runs": (sweeps.LATE_RUNS, (500,), "llmteam_sweeper"),
+    "purge": (sweeps.PURGE, (timedelta(days=1), 200), "llmteam_sweeper"),
+    "renewal": (leases.RENEW, (*CLAIMS, LEASE, LEASE, LEASE), "llmteam_sweeper"),
+    "lost claims": (leases.LOST, CLAIMS, "llmteam_sweeper"),
+    "idempotency key": (sql.READ_TAKEN, ("acme", "run-77", "key-77", "key-77"), "llmteam_app"),
 }
 
 
@@ -140,7 +153,8 @@ def explain(
 ) -> dict[str, Any]:
     """The plan of ``statement``; of a prepared one the plan for whatever values."""
     with database.hot("acme" if role == "llmteam_app" else None) as hot:
-        hot.script("SET LOCAL plan_cache_mode = force_generic_plan", begin=True, role=role)
+        setting = sweeps.BY_INDEX if statement is sweeps.PURGE else ""
+        hot.script(f"{setting}SET LOCAL plan_cache_mode = force_generic_plan", begin=True, role=role)
         if isinstance(statement, str):
             plan = run_explain(hot, f"EXPLAIN (FORMAT JSON) {statement.strip().rstrip(';')}", values or (), role)
         else:

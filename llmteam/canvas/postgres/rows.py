@@ -11,9 +11,9 @@ from llmteam.canvas.routing import Source, StepOutput, failure_output
 from llmteam.canvas.state import LoopState, RunState, SegmentStatus, StepRow, StepState
 from llmteam.events.models import ErrorInfo
 
-RUN_WIDTH = 10
+RUN_WIDTH = 12
 STEP_WIDTH = 20
-HEADER_WIDTH = 6
+HEADER_WIDTH = 7
 
 
 def run_state(run_id: str, row: Sequence[Any]) -> RunState:
@@ -30,6 +30,8 @@ def run_state(run_id: str, row: Sequence[Any]) -> RunState:
         started_at=row[7],
         finished_at=row[8],
         error=error_info(row[9]),
+        paused_at=row[10],
+        snapshot_id=row[11],
     )
 
 
@@ -121,7 +123,7 @@ def step_values(row: StepRow) -> tuple[Any, ...]:
 
 def header(tenant_id: str, run_id: str, row: Sequence[Any]) -> RunHeader:
     """From :data:`HEADER_COLUMNS`."""
-    return RunHeader(tenant_id, run_id, row[0], row[1], row[2], RunOptions(**row[3]), row[4], row[5])
+    return RunHeader(tenant_id, run_id, row[0], row[1], row[2], RunOptions(**row[3]), *row[4:HEADER_WIDTH])
 
 
 def work(tenant_id: str, run_id: str, row: Sequence[Any]) -> Work:
@@ -168,11 +170,18 @@ def run_record(row: Sequence[Any]) -> RunRecord:
         started_at=row[10],
         finished_at=row[11],
         deadline=row[12],
+        running=row[13],
+        paused_at=row[14],
+        snapshot_id=row[15],
+        parent_run_id=row[16],
+        root_run_id=row[17],
+        link=row[18],
+        idempotency_key=row[19],
     )
 
 
 def step_record(row: Sequence[Any]) -> StepRecord:
     """From a row of READ_STEPS."""
-    queue, holder, lease_until, body, whole = row[STEP_WIDTH:]
+    queue, holder, lease_until, hints, held_owner, held_wake_at, body, whole = row[STEP_WIDTH:]
     output = None if body is None else StepOutput(body, whole).value
-    return StepRecord(step_row(row[:STEP_WIDTH]), queue, holder, lease_until, output)
+    return StepRecord(step_row(row[:STEP_WIDTH]), queue, holder, lease_until, output, hints, held_owner, held_wake_at)

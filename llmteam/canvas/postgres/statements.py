@@ -18,7 +18,8 @@ LOCK_RUN = Prepared(
 )
 
 RUN_COLUMNS = (
-    "r.status, r.open, r.running, r.completed, r.failed, r.terminals, r.deadline, r.started_at, r.finished_at, r.error"
+    "r.status, r.open, r.running, r.completed, r.failed, r.terminals, r.deadline, r.started_at, r.finished_at, "
+    "r.error, r.paused_at, r.snapshot_id"
 )
 
 STEP_COLUMNS = (
@@ -26,7 +27,7 @@ STEP_COLUMNS = (
     "s.deadline, s.ready_at, s.started_at, s.finished_at, s.decisions, s.terminal, s.error, s.chord_id, s.loop"
 )
 
-HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id"
+HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id, r.link"
 
 READ_SLICE = Prepared(
     "llmteam_read_slice",
@@ -44,7 +45,7 @@ _OUTPUT = """COALESCE(s.output, (
   SELECT p.body FROM llmteam.payloads p WHERE p.tenant_id = s.tenant_id AND p.hash = s.output_ref))"""
 
 READ_STEPS = f"""
-SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, {_OUTPUT}, s.whole
+SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, s.hints, s.held_owner, s.held_wake_at, {_OUTPUT}, s.whole
   FROM llmteam.run_steps s
  WHERE s.tenant_id = %s AND s.run_id = %s
  ORDER BY s.started_at NULLS LAST, s.step_id, s.visit
@@ -55,8 +56,10 @@ SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, {_OUTPUT}, s.whole
 GATHER = Prepared(
     "llmteam_gather",
     f"""
-SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state, s.undecided = 0 AND s.live = 0,
-       CASE WHEN s.undecided = 0 AND s.live = 0 THEN COALESCE(r.input, p.body) END,
+SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state,
+       s.given IS NOT NULL OR (s.undecided = 0 AND s.live = 0),
+       CASE WHEN s.given IS NOT NULL THEN s.given
+            WHEN s.undecided = 0 AND s.live = 0 THEN COALESCE(r.input, p.body) END,
        CASE WHEN s.state = 'ready' AND s.live > 0 THEN (
          SELECT json_agg(json_build_array(o.step_id, o.decisions, o.whole, o.body, o.error, o.superseded)) FROM (
            SELECT DISTINCT ON (f.step_id) f.step_id, f.decisions, f.whole, COALESCE(f.output, q.body) AS body,
@@ -85,7 +88,7 @@ CLAIM = Prepared(
 WITH taken AS (
   UPDATE llmteam.run_steps
      SET state = 'running', fence = fence + 1, owner = 'lease', holder = %s, lease_until = now() + %s::interval,
-         wake_at = now() + %s::interval, hints = 0, started_at = %s, deadline = %s
+         wake_at = LEAST(now() + %s::interval, %s::timestamptz), hints = 0, started_at = %s, deadline = %s
    WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s AND state = 'ready' AND fence = %s
      AND EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND (status = 'running') IS TRUE)
   RETURNING 1),
@@ -162,9 +165,10 @@ UPDATE llmteam.run_steps
  WHERE tenant_id = %s AND run_id = %s AND state IN ('pending', 'ready', 'running', 'waiting');
 """
 
+#: One that is there already is marked as used just now, so that no purge takes it before its new user is committed.
 INSERT_PAYLOAD = """
 INSERT INTO llmteam.payloads (tenant_id, hash, body, size, created_at) VALUES (%s, %s, %s, %s, now())
-ON CONFLICT DO NOTHING;
+ON CONFLICT (tenant_id, hash) DO UPDATE SET created_at = excluded.created_at;
 """
 
 INSERT_DEFINITION = """
@@ -174,11 +178,30 @@ VALUES (%s, %s, %s, %s, %s, now()) ON CONFLICT DO NOTHING;
 
 INSERT_RUN = """
 INSERT INTO llmteam.runs (tenant_id, run_id, instance_id, segment_id, definition_hash, status, open, total, next_seq,
-                          input, input_ref, config, context, root_run_id, deadline, wake_at, created_at, started_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s);
+                          input, input_ref, config, context, root_run_id, parent_run_id, link, idempotency_key,
+                          start_hash, running, completed, failed, terminals, deadline, wake_at, created_at, started_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s);
 """
 
 READ_NEXT_SEQ = "SELECT COALESCE(max(seq), 0) + 1 FROM llmteam.events WHERE tenant_id = %s AND run_id = %s"
+
+#: The run of an idempotency key before the one of an id.
+READ_TAKEN = """
+SELECT run_id, status, start_hash FROM llmteam.runs
+ WHERE tenant_id = %s AND (run_id = %s OR idempotency_key = %s)
+ ORDER BY idempotency_key IS NOT DISTINCT FROM %s DESC LIMIT 1
+"""
+
+READ_READY = f"""
+SELECT {STEP_COLUMNS} FROM llmteam.run_steps s
+ WHERE s.tenant_id = %s AND s.run_id = %s AND s.state = 'ready' AND s.owner <> 'pause'
+"""
+
+READ_INPUT = """
+SELECT COALESCE(r.input, p.body)::text FROM llmteam.runs r
+  LEFT JOIN llmteam.payloads p ON p.tenant_id = r.tenant_id AND p.hash = r.input_ref
+ WHERE r.tenant_id = %s AND r.run_id = %s
+"""
 
 READ_DEFINITION = """
 SELECT document, types FROM llmteam.definitions WHERE tenant_id = %s AND definition_hash = %s
@@ -188,7 +211,8 @@ READ_HEADER = f"SELECT {HEADER_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = 
 
 RECORD_COLUMNS = (
     "r.tenant_id, r.run_id, r.instance_id, r.segment_id, r.definition_hash, r.status, r.completed, r.total, r.error, "
-    "r.created_at, r.started_at, r.finished_at, r.deadline"
+    "r.created_at, r.started_at, r.finished_at, r.deadline, r.running, r.paused_at, r.snapshot_id, r.parent_run_id, "
+    "r.root_run_id, r.link, r.idempotency_key"
 )
 
 READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = %s AND r.run_id = %s"

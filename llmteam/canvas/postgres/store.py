@@ -8,11 +8,13 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.canvas import transitions
-from llmteam.canvas.exceptions import RunNotFoundError, UnknownSegmentError
+from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
-from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
-from llmteam.canvas.postgres import rows
+from llmteam.canvas.postgres import holds, rows
 from llmteam.canvas.postgres import statements as sql
+from llmteam.canvas.postgres.holds import write_hold
+from llmteam.canvas.postgres.links import RELEASE_KEY, write_link
+from llmteam.canvas.postgres.reads import PostgresReads
 from llmteam.canvas.postgres.scripts import (
     Script,
     finished_values,
@@ -24,22 +26,19 @@ from llmteam.canvas.postgres.scripts import (
 from llmteam.canvas.records import (
     Claimed,
     NewRun,
-    PinnedDefinition,
     RunHeader,
-    RunRecord,
+    Seal,
     Seen,
-    StepRecord,
     StoredOutput,
     Transition,
     Work,
     outputs_payload,
-    run_outputs,
 )
 from llmteam.canvas.routing import StepOutput
-from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow
+from llmteam.canvas.state import DEADLINE_GRACE, Change, Key, NeedRows, RunState, Slice, StepRow
 from llmteam.db.engine import Database
 from llmteam.db.errors import constraint_of
-from llmteam.db.hot import HotConnection, Prepared
+from llmteam.db.hot import HotConnection
 from llmteam.events.models import EventDraft, EventScope
 from llmteam.events.postgres import event_values, insert_values
 
@@ -49,11 +48,11 @@ FEW = 8
 _KNOWN = 10_000
 
 
-class PostgresRunStore:
+class PostgresRunStore(PostgresReads):
     """The :class:`~llmteam.canvas.records.RunStore` in SQL."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database)
         self._known: set[tuple[str, str]] = set()
 
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
@@ -71,7 +70,7 @@ class PostgresRunStore:
                 break
             except Exception as exc:
                 constraint = constraint_of(exc)
-                if constraint == "runs_pkey":
+                if constraint in ("runs_pkey", "runs_idempotency_key"):
                     return False
                 if constraint != "events_pkey":
                     raise
@@ -91,6 +90,9 @@ class PostgresRunStore:
             document = codec.dumps(pinned.definition.to_dict())
             script.add(sql.INSERT_DEFINITION, *known, segment_id, document, codec.dumps(facts))
         inline, reference = self._input(script, run)
+        link = run.link
+        if run.replaces is not None:
+            script.add(RELEASE_KEY, run.tenant_id, run.replaces)
         script.add(
             sql.INSERT_RUN,
             *ident,
@@ -105,13 +107,22 @@ class PostgresRunStore:
             reference,
             codec.dumps(run.options.to_dict()),
             codec.dumps(dict(run.context)),
-            run.run_id,
+            run.run_id if link is None else link.root_run_id,
+            None if link is None else link.parent_run_id,
+            None if link is None else link.kind,
+            run.idempotency_key,
+            run.start_hash,
+            state.running,
+            state.completed,
+            state.failed,
+            state.terminals,
             state.deadline,
             state.deadline,
             change.now,
             state.started_at,
         )
         insert_steps(script, ident, change.added.values(), nodes)
+        write_link(script, run, change.added.values())
         scope = EventScope(*ident, run.instance_id, segment_id)
         self._events(script, scope, change.events, change.now, first_seq)
         return script.add("SELECT 1")
@@ -122,20 +133,6 @@ class PostgresRunStore:
         digest = codec.digest(run.input)
         script.add(sql.INSERT_PAYLOAD, run.tenant_id, digest, run.input, len(run.input.encode()))
         return None, digest
-
-    def definition(self, tenant_id: str, definition_hash: str) -> PinnedDefinition:
-        """As :meth:`RunStore.definition`."""
-        found = self._read(tenant_id, sql.READ_DEFINITION, tenant_id, definition_hash)
-        if not found:
-            raise UnknownSegmentError(definition_hash)
-        document, types = found[0]
-        facts = {type_id: StepTypeFacts(**value) for type_id, value in types.items()}
-        return PinnedDefinition(definition_hash, SegmentDefinition.from_dict(document), facts)
-
-    def gather(self, tenant_id: str, run_id: str, key: Key) -> Work | None:
-        """As :meth:`RunStore.gather`: one round trip."""
-        found = self._read(tenant_id, sql.GATHER, tenant_id, run_id, *key)
-        return rows.work(tenant_id, run_id, found[0]) if found else None
 
     def claim(
         self,
@@ -153,6 +150,7 @@ class PostgresRunStore:
             holder,
             lease,
             lease,
+            None if claimed.deadline is None else claimed.deadline + DEADLINE_GRACE,
             claimed.started_at,
             claimed.deadline,
             *ident,
@@ -330,6 +328,7 @@ class PostgresRunStore:
         insert_steps(script, ident, change.added.values(), nodes)
         if change.cancel_open:
             script.add(sql.CANCEL_OPEN, change.now, *ident)
+        write_hold(script, ident, change)
 
     def _write_finished(
         self,
@@ -354,32 +353,20 @@ class PostgresRunStore:
             text, params = insert_values(scope, seq, now, drafts)
             script.add(text + ";", *params)
 
-    def _read(self, tenant_id: str, statement: str | Prepared, *params: Any) -> list[tuple[Any, ...]]:
-        with self._database.hot(tenant_id) as connection:
-            return Script().add(statement, *params).run(connection) or []
-
-    def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
-        """As :meth:`RunStore.header`."""
-        found = self._read(tenant_id, sql.READ_HEADER, tenant_id, run_id)
-        return rows.header(tenant_id, run_id, found[0]) if found else None
-
-    def record(self, tenant_id: str, run_id: str) -> RunRecord | None:
-        """As :meth:`RunStore.record`."""
-        found = self._read(tenant_id, sql.READ_RECORD, tenant_id, run_id)
-        return rows.run_record(found[0]) if found else None
-
-    def records(
-        self, tenant_id: str, *, status: SegmentStatus | None = None, segment_id: str | None = None, limit: int = 50
-    ) -> list[RunRecord]:
-        """As :meth:`RunStore.records`."""
-        params = (tenant_id, status, status, segment_id, segment_id, limit)
-        return [rows.run_record(row) for row in self._read(tenant_id, sql.READ_RECORDS, *params)]
-
-    def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]:
-        """As :meth:`RunStore.steps`."""
-        return [rows.step_record(row) for row in self._read(tenant_id, sql.READ_STEPS, tenant_id, run_id)]
-
-    def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
-        """As :meth:`RunStore.outputs`."""
-        found = self._read(tenant_id, sql.READ_OUTPUTS, tenant_id, run_id)
-        return run_outputs({step_id: StepOutput(body or {}, whole) for step_id, whole, body in found})
+    def take_hold(self, header: RunHeader, seal: Seal, *, now: datetime) -> Change:
+        """As :meth:`RunStore.take_hold`: one transaction, which reads every step of the run."""
+        ident = (header.tenant_id, header.run_id)
+        with self._database.hot(header.tenant_id) as connection:
+            seq, run, _ = self._slice(connection, Script().add(sql.LOCK_RUN, *ident), ident, [], begin=True)
+            change, snapshot = seal(Slice(run, (), now), *holds.read_all(connection, ident))
+            if not change.applied or snapshot is None:
+                connection.rollback()
+                return change
+            script = Script()
+            holds.write_hold(script, ident, change)
+            holds.write_snapshot(script, snapshot)
+            scope = EventScope(*ident, header.instance_id, header.segment_id)
+            self._events(script, scope, change.events, now, seq)
+            self._write_run(script, ident, change.run, seq + len(change.events))
+            script.add(sql.COMMIT).run(connection)
+        return change

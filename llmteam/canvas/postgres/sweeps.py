@@ -1,51 +1,98 @@
-"""Looking for what is due and not moving, across all tenants, as the sweeper role."""
+"""Looking for what is due and not moving, across all tenants, as the sweeper role.
+
+Rows are taken with SKIP LOCKED, so that two sweeps at once share the work and never wait, and their next look is pushed
+out in the same statement, so that a sweep that dies half-way costs one look. What is found is then moved by one
+transaction per run, which takes the run's row first and looks again.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
+from llmteam.canvas.records import Expired, LateRun
+from llmteam.canvas.state import QUARANTINE_AFTER
 from llmteam.db.engine import Database
-from llmteam.dispatch import Hint
+from llmteam.dispatch import QUARANTINE_QUEUE, Hint
 
-#: Hints that one sweep sends at most.
-BATCH = 500
-
-#: Rows are taken with SKIP LOCKED: two sweeps at once share the work. The next look is pushed out first, by
-#: min(10 s * 2^hints, 5 min), so that a step in a long queue is hinted at a few times and not every sweep. A timer that
-#: has run out is none any more: else the claim would take the next look for the moment before which it may not begin.
-TAKE_DUE = """
+#: A step in a long queue is hinted at a few times and not every sweep: after 10 s, 20 s, 40 s … up to 5 minutes. A timer
+#: that has run out is none any more: else the claim would take the next look for the moment before which it may not begin.
+TAKE_DUE = f"""
 WITH due AS (
   SELECT tenant_id, run_id, step_id, visit FROM llmteam.run_steps
-   WHERE wake_at <= now() AND wake_at IS NOT NULL AND state = 'ready'
-   ORDER BY wake_at LIMIT %s FOR UPDATE SKIP LOCKED)
+   WHERE wake_at <= now() AND wake_at IS NOT NULL AND state = 'ready' AND queue <> ALL(%s)
+   ORDER BY wake_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE llmteam.run_steps s
    SET wake_at = now() + LEAST(interval '10 seconds' * power(2, LEAST(s.hints, 10)), interval '5 minutes'),
        hints = s.hints + 1, owner = 'queue'
   FROM due
  WHERE s.tenant_id = due.tenant_id AND s.run_id = due.run_id AND s.step_id = due.step_id AND s.visit = due.visit
-RETURNING s.tenant_id, s.run_id, s.step_id, s.visit, s.queue
+RETURNING s.tenant_id, s.run_id, s.step_id, s.visit,
+          CASE WHEN s.losses >= {QUARANTINE_AFTER} THEN '{QUARANTINE_QUEUE}' ELSE s.queue END
+"""
+
+#: A lease that has run out is taken away here, so that it cannot be renewed between this look and the transition.
+TAKE_EXPIRED = """
+WITH due AS (
+  SELECT tenant_id, run_id, step_id, visit FROM llmteam.run_steps
+   WHERE wake_at <= now() AND wake_at IS NOT NULL AND state = 'running'
+   ORDER BY wake_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE llmteam.run_steps s
+   SET wake_at = now() + interval '5 seconds',
+       lease_until = CASE WHEN s.lease_until > now() THEN s.lease_until END
+  FROM due
+ WHERE s.tenant_id = due.tenant_id AND s.run_id = due.run_id AND s.step_id = due.step_id AND s.visit = due.visit
+RETURNING s.tenant_id, s.run_id, s.step_id, s.visit, s.fence, s.lease_until IS NULL
 """
 
 LATE_RUNS = """
-SELECT tenant_id, run_id FROM llmteam.runs
- WHERE wake_at <= now() AND wake_at IS NOT NULL AND status IN ('pending', 'running') ORDER BY wake_at LIMIT %s
+SELECT tenant_id, run_id, status = 'pausing' FROM llmteam.runs
+ WHERE wake_at <= now() AND wake_at IS NOT NULL AND status IN ('pending', 'running', 'pausing')
+ ORDER BY wake_at LIMIT %s
+"""
+
+#: Before tables are analyzed the planner may prefer to read all of them for a batch.
+BY_INDEX = "SET LOCAL enable_seqscan TO off;"
+
+#: Oldest first, in one transaction for a batch: a run goes with everything that is its own.
+PURGE = """
+WITH old AS (
+  SELECT tenant_id, run_id FROM llmteam.runs
+   WHERE finished_at < now() - %s::interval AND finished_at IS NOT NULL
+   ORDER BY finished_at LIMIT %s FOR UPDATE SKIP LOCKED),
+steps AS (
+  DELETE FROM llmteam.run_steps s USING old WHERE s.tenant_id = old.tenant_id AND s.run_id = old.run_id),
+told AS (
+  DELETE FROM llmteam.events e USING old WHERE e.tenant_id = old.tenant_id AND e.run_id = old.run_id),
+pauses AS (
+  DELETE FROM llmteam.snapshots n USING old WHERE n.tenant_id = old.tenant_id AND n.run_id = old.run_id)
+DELETE FROM llmteam.runs r USING old WHERE r.tenant_id = old.tenant_id AND r.run_id = old.run_id
+RETURNING 1
+"""
+
+#: Large values that nobody refers to; the policy of the table keeps all others. A day is longer than any transaction
+#: that is about to refer to one.
+PURGE_PAYLOADS = """
+DELETE FROM llmteam.payloads WHERE (tenant_id, hash) IN (
+  SELECT p.tenant_id, p.hash FROM llmteam.payloads p
+   WHERE p.created_at < now() - GREATEST(%s::interval, interval '1 day')
+     AND llmteam.payload_is_unused(p.tenant_id, p.hash)
+   ORDER BY p.created_at LIMIT %s)
+RETURNING 1
 """
 
 #: A sweep belongs to the installation, not to a tenant.
-RECORD = """
+_RECORD = """
 INSERT INTO llmteam.sweeps (tenant_id, name, ended_at, found) VALUES ('*', %s, now(), %s)
 ON CONFLICT (tenant_id, name) DO UPDATE SET ended_at = excluded.ended_at, found = excluded.found
 """
 
-AGE = "SELECT extract(epoch FROM now() - max(ended_at))::float8 FROM llmteam.sweeps"
+_AGES = "SELECT name, extract(epoch FROM now() - ended_at)::float8 FROM llmteam.sweeps"
 
-
-@dataclass(frozen=True, slots=True)
-class LateRun:
-    """A run whose deadline has passed."""
-
-    tenant_id: str
-    run_id: str
+#: Key of the advisory lock of a worker that sweeps because nobody else does.
+_STAND_IN = 0x6C6C6D7377656570
 
 
 class PostgresSweeps:
@@ -54,26 +101,40 @@ class PostgresSweeps:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def take_due(self, limit: int = BATCH) -> list[Hint]:
-        """Steps that are due and not moving; whoever takes them sends the hints."""
-        with self._database.hot(None) as connection:
-            found = connection.script(TAKE_DUE, (limit,), role="llmteam_sweeper") or []
-        return [Hint(*row) for row in found]
+    def take_due(self, limit: int, skip_queues: Sequence[str] = ()) -> list[Hint]:
+        """As :meth:`Sweeps.take_due`."""
+        return [Hint(*row) for row in self._run(TAKE_DUE, list(skip_queues), limit)]
 
-    def late_runs(self, limit: int = BATCH) -> list[LateRun]:
-        """Runs whose deadline has passed."""
-        with self._database.hot(None) as connection:
-            found = connection.script(LATE_RUNS, (limit,), role="llmteam_sweeper") or []
-        return [LateRun(*row) for row in found]
+    def take_expired(self, limit: int) -> list[Expired]:
+        """As :meth:`Sweeps.take_expired`."""
+        return [Expired(row[0], row[1], (row[2], row[3]), row[4], row[5]) for row in self._run(TAKE_EXPIRED, limit)]
+
+    def late_runs(self, limit: int) -> list[LateRun]:
+        """As :meth:`Sweeps.late_runs`."""
+        return [LateRun(*row) for row in self._run(LATE_RUNS, limit)]
+
+    def purge(self, older_than: timedelta, limit: int) -> int:
+        """As :meth:`Sweeps.purge`."""
+        purged = len(self._run(BY_INDEX + PURGE, older_than, limit))
+        self._run(BY_INDEX + PURGE_PAYLOADS, older_than, limit)
+        return purged
 
     def record(self, name: str, found: int) -> None:
-        """Note that a sweep has ended, and how much it found."""
-        with self._database.hot(None) as connection:
-            connection.script(RECORD, (name, found), role="llmteam_sweeper")
+        """As :meth:`Sweeps.record`."""
+        self._run(_RECORD, name, found)
 
-    def age(self) -> float | None:
-        """Seconds since a sweep last ended; None when none ever did."""
+    def ages(self) -> dict[str, float]:
+        """Seconds since each sweep last ended, by its name; one that never did is not there."""
+        return dict(self._run(_AGES))
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether the block may sweep in beat's place: of several processes at once, one may. Holds a connection."""
         with self._database.hot(None) as connection:
-            found = connection.script(AGE, (), role="llmteam_sweeper") or [(None,)]
-        seconds: float | None = found[0][0]
-        return seconds
+            lock = "SELECT pg_try_advisory_xact_lock(%s)"
+            found = connection.script(lock, (_STAND_IN,), role="llmteam_sweeper", begin=True)
+            yield bool(found and found[0][0])
+
+    def _run(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
+        with self._database.hot(None) as connection:
+            return connection.script(statement, params, role="llmteam_sweeper") or []

@@ -61,8 +61,9 @@ async def test_a_second_start_leaves_the_first_run_its_runtime() -> None:
     running = asyncio.create_task(runner.run(segment, first))
     await wait_until_async(lambda: gate.seen, "the first step")
 
+    await runner.start(segment, runtime_of("acme", mark="second"))
     with pytest.raises(AlreadyRunningError):
-        await runner.start(segment, runtime_of("acme", mark="second"))
+        await runner.start(draw("a -> b -> c"), runtime_of("acme", mark="third"))
     gate.opened.set()
 
     assert (await running).outputs == {"output": "first"}

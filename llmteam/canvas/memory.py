@@ -1,0 +1,162 @@
+"""What the memory store does about leases, pauses and sweeps; one installation in one process has no other sweeper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from llmteam.canvas.graph import Node
+from llmteam.canvas.records import Expired, Holding, LateRun, NewRun, RunHeader, StoredOutput
+from llmteam.canvas.state import (
+    DEADLINE_GRACE,
+    HINT_AFTER,
+    Hold,
+    Key,
+    Owner,
+    RunState,
+    SegmentStatus,
+    StepRow,
+    StepState,
+)
+from llmteam.dispatch import QUARANTINE_QUEUE, Hint
+from llmteam.ids import Clock
+
+#: The longest pause between two hints at a step.
+_MOST = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Who works on a step, until when."""
+
+    holder: str
+    until: datetime
+
+
+@dataclass(slots=True)
+class MemoryRun:
+    """A run with all that is kept of it. ``lock`` guards everything here."""
+
+    header: RunHeader
+    start: NewRun
+    created_at: datetime
+    state: RunState
+    rows: dict[Key, StepRow]
+    nodes: Mapping[str, Node]
+    lock: AbstractContextManager[Any]
+    next_seq: int = 1
+    key: str | None = None
+    wake_at: datetime | None = None
+    outputs: dict[Key, StoredOutput] = field(default_factory=dict)
+    local: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
+    held: dict[Key, Held] = field(default_factory=dict)
+    hints: dict[Key, int] = field(default_factory=dict)
+    frozen: dict[Key, tuple[Owner, datetime | None]] = field(default_factory=dict)
+
+
+def apply_hold(run: MemoryRun, hold: Hold, now: datetime) -> None:
+    """What a pause, or its end, does to all steps of a run."""
+    run.wake_at = hold.wake_at
+    if hold.freeze:
+        for key, row in run.rows.items():
+            if row.state in (StepState.READY, StepState.RUNNING, StepState.WAITING):
+                running = row.state is StepState.RUNNING
+                run.frozen[key] = ("queue", None) if running else (row.owner or "queue", row.wake_at)
+                deadline = None if running else row.deadline
+                state = StepState.READY if running else row.state
+                run.rows[key] = replace(row, state=state, owner="pause", wake_at=None, deadline=deadline)
+                run.hints.pop(key, None)
+    if hold.thaw is not None:
+        for key, (owner, wake_at) in run.frozen.items():
+            row = run.rows[key]
+            moment = now + HINT_AFTER if owner == "queue" or wake_at is None else wake_at + hold.thaw
+            deadline = None if row.deadline is None else row.deadline + hold.thaw
+            run.rows[key] = replace(row, owner=owner, wake_at=moment, deadline=deadline)
+        run.frozen.clear()
+
+
+def wake_of_claim(claimed: StepRow, until: datetime) -> datetime:
+    """When a sweep looks at a running step: when its lease ends, or its deadline has passed unnoticed."""
+    return until if claimed.deadline is None else min(until, claimed.deadline + DEADLINE_GRACE)
+
+
+def holds(run: MemoryRun | None, holding: Holding) -> bool:
+    """Whether the claim still holds its step."""
+    row = None if run is None else run.rows.get(holding.key)
+    if run is None or row is None or holding.key not in run.held:
+        return False
+    return row.state is StepState.RUNNING and row.fence == holding.fence
+
+
+class MemorySweeps:
+    """The :class:`~llmteam.canvas.records.Sweeps` of runs in memory."""
+
+    def __init__(self, runs: MutableMapping[tuple[str, str], MemoryRun], clock: Clock) -> None:
+        self._runs = runs
+        self._clock = clock
+        self.recorded: dict[str, tuple[datetime, int]] = {}
+
+    def _due(self, state: StepState, limit: int) -> Iterator[tuple[MemoryRun, StepRow]]:
+        now, found = self._clock(), 0
+        for run in list(self._runs.values()):
+            with run.lock:
+                for row in list(run.rows.values()):
+                    if found < limit and row.state is state and row.wake_at is not None and row.wake_at <= now:
+                        found += 1
+                        yield run, row
+
+    def take_due(self, limit: int, skip_queues: Sequence[str] = ()) -> list[Hint]:
+        """As :meth:`Sweeps.take_due`."""
+        hints = []
+        for run, row in self._due(StepState.READY, limit):
+            queue = run.nodes[row.step_id].facts.queue
+            if queue in skip_queues:
+                continue
+            sent = run.hints.get(row.key, 0)
+            wake_at = self._clock() + min(HINT_AFTER * 2 ** min(sent, 10), _MOST)
+            run.rows[row.key] = replace(row, wake_at=wake_at)
+            run.hints[row.key] = sent + 1
+            ident = (run.header.tenant_id, run.header.run_id)
+            hints.append(Hint(*ident, *row.key, QUARANTINE_QUEUE if row.quarantined else queue))
+        return hints
+
+    def take_expired(self, limit: int) -> list[Expired]:
+        """As :meth:`Sweeps.take_expired`."""
+        expired = []
+        for run, row in self._due(StepState.RUNNING, limit):
+            held = run.held.get(row.key)
+            lost = held is None or held.until <= self._clock()
+            if lost:
+                run.held.pop(row.key, None)
+            run.rows[row.key] = replace(row, wake_at=self._clock() + DEADLINE_GRACE)
+            expired.append(Expired(run.header.tenant_id, run.header.run_id, row.key, row.fence, lost))
+        return expired
+
+    def late_runs(self, limit: int) -> list[LateRun]:
+        """As :meth:`Sweeps.late_runs`."""
+        now = self._clock()
+        late = []
+        for run in list(self._runs.values()):
+            status = run.state.status
+            if status.accepts_results and run.wake_at is not None and run.wake_at <= now:
+                late.append(LateRun(run.header.tenant_id, run.header.run_id, status is SegmentStatus.PAUSING))
+        return late[:limit]
+
+    def purge(self, older_than: timedelta, limit: int) -> int:
+        """As :meth:`Sweeps.purge`."""
+        before = self._clock() - older_than
+        ended = [
+            key
+            for key, run in self._runs.items()
+            if run.state.finished_at is not None and run.state.finished_at < before
+        ]
+        for key in ended[:limit]:
+            del self._runs[key]
+        return len(ended[:limit])
+
+    def record(self, name: str, found: int) -> None:
+        """As :meth:`Sweeps.record`."""
+        self.recorded[name] = (self._clock(), found)

@@ -1,0 +1,89 @@
+"""Pauses in SQL: all open steps of a run at once, and the snapshot that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from llmteam import codec
+from llmteam.canvas.postgres import rows
+from llmteam.canvas.postgres.scripts import Script
+from llmteam.canvas.postgres.statements import STEP_COLUMNS
+from llmteam.canvas.records import StepRecord
+from llmteam.canvas.snapshots import SegmentSnapshot
+from llmteam.canvas.state import HINT_AFTER, Change
+from llmteam.db.hot import HotConnection
+
+_RUN = """
+UPDATE llmteam.runs SET wake_at = %s, deadline = %s, paused_at = %s, snapshot_id = %s
+ WHERE tenant_id = %s AND run_id = %s;
+"""
+
+#: What still runs loses its claim: its fence no longer belongs to a running step.
+FREEZE = """
+UPDATE llmteam.run_steps
+   SET held_owner = CASE WHEN state = 'running' THEN 'queue' ELSE owner END,
+       held_wake_at = CASE WHEN state = 'running' THEN NULL ELSE wake_at END,
+       deadline = CASE WHEN state = 'running' THEN NULL ELSE deadline END,
+       state = CASE WHEN state = 'running' THEN 'ready' ELSE state END,
+       owner = 'pause', wake_at = NULL, holder = NULL, lease_until = NULL, hints = 0
+ WHERE tenant_id = %s AND run_id = %s AND state IN ('ready', 'running', 'waiting');
+"""
+
+THAW = """
+UPDATE llmteam.run_steps
+   SET owner = COALESCE(held_owner, 'queue'),
+       wake_at = CASE WHEN COALESCE(held_owner, 'queue') = 'queue' THEN %s::timestamptz
+                      ELSE held_wake_at + %s::interval END,
+       deadline = deadline + %s::interval, held_owner = NULL, held_wake_at = NULL
+ WHERE tenant_id = %s AND run_id = %s AND owner = 'pause';
+"""
+
+#: Everything for a snapshot; outputs that stand elsewhere as references.
+_ALL_STEPS = f"""
+SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, s.hints, s.held_owner, s.held_wake_at,
+       COALESCE(s.output, json_build_object('$ref', s.output_ref)), s.whole AND s.output_ref IS NULL
+  FROM llmteam.run_steps s
+ WHERE s.tenant_id = %s AND s.run_id = %s
+ ORDER BY s.started_at NULLS LAST, s.step_id, s.visit
+"""
+
+_INPUT = """
+SELECT COALESCE(r.input, json_build_object('$ref', r.input_ref)) FROM llmteam.runs r
+ WHERE r.tenant_id = %s AND r.run_id = %s
+"""
+
+_INSERT_SNAPSHOT = """
+INSERT INTO llmteam.snapshots (tenant_id, snapshot_id, run_id, segment_id, document, created_at)
+VALUES (%s, %s, %s, %s, %s, %s);
+"""
+
+READ_SNAPSHOT = "SELECT document FROM llmteam.snapshots WHERE tenant_id = %s AND snapshot_id = %s"
+
+
+def write_hold(script: Script, ident: tuple[str, str], change: Change) -> None:
+    """Add what a pause, or its end, does to the run and to all its steps."""
+    hold, run = change.hold, change.run
+    if hold is None:
+        return
+    script.add(_RUN, hold.wake_at, run.deadline, run.paused_at, run.snapshot_id, *ident)
+    if hold.freeze:
+        script.add(FREEZE, *ident)
+    if hold.thaw is not None:
+        thaw: timedelta = hold.thaw
+        script.add(THAW, change.now + HINT_AFTER, thaw, thaw, *ident)
+
+
+def read_all(connection: HotConnection, ident: tuple[str, str]) -> tuple[Any, Sequence[StepRecord]]:
+    """The run's input and all its steps; large values as references."""
+    given = (connection.script(_INPUT, ident) or [(None,)])[0][0]
+    found = connection.script(_ALL_STEPS, ident) or []
+    return given, [rows.step_record(row) for row in found]
+
+
+def write_snapshot(script: Script, snapshot: SegmentSnapshot) -> None:
+    """Add the INSERT of a snapshot."""
+    document = codec.dumps(snapshot.to_dict())
+    ident = (snapshot.tenant_id, snapshot.snapshot_id, snapshot.run_id, snapshot.segment_id)
+    script.add(_INSERT_SNAPSHOT, *ident, document, snapshot.created_at)

@@ -1,0 +1,76 @@
+"""The snapshot of a paused run: what it had done and what it waited for, with a checksum over all of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmteam import codec
+from llmteam.canvas.exceptions import SnapshotIntegrityError
+
+__all__ = ["SegmentSnapshot", "SnapshotStep"]
+
+
+class SnapshotStep(BaseModel):
+    """One execution of a step as the pause found it. ``repeats``: it still ran then, and runs again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step_id: str
+    visit: int = 1
+    state: str
+    attempt: int = 0
+    losses: int = 0
+    decisions: tuple[int, ...] | None = None
+    waits_for: str | None = None
+    wake_at: datetime | None = None
+    repeats: bool = False
+
+
+class SegmentSnapshot(BaseModel):
+    """A run as one pause found it. Written once, in the transaction of the pause.
+
+    ``step_outputs`` has the answer of each step that is over, of its latest visit; large ones as ``{"$ref": digest}``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    snapshot_id: str
+    run_id: str
+    segment_id: str
+    tenant_id: str
+    definition_hash: str = ""
+    current_step: str | None = None
+    completed_steps: list[str] = Field(default_factory=list)
+    step_outputs: dict[str, Any] = Field(default_factory=dict)
+    input_data: Any = None
+    steps: list[SnapshotStep] = Field(default_factory=list)
+    created_at: datetime
+    original_started_at: datetime | None = None
+    snapshot_version: str = "1.0"
+    checksum: str = ""
+
+    def compute_checksum(self) -> str:
+        """SHA-256, as hexadecimal digits, of the canonical JSON of every field but the checksum itself."""
+        return codec.digest(codec.canonical(self.model_dump(mode="json", exclude={"checksum"})))
+
+    def sealed(self) -> Self:
+        """The same snapshot with its checksum."""
+        return self.model_copy(update={"checksum": self.compute_checksum()})
+
+    def verify(self) -> bool:
+        """Whether nothing was changed since it was sealed."""
+        return self.checksum == self.compute_checksum()
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> Self:
+        """The snapshot of a document. Raises :class:`SnapshotIntegrityError` when its checksum does not fit."""
+        snapshot = cls.model_validate(document)
+        if not snapshot.verify():
+            raise SnapshotIntegrityError(snapshot.snapshot_id)
+        return snapshot

@@ -1,0 +1,104 @@
+"""The safety net: finds what is due and not moving, and moves it. Safe to run twice at once, or half."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
+
+from llmteam.canvas.engine import Engine
+from llmteam.canvas.records import Sweeps
+from llmteam.canvas.recovery import Recovery
+from llmteam.canvas.surgery import Surgery
+from llmteam.dispatch import Dispatcher
+from llmteam.errors import LLMTeamError
+
+logger = logging.getLogger(__name__)
+
+#: Rows that one sweep moves at most.
+BATCH = 500
+#: Runs that one sweep of the retention deletes at most: it must not hold locks for long.
+PURGE_BATCH = 200
+
+#: Sweeps that must not stop, by name; ``retention`` comes beside them where it is asked for.
+ESSENTIAL = ("due", "expired", "runs")
+
+
+class Sweeper:
+    """One sweep is one look, and one transaction per run for what it found; each records its end.
+
+    Args:
+        busy_queues: names the queues that are long and being worked off, which need no more hints.
+        retention: how long runs are kept that are over; None keeps them.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sweeps: Sweeps,
+        dispatcher: Dispatcher,
+        surgery: Surgery,
+        *,
+        busy_queues: Callable[[], Sequence[str]] = tuple,
+        retention: timedelta | None = None,
+    ) -> None:
+        self._engine = engine
+        self._sweeps = sweeps
+        self._dispatcher = dispatcher
+        self._surgery = surgery
+        self._recovery = Recovery(engine)
+        self._busy_queues = busy_queues
+        self._retention = retention
+
+    def sweep(self, name: str) -> int:
+        """Run the sweep of this name; how much it found."""
+        found = _SWEEPS[name](self)
+        self._sweeps.record(name, found)
+        return found
+
+    def sweep_all(self) -> int:
+        """Every sweep that must not stop, one after the other; how much they found."""
+        return sum(self.sweep(name) for name in ESSENTIAL)
+
+    def _due(self) -> int:
+        """Hint again at ready steps: lost hints, retries and joins whose moment has come."""
+        hints = self._sweeps.take_due(BATCH, self._busy_queues())
+        if hints:
+            self._dispatcher.send(hints)
+        return len(hints)
+
+    def _expired(self) -> int:
+        """Take steps from workers that vanished, and end those that outlived their deadline."""
+        found = self._sweeps.take_expired(BATCH)
+        for one in found:
+            move = self._recovery.lose if one.lost else self._recovery.overdue
+            self._careful(one.run_id, partial(move, one.tenant_id, one.run_id, one.key, one.fence))
+        return len(found)
+
+    def _runs(self) -> int:
+        """End runs that are over time, and let pauses take hold whose drain has taken long enough."""
+        found = self._sweeps.late_runs(BATCH)
+        for one in found:
+            move = self._surgery.take_hold if one.pausing else self._engine.expire
+            self._careful(one.run_id, partial(move, one.tenant_id, one.run_id))
+        return len(found)
+
+    def _purge(self) -> int:
+        """Delete runs that have been over for longer than they are kept."""
+        return 0 if self._retention is None else self._sweeps.purge(self._retention, PURGE_BATCH)
+
+    def _careful(self, run_id: str, move: Callable[[], object]) -> None:
+        """One run that cannot be moved must not keep the others from it; the next sweep tries it again."""
+        try:
+            move()
+        except LLMTeamError as exc:
+            logger.warning("run %s could not be moved on (%s); the next sweep tries again", run_id, exc)
+
+
+_SWEEPS: dict[str, Callable[[Sweeper], int]] = {
+    "due": Sweeper._due,
+    "expired": Sweeper._expired,
+    "runs": Sweeper._runs,
+    "retention": Sweeper._purge,
+}
