@@ -17,8 +17,9 @@ from llmteam.canvas.state import QUARANTINE_AFTER
 from llmteam.db.engine import Database
 from llmteam.dispatch import QUARANTINE_QUEUE, Hint
 
-#: A step in a long queue is hinted at a few times and not every sweep: after 10 s, 20 s, 40 s … up to 5 minutes. A timer
-#: that has run out is none any more: else the claim would take the next look for the moment before which it may not begin.
+#: A step in a long queue is hinted at a few times and not every sweep: after 10 s, 20 s, 40 s … up to 5 minutes. A
+#: timer that ran out is none any more: else the claim would take the next look for the moment before which it may not
+#: begin.
 TAKE_DUE = f"""
 WITH due AS (
   SELECT tenant_id, run_id, step_id, visit FROM llmteam.run_steps
