@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from llmteam.canvas.fleet import connect
 from llmteam.canvas.results import RunConfig, SegmentResult
-from llmteam.canvas.runs import DEFAULT_TENANT, Runs, Segment, Start, runtime_ref
+from llmteam.canvas.runs import DEFAULT_TENANT, Runs, Segment, Start, StartRules, runtime_ref
 from llmteam.canvas.state import SegmentStatus
+from llmteam.canvas.surgery import PAUSE_GRACE_SECONDS
 from llmteam.ids import new_id
 from llmteam.tenancy.context import get_current_tenant
 
@@ -59,16 +61,31 @@ class SegmentClient:
         *,
         config: RunConfig | None = None,
         run_id: str | None = None,
+        idempotency_key: str | None = None,
+        rules: StartRules | None = None,
         instance_id: str = "",
         data: dict[str, Any] | None = None,
     ) -> str:
         """Start a run and return its id. ``data`` is what handlers find in ``ctx.runtime.data``.
 
-        Raises as :meth:`SegmentRunner.start`.
+        A second start of the same ``run_id`` or ``idempotency_key`` gives the run of the first, unless ``rules`` say
+        otherwise. Raises as :meth:`SegmentRunner.start`.
         """
         tenant_id, run_id = self._tenant(), run_id or new_id()
         context = runtime_ref(tenant_id, run_id, instance_id, data)
-        return self._runs.start(Start(tenant_id, segment, input_data, config, run_id, instance_id, context))
+        return self._runs.start(
+            Start(
+                tenant_id,
+                segment,
+                input_data,
+                config,
+                run_id,
+                instance_id,
+                context,
+                idempotency_key,
+                rules or StartRules(),
+            )
+        )
 
     def result(self, run_id: str, timeout: float | None = None, *, events: bool = False) -> SegmentResult:
         """Wait until the run is over, at most ``timeout`` seconds, and return how it is then; with ``events`` if asked.
@@ -96,6 +113,33 @@ class SegmentClient:
     def cancel(self, run_id: str) -> bool:
         """Cancel a run; False when it is unknown or over."""
         return self._runs.cancel(self._tenant(), run_id)
+
+    def pause(self, run_id: str, grace: float = PAUSE_GRACE_SECONDS) -> str | None:
+        """Pause a run; the id of its snapshot, None when it is unknown or over. See :meth:`Surgery.pause`."""
+        return self._runs.surgery.pause(self._tenant(), run_id, grace)
+
+    def resume(self, name: str) -> str:
+        """Go on with a paused run, named by its id or its snapshot's; the run's id. See :meth:`Surgery.resume`."""
+        return self._runs.surgery.resume(self._tenant(), name)
+
+    def retry(self, run_id: str, *, new_run_id: str | None = None, new_keys: bool = False) -> str:
+        """A new run that goes on from what failed in an ended one; its id. See :meth:`Surgery.retry`."""
+        return self._runs.surgery.retry(self._tenant(), run_id, new_run_id=new_run_id, new_keys=new_keys)
+
+    def fork(
+        self,
+        run_id: str,
+        step_id: str,
+        *,
+        visit: int | None = None,
+        input_data: Any = None,
+        state: Mapping[str, Any] | None = None,
+        new_run_id: str | None = None,
+    ) -> str:
+        """A new run that goes on from one step of an ended one; its id. See :meth:`Surgery.fork`."""
+        return self._runs.surgery.fork(
+            self._tenant(), run_id, step_id, visit, given=input_data, state=state, new_run_id=new_run_id
+        )
 
     def close(self) -> None:
         """Let go of connections."""

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, TypeVar
 
 from llmteam.canvas import invoke
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Execution
+from llmteam.canvas.keeper import Keeper
 from llmteam.dispatch import Chord, Hint
 from llmteam.errors import InfrastructureError
 
@@ -31,10 +33,26 @@ class LocalFleet:
 
     def __init__(self, blocks: bool) -> None:
         self.engine: Engine | None = None
+        self.keeper: Keeper | None = None
         self._blocks = blocks
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[tuple[str, str], set[asyncio.Task[None]]] = {}
         self._timers: dict[tuple[str, str], set[asyncio.TimerHandle]] = {}
+        self._working: dict[int, asyncio.Task[None]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Run the steps of ``engine``; leases are kept where its store outlives this process."""
+        self.engine = engine
+        if self._blocks:
+            self.keeper = Keeper(engine.store, engine.limits.lease, stopped=self._lost)
+
+    def _lost(self, execution: Execution) -> None:
+        self._from_anywhere(self._stop_step, id(execution))
+
+    def _stop_step(self, number: int) -> None:
+        task = self._working.get(number)
+        if task is not None:
+            task.cancel()
 
     def enter_loop(self) -> None:
         """Run steps on the running loop from now on."""
@@ -99,6 +117,17 @@ class LocalFleet:
         execution = await self._insist(self.engine.begin, hint)
         if execution is None:
             return
+        task = asyncio.current_task()
+        assert task is not None
+        self._working[id(execution)] = task
+        try:
+            with nullcontext() if self.keeper is None else self.keeper.holding(execution):
+                await self._run(execution)
+        finally:
+            self._working.pop(id(execution), None)
+
+    async def _run(self, execution: Execution) -> None:
+        assert self.engine is not None
         try:
             answer = await invoke.call(execution, HOLDER)
         except asyncio.CancelledError:

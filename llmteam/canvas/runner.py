@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from llmteam.canvas.callbacks import call_back, has_hooks, tell
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import LocalHandlerError, RunNotFoundError
@@ -19,15 +19,17 @@ from llmteam.canvas.local import HOLDER, LocalFleet
 from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import RunHeader, RunStore
 from llmteam.canvas.registry import SegmentRegistry
-from llmteam.canvas.results import RunConfig, SegmentResult, StepError
-from llmteam.canvas.runs import DEFAULT_TENANT, POLL_SECONDS, Patience, Runs, Segment, Start
+from llmteam.canvas.results import RunConfig, SegmentResult
+from llmteam.canvas.runs import DEFAULT_TENANT, POLL_SECONDS, Patience, Runs, Segment, Start, StartRules
+from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.stores import MemoryRunStore
-from llmteam.events.models import EventType, WorktrailEvent
+from llmteam.canvas.surgery import PAUSE_GRACE_SECONDS
+from llmteam.events.models import EventQuery, EventType
 from llmteam.events.stores import EventStoreFace, MemoryEventStore
 from llmteam.events.stream import EventStream
 from llmteam.ids import new_id
-from llmteam.runtime.context import HookName, RuntimeContext
+from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.tenancy.context import get_current_tenant
 from llmteam.wakeup import end_channel, run_notifier
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
     from llmteam.settings import Settings
 
 __all__ = ["RunConfig", "SegmentResult", "SegmentRunner", "SegmentStatus"]
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class SegmentRunner:
             limits=limits,
             holder=HOLDER,
         )
-        self._local.engine = engine
+        self._local.attach(engine)
         self._runs = Runs(engine, events, wakeup, self.catalog, registry, known_types=lambda: self._handlers)
 
     @classmethod
@@ -185,11 +185,15 @@ class SegmentRunner:
         *,
         config: RunConfig | None = None,
         run_id: str | None = None,
+        idempotency_key: str | None = None,
+        rules: StartRules | None = None,
     ) -> str:
         """Start a run and return its id at once.
 
-        ``segment`` is a definition or ``id[@version]`` of a published one. Raises :class:`SegmentValidationError`,
-        :class:`AlreadyRunningError`, :class:`UnknownSegmentError`, :class:`NotJSONError`.
+        ``segment`` is a definition or ``id[@version]`` of a published one. A second start of the same ``run_id`` or
+        ``idempotency_key`` gives the run of the first, unless ``rules`` say otherwise. Raises
+        :class:`SegmentValidationError`, :class:`AlreadyRunningError`, :class:`UnknownSegmentError`,
+        :class:`NotJSONError`.
         """
         run_id = run_id or (new_id() if runtime is None else runtime.run_id)
         tenant_id = self._tenant(runtime)
@@ -197,8 +201,10 @@ class SegmentRunner:
             runtime = default_manager().create_runtime(tenant_id, "", run_id=run_id)
         elif not runtime.segment_id and not isinstance(segment, str):
             runtime.segment_id = segment.segment_id
+        context = {**runtime.to_ref(), "run_id": run_id}
+        rules = rules or StartRules()
         start = Start(
-            tenant_id, segment, input_data, config, run_id, runtime.instance_id, {**runtime.to_ref(), "run_id": run_id}
+            tenant_id, segment, input_data, config, run_id, runtime.instance_id, context, idempotency_key, rules
         )
         if self._local is not None:
             self._local.enter_loop()
@@ -222,12 +228,13 @@ class SegmentRunner:
         key = (start.tenant_id, run_id)
         fresh = key not in self._runtimes
         self._runtimes.setdefault(key, runtime)
+        started = None
         try:
-            return self._runs.start(start)
-        except BaseException:
-            if fresh:
+            started = self._runs.start(start)
+        finally:
+            if fresh and started != run_id:
                 self._runtimes.pop(key, None)
-            raise
+        return started
 
     async def result(
         self,
@@ -243,7 +250,7 @@ class SegmentRunner:
         tenant = tenant_id or self._tenant_of(run_id)
         try:
             async with asyncio.timeout(timeout):
-                return await self._follow(tenant, run_id, None, None)
+                return await self._follow(tenant, run_id, None, None, stop_at_pause=False)
         except TimeoutError:
             return await self._call(self._runs.result, tenant, run_id)
 
@@ -261,14 +268,103 @@ class SegmentRunner:
         return None if record is None else record.status
 
     def is_running(self, run_id: str) -> bool:
-        """Whether the run is known and not over."""
+        """Whether the run is known, not over and not paused."""
         record = self._runs.engine.store.record(self._tenant_of(run_id), run_id)
         return record is not None and record.status is SegmentStatus.RUNNING
 
+    def is_paused(self, run_id: str) -> bool:
+        """Whether the run is paused."""
+        record = self._runs.engine.store.record(self._tenant_of(run_id), run_id)
+        return record is not None and record.status is SegmentStatus.PAUSED
+
     def list_running(self) -> list[str]:
-        """Ids of the tenant's runs that are not over, newest first."""
-        found = self._runs.engine.store.records(self._tenant(None), status=SegmentStatus.RUNNING, limit=1000)
+        """Ids of the tenant's runs that run, newest first."""
+        return self._list(SegmentStatus.RUNNING)
+
+    def list_paused(self) -> list[str]:
+        """Ids of the tenant's runs that are paused, newest first."""
+        return self._list(SegmentStatus.PAUSED)
+
+    def _list(self, status: SegmentStatus) -> list[str]:
+        found = self._runs.engine.store.records(self._tenant(None), status=status, limit=1000)
         return [record.run_id for record in found]
+
+    # -- pause, resume, retry, fork
+
+    async def pause(
+        self, run_id: str, *, grace: float = PAUSE_GRACE_SECONDS, tenant_id: str | None = None
+    ) -> str | None:
+        """Pause a run and return the id of its snapshot; None when it is unknown or over.
+
+        Running steps get ``grace`` seconds to finish; what then still runs is repeated after the resume.
+        """
+        tenant = tenant_id or self._tenant_of(run_id)
+        snapshot_id = await asyncio.to_thread(self._runs.surgery.pause, tenant, run_id, grace)
+        if snapshot_id is not None and self._local is not None:
+            self._local.stop(tenant, run_id)
+        return snapshot_id
+
+    async def resume(
+        self,
+        snapshot_id: str,
+        runtime: RuntimeContext | None = None,
+        *,
+        config: RunConfig | None = None,
+        tenant_id: str | None = None,
+    ) -> SegmentResult:
+        """Go on with a paused run, named by its snapshot or by its own id, and wait for its end; from any process.
+
+        Raises :class:`SnapshotStaleError`, :class:`SnapshotNotFoundError`, :class:`RunStateError`.
+        """
+        tenant = tenant_id or (runtime.tenant_id if runtime is not None else self._tenant_of(snapshot_id))
+        if self._local is not None:
+            self._local.enter_loop()
+        if tenant_id is None and runtime is None:
+            tenant = await self._call(self._tenant_of_snapshot, tenant, snapshot_id)
+        run_id = await self._call(self._runs.surgery.resume, tenant, snapshot_id)
+        told = await self._call(self._runs.events.select, _pauses_of(tenant, run_id))
+        result = await self._follow(tenant, run_id, config, runtime, after_seq=max(event.seq or 0 for event in told))
+        result.resumed_from = snapshot_id
+        return result
+
+    def _tenant_of_snapshot(self, tenant_id: str, snapshot_id: str) -> str:
+        """The tenant of a run that this runner started, when a snapshot of it is all that the caller names."""
+        store = self._runs.engine.store
+        tenants = dict.fromkeys([tenant_id, *self._tenants.values()])
+        return next((one for one in tenants if store.snapshot(one, snapshot_id) is not None), tenant_id)
+
+    async def get_snapshot(self, snapshot_id: str, *, tenant_id: str | None = None) -> SegmentSnapshot | None:
+        """The snapshot of a pause; None when there is none of this id."""
+        tenant = tenant_id or await self._call(self._tenant_of_snapshot, self._tenant(None), snapshot_id)
+        return await self._call(self._runs.engine.store.snapshot, tenant, snapshot_id)
+
+    async def retry(
+        self, run_id: str, *, new_run_id: str | None = None, new_keys: bool = False, tenant_id: str | None = None
+    ) -> str:
+        """Start a new run that goes on from what failed in an ended one; its id. See :meth:`Surgery.retry`."""
+        tenant = tenant_id or self._tenant_of(run_id)
+        retry = partial(self._runs.surgery.retry, new_run_id=new_run_id, new_keys=new_keys)
+        return await self._begun(tenant, await self._call(retry, tenant, run_id))
+
+    async def fork(
+        self,
+        run_id: str,
+        step_id: str,
+        *,
+        visit: int | None = None,
+        input_data: Any = None,
+        state: Mapping[str, Any] | None = None,
+        new_run_id: str | None = None,
+        tenant_id: str | None = None,
+    ) -> str:
+        """Start a new run that goes on from one step of an ended one; its id. See :meth:`Surgery.fork`."""
+        tenant = tenant_id or self._tenant_of(run_id)
+        fork = partial(self._runs.surgery.fork, given=input_data, state=state, new_run_id=new_run_id)
+        return await self._begun(tenant, await self._call(fork, tenant, run_id, step_id, visit))
+
+    async def _begun(self, tenant_id: str, run_id: str) -> str:
+        self._tenants[run_id] = tenant_id
+        return run_id
 
     # -- following
 
@@ -285,22 +381,31 @@ class SegmentRunner:
         return function(*args)
 
     async def _follow(
-        self, tenant_id: str, run_id: str, config: RunConfig | None, runtime: RuntimeContext | None
+        self,
+        tenant_id: str,
+        run_id: str,
+        config: RunConfig | None,
+        runtime: RuntimeContext | None,
+        *,
+        stop_at_pause: bool = True,
+        after_seq: int = 0,
     ) -> SegmentResult:
-        """Wait for the end of a run; with callbacks, by reading its events."""
-        listening = (config is not None and config.has_callbacks) or _has_hooks(runtime)
+        """Wait for the end of a run, or for its pause; with callbacks, by reading its events."""
+        listening = (config is not None and config.has_callbacks) or has_hooks(runtime)
         if listening:
-            async for event in self.event_stream.subscribe(run_id, tenant_id=tenant_id):
-                await _tell(event, config, runtime)
-        await self._until_over(tenant_id, run_id)
+            async for event in self.event_stream.subscribe(run_id, tenant_id=tenant_id, after_seq=after_seq):
+                await tell(event, config, runtime)
+                if stop_at_pause and event.event_type is EventType.SEGMENT_PAUSED:
+                    break
+        await self._until_over(tenant_id, run_id, stop_at_pause=stop_at_pause)
         if self._local is not None:
             self._local.stop(tenant_id, run_id)
         result = await self._call(self._runs.result, tenant_id, run_id)
         if result.status is SegmentStatus.CANCELLED and config is not None:
-            await _call_back(config.on_cancel, result)
+            await call_back(config.on_cancel, result)
         return result
 
-    async def _until_over(self, tenant_id: str, run_id: str) -> None:
+    async def _until_over(self, tenant_id: str, run_id: str, *, stop_at_pause: bool) -> None:
         store, clock = self._runs.engine.store, self._runs.engine.clock
         patience = Patience(self._runs)
         with self._runs.wakeup.subscribe(end_channel(tenant_id, run_id)) as watch:
@@ -308,7 +413,7 @@ class SegmentRunner:
                 record = await self._call(store.record, tenant_id, run_id)
                 if record is None:
                     raise RunNotFoundError(run_id)
-                if record.status.is_terminal:
+                if record.status.is_terminal or (stop_at_pause and record.status is SegmentStatus.PAUSED):
                     return
                 await self._call(patience.look, record)
                 left = POLL_SECONDS
@@ -320,38 +425,6 @@ class SegmentRunner:
                 await watch.wait_async(min(left, POLL_SECONDS))
 
 
-def _has_hooks(runtime: RuntimeContext | None) -> bool:
-    if runtime is None:
-        return False
-    hooks = (runtime.on_event, runtime.on_step_start, runtime.on_step_complete, runtime.on_step_error)
-    return any(hook is not None for hook in hooks)
-
-
-async def _tell(event: WorktrailEvent, config: RunConfig | None, runtime: RuntimeContext | None) -> None:
-    """Call whoever asked to be told of such an event."""
-    step_id = event.step_id or ""
-    hook: HookName | None = None
-    what: Any = None
-    if event.event_type is EventType.STEP_STARTED:
-        hook, what = "on_step_start", event.payload.get("input")
-    elif event.event_type is EventType.STEP_COMPLETED:
-        hook, what = "on_step_complete", event.payload.get("output")
-    elif event.event_type is EventType.STEP_FAILED and event.error is not None:
-        hook, what = "on_step_error", StepError(step_id, event.error)
-    if hook is not None:
-        await _call_back(getattr(config, hook, None), step_id, what)
-    if runtime is not None:
-        runtime.notify("on_event", event)
-        if hook is not None:
-            runtime.notify(hook, event)
-
-
-async def _call_back(callback: Callable[..., Any] | None, *args: Any) -> None:
-    if callback is None:
-        return
-    try:
-        answer = callback(*args)
-        if inspect.isawaitable(answer):
-            await answer
-    except Exception:
-        logger.exception("a callback of the run failed")
+def _pauses_of(tenant_id: str, run_id: str) -> EventQuery:
+    kinds = frozenset({EventType.SEGMENT_PAUSED})
+    return EventQuery(tenant_id=tenant_id, run_id=run_id, event_types=kinds)
