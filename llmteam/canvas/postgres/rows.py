@@ -108,6 +108,7 @@ def step_values(row: StepRow) -> tuple[Any, ...]:
         row.live,
         row.failed_in,
         row.attempt,
+        row.losses,
         row.owner,
         row.wake_at,
         row.deadline,

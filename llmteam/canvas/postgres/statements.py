@@ -117,17 +117,17 @@ UPDATE llmteam.runs
 
 _FINISHED = """
 UPDATE llmteam.run_steps
-   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, owner = %s, wake_at = %s, deadline = %s,
-       ready_at = %s, finished_at = %s, decisions = %s::smallint[], terminal = %s, error = %s, chord_id = %s, loop = %s,
-       holder = NULL, lease_until = NULL, hints = 0, whole = %s, output = %s, output_ref = %s,
+   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, losses = %s, owner = %s, wake_at = %s,
+       deadline = %s, ready_at = %s, finished_at = %s, decisions = %s::smallint[], terminal = %s, error = %s, chord_id = %s,
+       loop = %s, holder = NULL, lease_until = NULL, hints = 0, whole = %s, output = %s, output_ref = %s,
        local_state = COALESCE(%s, local_state)
 """
 
 _OTHER = """
 UPDATE llmteam.run_steps
-   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, owner = %s, wake_at = %s, deadline = %s,
-       ready_at = %s, finished_at = %s, decisions = %s, terminal = %s, error = %s, chord_id = %s, loop = %s,
-       holder = NULL, lease_until = NULL, hints = 0
+   SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, losses = %s, owner = %s, wake_at = %s,
+       deadline = %s, ready_at = %s, finished_at = %s, decisions = %s, terminal = %s, error = %s, chord_id = %s,
+       loop = %s, holder = NULL, lease_until = NULL, hints = 0
 """
 
 _KEY = "WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s"
@@ -140,15 +140,15 @@ UPDATE_OTHER = Prepared("llmteam_update_step", _OTHER + _KEY)
 UPDATE_STEPS_HEAD = """
 UPDATE llmteam.run_steps s
    SET state = v.state, undecided = v.undecided, live = v.live, failed_in = v.failed_in, attempt = v.attempt,
-       owner = v.owner, wake_at = v.wake_at::timestamptz, deadline = v.deadline::timestamptz,
+       losses = v.losses, owner = v.owner, wake_at = v.wake_at::timestamptz, deadline = v.deadline::timestamptz,
        ready_at = v.ready_at::timestamptz, finished_at = v.finished_at::timestamptz,
        decisions = v.decisions::smallint[], terminal = v.terminal, error = v.error::json, chord_id = v.chord_id,
        loop = v.loop::json, holder = NULL, lease_until = NULL, hints = 0
   FROM (VALUES """
-UPDATE_STEPS_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+UPDATE_STEPS_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
 UPDATE_STEPS_TAIL = """)
-    AS v(step_id, visit, state, undecided, live, failed_in, attempt, owner, wake_at, deadline, ready_at, finished_at,
-         decisions, terminal, error, chord_id, loop)
+    AS v(step_id, visit, state, undecided, live, failed_in, attempt, losses, owner, wake_at, deadline, ready_at,
+         finished_at, decisions, terminal, error, chord_id, loop)
  WHERE s.tenant_id = %s AND s.run_id = %s AND s.step_id = v.step_id AND s.visit = v.visit;
 """
 
