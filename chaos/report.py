@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -30,6 +30,7 @@ class Report:
     figures: Mapping[str, int]
     stall: Stall
     shapes: Mapping[str, int]
+    logs: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -53,6 +54,7 @@ class Report:
             "figures": dict(self.figures),
             "must_be_zero": {name: len(lines) for name, lines in self.found.items()},
             "details": {name: list(lines) for name, lines in self.found.items() if lines},
+            "events": {run_id: list(lines) for run_id, lines in self.logs.items()},
             "longest_stall": asdict(self.stall),
             "faults": self.faults,
             "schedule": [{"at": at, "kind": kind.word, "victim": victim} for at, kind, victim in self.done],
@@ -71,6 +73,19 @@ def figures(accounts: Sequence[Account], found: Mapping[str, Sequence[str]]) -> 
         "leases that ran out": sum(step.losses for step in steps),
         "effects after deduplication": len(keys),
         "effects delivered again (allowed)": sum(count - 1 for _, count in keys),
+    }
+
+
+def logs(accounts: Sequence[Account], found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The events and step rows of the runs that a check names, a line each."""
+    named = {line.partition(":")[0] for lines in found.values() for line in lines}
+    return {
+        run.run_id: [
+            *(f"{one.seq} {one.ts:%H:%M:%S.%f} {one.event_type} {one.step_id}#{one.visit}" for one in run.events),
+            *(str(step) for step in run.steps),
+        ]
+        for run in accounts
+        if run.run_id in named
     }
 
 

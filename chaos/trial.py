@@ -196,6 +196,7 @@ class _Trial:
             figures=report.figures(accounts, found),
             stall=worst,
             shapes=Counter(case.shape.name for case in self._planned),
+            logs=report.logs(accounts, found),
         )
 
     def _outputs(self) -> dict[str, Any]:
