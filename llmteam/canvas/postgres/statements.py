@@ -118,8 +118,8 @@ UPDATE llmteam.runs
 _FINISHED = """
 UPDATE llmteam.run_steps
    SET state = %s, undecided = %s, live = %s, failed_in = %s, attempt = %s, losses = %s, owner = %s, wake_at = %s,
-       deadline = %s, ready_at = %s, finished_at = %s, decisions = %s::smallint[], terminal = %s, error = %s, chord_id = %s,
-       loop = %s, holder = NULL, lease_until = NULL, hints = 0, whole = %s, output = %s, output_ref = %s,
+       deadline = %s, ready_at = %s, finished_at = %s, decisions = %s::smallint[], terminal = %s, error = %s,
+       chord_id = %s, loop = %s, holder = NULL, lease_until = NULL, hints = 0, whole = %s, output = %s, output_ref = %s,
        local_state = COALESCE(%s, local_state)
 """
 
