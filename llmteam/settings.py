@@ -62,7 +62,7 @@ class Settings:
     lease_seconds: float = 30.0
     sweep_seconds: float = 5.0
     #: What running steps get to finish at a shutdown, before they are handed back.
-    drain_seconds: float = 30.0
+    drain_seconds: float = 25.0
     #: Messages in a queue that is being worked off, from which on no more hints are added to it.
     hint_depth: int = 1000
     #: Days for which runs are kept that are over; for ever when unset.

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import current_task
-from celery.signals import celeryd_after_setup, setup_logging
+from celery.signals import celeryd_after_setup, setup_logging, worker_ready
 
 from llmteam import telemetry
 from llmteam.dispatch import QUEUES, RUN_STEP
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.runtime.context import current_runtime
 from llmteam.settings import Settings, mask_url
-from llmteam.tasks.worker import import_user_modules
+from llmteam.tasks import shutdown
+from llmteam.tasks.worker import import_user_modules, step_worker
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -77,6 +78,19 @@ def _before_work(instance: Any, **_: Any) -> None:
         raise SystemExit(exit_code(exc)) from None
 
 
+@worker_ready.connect(weak=False, dispatch_uid="llmteam.startup")  # type: ignore[untyped-decorator]
+def _before_hints(sender: Any, **_: Any) -> None:
+    """Make the step worker at once where it works in this process: it also sweeps when nobody else does."""
+    ours = set(sender.app.amqp.queues.consume_from) & set(QUEUES)
+    if ours and _runs_here(sender.pool):
+        step_worker()
+
+
+def _runs_here(pool: Any) -> bool:
+    """Whether tasks run in the main process: a fork must not find threads in it that hold a lock."""
+    return type(pool).__module__ in ("celery.concurrency.thread", "celery.concurrency.solo")
+
+
 def exit_code(exc: LLMTeamError) -> int:
     """3 when a server cannot be reached or is not set up, 2 for whatever has to be put right by hand."""
     return 3 if isinstance(exc, InfrastructureError) else 2
@@ -90,6 +104,7 @@ def prepare(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
     import_user_modules(settings)
     check_app(app, queues, settings)
     check_database(settings)
+    shutdown.prepare(settings.drain_seconds)
 
 
 def check_app(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:

@@ -280,9 +280,11 @@ class Engine:
         return self._finish(execution, outcome, None)
 
     def timed_out(self, execution: Execution) -> Change:
-        """The handler was not done in time."""
-        execution.ctx.cancelled.set()
-        return self.failed(execution, StepTimeoutError(execution.node.step_id, execution.timeout or 0.0))
+        """The handler was not done in time. It is told only then: what it gives on being told must not count."""
+        try:
+            return self.failed(execution, StepTimeoutError(execution.node.step_id, execution.timeout or 0.0))
+        finally:
+            execution.ctx.cancelled.set()
 
     def _finish(self, execution: Execution, outcome: Outcome, output: StoredOutput | None) -> Change:
         header, graph, key = execution.header, execution.graph, execution.key

@@ -27,12 +27,17 @@ class Recovery:
         return self._move(tenant_id, run_id, key, lambda graph, moment: losses.lose(graph, moment, key, fence))
 
     def hand_back(self, execution: Execution) -> bool:
-        """This process cannot finish the step: another one goes on at once; False when the claim is over."""
-        execution.ctx.cancelled.set()
+        """This process cannot finish the step: another one goes on at once; False when the claim is over.
+
+        The handler is told afterwards: what it gives on being told must not count.
+        """
         key, fence, header = execution.key, execution.fence, execution.header
-        return self._move(
-            header.tenant_id, header.run_id, key, lambda graph, moment: losses.hand_back(graph, moment, key, fence)
-        )
+        try:
+            return self._move(
+                header.tenant_id, header.run_id, key, lambda graph, moment: losses.hand_back(graph, moment, key, fence)
+            )
+        finally:
+            execution.ctx.cancelled.set()
 
     def overdue(self, tenant_id: str, run_id: str, key: Key, fence: int) -> bool:
         """The step's deadline has passed, whatever its worker does: it has timed out; False when the claim is over."""

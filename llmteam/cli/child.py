@@ -160,6 +160,8 @@ def _watch_lifeline(orphan_seconds: float) -> None:
 
 def _end_soon(seconds: float) -> None:
     """Drain, then end, by force when it takes longer than ``seconds``."""
+    if (shutdown := sys.modules.get("llmteam.tasks.shutdown")) is not None:
+        shutdown.within(seconds / 2)
     os.kill(os.getpid(), signal.SIGTERM)
     give_up = time.monotonic() + seconds
     while _is_busy() and time.monotonic() < give_up:

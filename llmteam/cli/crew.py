@@ -15,12 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from llmteam.cli.child import STOP, Orders
-from llmteam.dispatch import PROCESS_QUEUES, THREAD_QUEUES
+from llmteam.dispatch import PROCESS_QUEUES, QUARANTINE_QUEUE, THREAD_QUEUES
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +45,24 @@ def threads_worker(concurrency: int | None = None, *, lean: bool = False) -> Pro
     return _worker("threads", THREAD_QUEUES, concurrency or 16, lean)
 
 
-def prefork_worker(concurrency: int | None = None, *, lean: bool = False) -> Program:
-    """Users' steps, one process each."""
-    return _worker("prefork", PROCESS_QUEUES, concurrency or os.cpu_count() or 1, lean)
+def prefork_worker(concurrency: int | None = None, *, lean: bool = False, apart: bool = False) -> Program:
+    """Users' steps, one process each. ``apart`` says that another worker serves the quarantine."""
+    queues = tuple(queue for queue in PROCESS_QUEUES if not apart or queue != QUARANTINE_QUEUE)
+    return _worker("prefork", queues, concurrency or os.cpu_count() or 1, lean)
 
 
-def _worker(pool: str, queues: Sequence[str], concurrency: int, lean: bool) -> Program:
+def quarantine_worker() -> Program:
+    """Steps that took their worker with them: one at a time, and each in a process that ends with it."""
+    program = _worker("prefork", (QUARANTINE_QUEUE,), 1, lean=False, name="quarantine")
+    return replace(program, arguments=(*program.arguments, "--max-tasks-per-child", "1"))
+
+
+def _worker(pool: str, queues: Sequence[str], concurrency: int, lean: bool, name: str = "") -> Program:
     """``lean`` leaves out heartbeats, which only Flower reads. Nobody reads gossip, and mingling takes a second."""
     arguments = ["worker", "--pool", pool, "--concurrency", str(concurrency), "--queues", ",".join(queues)]
-    arguments += ["--hostname", f"{pool}.{os.getpid()}@%h", "--without-gossip", "--without-mingle"]
+    arguments += ["--hostname", f"{name or pool}.{os.getpid()}@%h", "--without-gossip", "--without-mingle"]
     arguments += ["--without-heartbeat"] if lean else []
-    return Program(pool, tuple(arguments), tuple(queues))
+    return Program(name or pool, tuple(arguments), tuple(queues))
 
 
 def beat() -> Program:

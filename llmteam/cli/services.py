@@ -12,14 +12,14 @@ from pathlib import Path
 import click
 
 from llmteam import telemetry
-from llmteam.cli.crew import Crew, Program, beat, flower, prefork_worker, threads_worker
+from llmteam.cli.crew import Crew, Program, beat, flower, prefork_worker, quarantine_worker, threads_worker
 from llmteam.cli.options import imports_option, load_settings
 from llmteam.cli.render import say
 from llmteam.cli.roster import Enlistment, members
 from llmteam.cli.servers import Installation, installation
 from llmteam.cli.supervise import Signals, supervise
 from llmteam.errors import ConfigurationError
-from llmteam.settings import Settings, mask_url
+from llmteam.settings import Settings, mask_url, variable
 
 #: Where Flower listens: nobody but this machine reaches it.
 LOOPBACK = "127.0.0.1"
@@ -82,7 +82,7 @@ def up(
             raise ConfigurationError(
                 f"`llmteam up` runs in this home already (process {member.pid}): use it, stop it, or set LLMTEAM_HOME"
             )
-    programs = [threads_worker(concurrency), prefork_worker(concurrency), beat()]
+    programs = [threads_worker(concurrency), *_process_workers(concurrency), beat()]
     extra: dict[str, str] = {}
     if with_flower:
         programs.append(flower(LOOPBACK, port))
@@ -125,7 +125,7 @@ def worker(pool: str, concurrency: int | None, imports: tuple[str, ...], grace: 
     if pool in {"threads", "both"}:
         programs.append(threads_worker(concurrency))
     if pool in {"prefork", "both"}:
-        programs.append(prefork_worker(concurrency))
+        programs += _process_workers(concurrency)
     settings = load_settings(imports)
     with installation(settings) as place:
         _preflight(place)
@@ -155,6 +155,16 @@ def flower_command(address: str, port: int, basic_auth: str | None) -> None:
         sys.exit(_serve(place, "flower", [program], _nothing, 10.0, {_AUTH_VARIABLE: auth}))
 
 
+def _process_workers(concurrency: int | None) -> list[Program]:
+    return [prefork_worker(concurrency, apart=True), quarantine_worker()]
+
+
+def _drain_seconds(settings: Settings, grace: float) -> float:
+    """What running steps get before they are handed back: the grace but for the time that this and the end take."""
+    most = max(grace - 5.0, grace / 2)
+    return min(settings.drain_seconds, most) if "drain_seconds" in settings.origins else most
+
+
 def _serve(
     place: Installation,
     command: str,
@@ -169,7 +179,8 @@ def _serve(
     crew = Crew()
     enlistment = Enlistment(place.home, command, place.settings.imports)
     try:
-        crew.release(place.orders(**(extra or {})))
+        drain = {variable("drain_seconds"): f"{_drain_seconds(place.settings, grace):g}"}
+        crew.release(place.orders(**drain, **(extra or {})))
         for program in programs:
             crew.add(program)
         enlistment.write(crew.names)
