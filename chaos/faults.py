@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import redis
 
-from chaos.fleet import Fleet, Service
+from chaos.fleet import Fleet, Service, children
 from chaos.messages import Messages
 from chaos.schedule import Fault, Kind
 from llmteam.embedded import status
+
+T = TypeVar("T")
 
 _SERVER_SECONDS = 20.0
 
@@ -28,10 +31,10 @@ class Harm:
     fleet: Fleet
     home: Path
     messages: Messages
+    restarts: int = 0
     done: list[tuple[float, Kind, str]] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     _later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
-    _over: bool = False
 
     @property
     def now(self) -> float:
@@ -44,7 +47,8 @@ class Harm:
         return {kind: counts[kind] for kind in Kind}
 
     def tick(self) -> None:
-        """Do what was put off until now."""
+        """Do what was put off until now, and look after services that have ended."""
+        self.restarts += self.fleet.look_after()
         due = [action for moment, action in self._later if moment <= self.now]
         self._later = [(moment, action) for moment, action in self._later if moment > self.now]
         for action in due:
@@ -62,8 +66,7 @@ class Harm:
             self.done.append((round(began, 2), fault.kind, whom))
 
     def end(self) -> None:
-        """Thaw what is frozen and bring back what was to come back."""
-        self._over = True
+        """Thaw what is frozen."""
         later, self._later = self._later, []
         for _, action in later:
             action()
@@ -72,54 +75,42 @@ class Harm:
 
     def _victim(self, fault: Fault) -> Service:
         """The one that the fault's number says, or the next that is up."""
-        workers = self.fleet.workers
-        first = fault.number % len(workers)
-        in_turn = [*workers[first:], *workers[:first]]
-        return next((one for one in in_turn if one.worker() is not None), in_turn[0])
+        in_turn = _from(self.fleet.workers, fault.number)
+        return next((one for one in in_turn if one.workers()), in_turn[0])
 
     def kill_worker(self, fault: Fault) -> str:
         victim = self._victim(fault)
-        return _signal(victim.name, [victim.worker()], signal.SIGKILL)
+        return _signal(victim.name, _from(victim.workers(), fault.number // 7)[:1], signal.SIGKILL)
 
     def kill_child(self, fault: Fault) -> str:
-        victim = self.fleet.preforks[fault.number % len(self.fleet.preforks)]
-        pool = victim.pool()
-        return _signal(victim.name, [pool[fault.number // 7 % len(pool)]], signal.SIGKILL) if pool else ""
+        in_turn = _from(self.fleet.preforks, fault.number)
+        victim = next((one for one in in_turn if one.pool()), in_turn[0])
+        return _signal(victim.name, _from(victim.pool(), fault.number // 7)[:1], signal.SIGKILL)
 
     def kill_tree(self, fault: Fault) -> str:
-        """What happens to a container that is killed; it comes back after a moment."""
+        """What happens to a container that is killed."""
         victim = self._victim(fault)
-        whom = _signal(victim.name, victim.family(), signal.SIGKILL)
-        victim.end()
-        self._later.append((self.now + 1.0, victim.start))
-        return whom
+        return _signal(victim.name, victim.family(), signal.SIGKILL)
 
     def drain(self, fault: Fault) -> str:
-        """What a deployment does: the old one is asked to end, the new one starts when it has."""
+        """What a deployment does: the old one is asked to end, a new one comes when it has."""
         victim = self._victim(fault)
         if not victim.is_running:
             return ""
         victim.ask_to_end()
-
-        def replace() -> None:
-            if victim.is_running and not self._over:
-                self._later.append((self.now + 0.5, replace))
-                return
-            victim.end()
-            victim.start()
-
-        self._later.append((self.now + 0.5, replace))
         return victim.name
 
     def freeze(self, fault: Fault) -> str:
         """Stop a worker with its pool for longer than its lease: a zombie comes back with results that are late."""
         victim = self._victim(fault)
-        frozen = [one for one in (victim.worker(), *victim.pool()) if one is not None]
+        worker = _from(victim.workers(), fault.number // 7)[:1]
+        frozen = [*worker, *(child for one in worker for child in children(one))]
         whom = _signal(victim.name, frozen, signal.SIGSTOP)
         self._later.append((self.now + fault.seconds, lambda: _thaw(frozen)))
         return whom and f"{whom} for {fault.seconds} s"
 
     def kill_beat(self, fault: Fault) -> str:
+        self.fleet.beat.wanted = False
         return _signal("beat", self.fleet.beat.family(), signal.SIGKILL)
 
     # -- servers
@@ -158,18 +149,23 @@ class Harm:
         return _counted(self.messages.reorder(fault.number))
 
 
+def _from(things: Sequence[T], number: int) -> list[T]:
+    """All of them, beginning with the one that a number says."""
+    first = number % len(things) if things else 0
+    return [*things[first:], *things[:first]]
+
+
 def _counted(messages: int) -> str:
     return f"{messages} messages" if messages else ""
 
 
-def _signal(name: str, processes: Sequence[psutil.Process | None], number: signal.Signals) -> str:
+def _signal(name: str, processes: Sequence[psutil.Process], number: signal.Signals) -> str:
     """Signal those that live; the name and their pids."""
     hit = []
     for one in processes:
         with contextlib.suppress(psutil.Error):
-            if one is not None:
-                one.send_signal(number)
-                hit.append(str(one.pid))
+            one.send_signal(number)
+            hit.append(str(one.pid))
     return f"{name} ({', '.join(hit)})" if hit else ""
 
 

@@ -21,6 +21,8 @@ _READY_SECONDS = 90.0
 #: What running steps get when a worker is asked to end.
 GRACE = 5.0
 _STOP_SECONDS = GRACE + 15.0
+#: How long a service stays away that has ended.
+_PAUSE_SECONDS = 1.0
 
 
 class NotReadyError(LLMTeamError, RuntimeError):
@@ -39,10 +41,13 @@ class Service:
         self._arguments = list(arguments)
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._gone_since: float | None = None
+        self.wanted = True
         self.start()
 
     def start(self) -> None:
         """Start the supervisor; the one before must be gone."""
+        self._gone_since = None
         clean = {key: value for key, value in os.environ.items() if not key.startswith("LLMTEAM_")}
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         with self._log.open("ab") as log:
@@ -74,17 +79,30 @@ class Service:
     def supervisor(self) -> psutil.Process | None:
         return _process(self._process.pid) if self._process is not None and self.is_running else None
 
-    def worker(self) -> psutil.Process | None:
-        """Celery's main process, unless it is down right now."""
-        return next(iter(_children(self.supervisor())), None)
+    def workers(self) -> list[psutil.Process]:
+        """Celery's main processes that are up right now, the oldest first."""
+        supervisor = self.supervisor()
+        return [] if supervisor is None else children(supervisor)
 
     def pool(self) -> list[psutil.Process]:
-        """The processes of a prefork pool, the oldest first."""
-        return _children(self.worker())
+        """The processes of prefork pools, the oldest first."""
+        return [child for worker in self.workers() for child in children(worker)]
 
     def family(self) -> list[psutil.Process]:
-        """The supervisor, the worker and its pool, as far as they live."""
-        return [one for one in (self.supervisor(), self.worker(), *self.pool()) if one is not None]
+        """The supervisor, its workers and their pools, as far as they live."""
+        supervisor = self.supervisor()
+        return [*([] if supervisor is None else [supervisor]), *self.workers(), *self.pool()]
+
+    def look_after(self) -> bool:
+        """Start it again a moment after it ended, whatever ended it, as a container's restart policy does."""
+        if self.is_running or not self.wanted:
+            return False
+        now = time.monotonic()
+        self._gone_since = self._gone_since or now
+        if now - self._gone_since < _PAUSE_SECONDS:
+            return False
+        self.start()
+        return True
 
     def ask_to_end(self) -> None:
         if self.is_running and self._process is not None:
@@ -111,12 +129,10 @@ def _process(pid: int) -> psutil.Process | None:
         return None
 
 
-def _children(parent: psutil.Process | None) -> list[psutil.Process]:
-    if parent is None:
-        return []
+def children(parent: psutil.Process) -> list[psutil.Process]:
+    """The children of a process, the oldest first; none of one that is gone."""
     try:
-        children = parent.children()
-        return sorted(children, key=lambda one: (one.create_time(), one.pid))
+        return sorted(parent.children(), key=lambda one: (one.create_time(), one.pid))
     except psutil.Error:
         return []
 
@@ -149,6 +165,10 @@ class Fleet:
                 if time.monotonic() > give_up:
                     raise NotReadyError(service.name, service.last_words())
                 time.sleep(0.1)
+
+    def look_after(self) -> int:
+        """Start again what has ended; how many."""
+        return sum(service.look_after() for service in self.all)
 
     def stop(self) -> None:
         """End everything, what is frozen too."""

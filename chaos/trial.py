@@ -172,6 +172,7 @@ class _Trial:
         began = time.monotonic()
         left = self._witness.unfinished()
         while left != 0 and self._settled < self._size.settle:
+            self._harm.tick()
             time.sleep(0.25)
             left = self._witness.unfinished()
             self._settled = time.monotonic() - began
@@ -193,7 +194,7 @@ class _Trial:
             settled=self._settled,
             found=found,
             done=self._harm.done,
-            figures=report.figures(accounts, found),
+            figures={**report.figures(accounts, found), "services started again": self._harm.restarts},
             stall=worst,
             shapes=Counter(case.shape.name for case in self._planned),
             logs=report.logs(accounts, found),
