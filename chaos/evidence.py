@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg2
 
-from llmteam.embedded import DATABASE, EmbeddedServers
+from llmteam.embedded import DATABASE, LOGIN, EmbeddedServers
 
 _RUNS = """
 SELECT run_id, status, open, running, completed, failed, total, next_seq, error ->> 'error_type',
@@ -23,6 +23,8 @@ _EVENTS = (
     "SELECT run_id, seq, event_type, ts, step_id, step_type, visit, attempt FROM llmteam.events ORDER BY run_id, seq"
 )
 _OPEN = "SELECT count(*) FROM llmteam.runs WHERE finished_at IS NULL"
+#: Roles are taken on per transaction; the login stays what it was.
+_CUT = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{LOGIN}'"
 _KNOWN = "SELECT count(*) FROM llmteam.runs"
 
 
@@ -103,6 +105,10 @@ class Witness:
         """How many runs there are; None while the server is away."""
         return self._number(_KNOWN)
 
+    def cut(self) -> int:
+        """End every session of the installation's login; how many."""
+        return self._number(_CUT) or 0
+
     def _number(self, statement: str) -> int | None:
         try:
             with closing(self._connected()) as connection:
@@ -112,7 +118,7 @@ class Witness:
         return int(number)
 
     def _connected(self) -> Any:
-        return psycopg2.connect(self._url, dbname=DATABASE)
+        return psycopg2.connect(self._url, dbname=DATABASE, connect_timeout=5)
 
 
 def _all(connection: Any, statement: str) -> list[tuple[Any, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import psycopg2
 import redis
 
+from chaos.evidence import Witness
 from chaos.fleet import Fleet, Service, children
 from chaos.messages import Messages
 from chaos.schedule import Fault, Kind
@@ -22,6 +25,8 @@ from llmteam.embedded import status
 T = TypeVar("T")
 
 _SERVER_SECONDS = 20.0
+#: Process ids that are told of one fault.
+_SHOWN = 8
 
 
 @dataclass
@@ -31,10 +36,11 @@ class Harm:
     fleet: Fleet
     home: Path
     messages: Messages
+    witness: Witness
     restarts: int = 0
     done: list[tuple[float, Kind, str]] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
-    _later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+    _thaws: list[threading.Timer] = field(default_factory=list)
 
     @property
     def now(self) -> float:
@@ -47,19 +53,15 @@ class Harm:
         return {kind: counts[kind] for kind in Kind}
 
     def tick(self) -> None:
-        """Do what was put off until now, and look after services that have ended."""
+        """Look after services that have ended."""
         self.restarts += self.fleet.look_after()
-        due = [action for moment, action in self._later if moment <= self.now]
-        self._later = [(moment, action) for moment, action in self._later if moment > self.now]
-        for action in due:
-            action()
 
     def inflict(self, fault: Fault) -> None:
         """Do one fault now. What finds no victim is not counted."""
         began = self.now
         try:
             whom = _ACTIONS[fault.kind](self, fault)
-        except (psutil.Error, redis.RedisError):
+        except (psutil.Error, redis.RedisError, psycopg2.Error):
             # The victim of a fault may be down already, from the one before.
             return
         if whom:
@@ -67,9 +69,9 @@ class Harm:
 
     def end(self) -> None:
         """Thaw what is frozen."""
-        later, self._later = self._later, []
-        for _, action in later:
-            action()
+        for timer in self._thaws:
+            timer.cancel()
+            timer.function(*timer.args)
 
     # -- processes
 
@@ -105,9 +107,16 @@ class Harm:
         victim = self._victim(fault)
         worker = _from(victim.workers(), fault.number // 7)[:1]
         frozen = [*worker, *(child for one in worker for child in children(one))]
-        whom = _signal(victim.name, frozen, signal.SIGSTOP)
-        self._later.append((self.now + fault.seconds, lambda: _thaw(frozen)))
-        return whom and f"{whom} for {fault.seconds} s"
+        return self._freeze(victim.name, frozen, fault.seconds)
+
+    def _freeze(self, name: str, processes: list[psutil.Process], seconds: float) -> str:
+        whom = _signal(name, processes, signal.SIGSTOP)
+        # In a thread of its own: the fault behind this one may hang on what is frozen.
+        timer = threading.Timer(seconds, _thaw, [processes])
+        timer.daemon = True
+        self._thaws.append(timer)
+        timer.start()
+        return whom and f"{whom} for {seconds} s"
 
     def kill_beat(self, fault: Fault) -> str:
         self.fleet.beat.wanted = False
@@ -132,6 +141,19 @@ class Harm:
 
     def restart_postgres(self, fault: Fault) -> str:
         return _signal("postgres", [self._server("postgres")], signal.SIGQUIT)
+
+    def stall_valkey(self, fault: Fault) -> str:
+        return self._freeze("valkey", [self._server("valkey")], fault.seconds)
+
+    def stall_postgres(self, fault: Fault) -> str:
+        """Every session stands still, and nobody can tell that from a slow server."""
+        postmaster = self._server("postgres")
+        return self._freeze("postgres", [postmaster, *children(postmaster)], fault.seconds)
+
+    def cut(self, fault: Fault) -> str:
+        """What a restarted proxy or a firewall does."""
+        self.messages.cut()
+        return f"valkey, postgres ({self.witness.cut()} sessions)"
 
     # -- messages
 
@@ -166,7 +188,8 @@ def _signal(name: str, processes: Sequence[psutil.Process], number: signal.Signa
         with contextlib.suppress(psutil.Error):
             one.send_signal(number)
             hit.append(str(one.pid))
-    return f"{name} ({', '.join(hit)})" if hit else ""
+    shown = ", ".join(hit[:_SHOWN]) + (f" and {len(hit) - _SHOWN} more" if len(hit) > _SHOWN else "")
+    return f"{name} ({shown})" if hit else ""
 
 
 def _thaw(processes: list[psutil.Process]) -> None:
@@ -183,7 +206,10 @@ _ACTIONS: dict[Kind, Callable[[Harm, Fault], str]] = {
     Kind.DRAIN: Harm.drain,
     Kind.FLUSH: Harm.flush,
     Kind.KILL_VALKEY: Harm.kill_valkey,
+    Kind.STALL_VALKEY: Harm.stall_valkey,
     Kind.RESTART_POSTGRES: Harm.restart_postgres,
+    Kind.STALL_POSTGRES: Harm.stall_postgres,
+    Kind.CUT: Harm.cut,
     Kind.DUPLICATE: Harm.double,
     Kind.DROP: Harm.drop,
     Kind.REORDER: Harm.reorder,

@@ -27,6 +27,10 @@ class Messages:
     def flush(self) -> None:
         self._client.flushall()
 
+    def cut(self) -> None:
+        """End every connection, this one not."""
+        self._client.client_kill_filter(_type="normal", skipme=True)
+
     def answers(self) -> bool:
         """Whether the server is there."""
         try:

@@ -18,7 +18,10 @@ class Kind(StrEnum):
     DRAIN = "worker ended by SIGTERM and replaced"
     FLUSH = "Valkey flushed"
     KILL_VALKEY = "Valkey killed, back without data"
+    STALL_VALKEY = "Valkey frozen for seconds"
     RESTART_POSTGRES = "Postgres ended without a checkpoint"
+    STALL_POSTGRES = "Postgres frozen for seconds"
+    CUT = "connections to both servers cut"
     DUPLICATE = "messages doubled"
     DROP = "messages dropped"
     REORDER = "queues shuffled"
@@ -39,11 +42,16 @@ _WEIGHTS = {
     Kind.DRAIN: 1.0,
     Kind.FLUSH: 1.5,
     Kind.KILL_VALKEY: 1.0,
+    Kind.STALL_VALKEY: 1.0,
     Kind.RESTART_POSTGRES: 1.0,
+    Kind.STALL_POSTGRES: 1.0,
+    Kind.CUT: 1.0,
     Kind.DUPLICATE: 2.0,
     Kind.DROP: 1.0,
     Kind.REORDER: 1.0,
 }
+#: How long a kind lasts at least, in leases; at most it is twice that.
+_LEASES = {Kind.FREEZE: 1.25, Kind.STALL_VALKEY: 0.4, Kind.STALL_POSTGRES: 0.4}
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def schedule(
     faults = []
     for slot, kind in enumerate(drawn):
         at = round(min((slot + chance.random()) * every, seconds), 2)
-        length = lease * (1.5 + chance.random()) if kind is Kind.FREEZE else 0.0
+        length = lease * _LEASES.get(kind, 0.0) * (1 + chance.random())
         if length:
             at = max(0.0, round(min(at, seconds - length), 2))
         faults.append(Fault(at, kind, chance.randrange(1_000_000), round(length, 2)))

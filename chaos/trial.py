@@ -49,7 +49,7 @@ class Size:
 
 
 FULL = Size(runs=600, seconds=120.0, every=2.5, settle=180.0, width=60)
-QUICK = Size(runs=90, seconds=24.0, every=2.0, settle=70.0, width=16)
+QUICK = Size(runs=90, seconds=26.0, every=1.7, settle=70.0, width=16)
 
 
 def trial(
@@ -112,7 +112,7 @@ class _Trial:
         self._settings = Settings(
             database_url=servers.database_url, broker_url=servers.broker_url, imports=("chaos.steps",)
         )
-        self._harm = Harm(running, servers.home, Messages(servers.broker_url))
+        self._harm = Harm(running, servers.home, Messages(servers.broker_url), self._witness)
         self._settled = 0.0
         self._give_up = threading.Event()
 

@@ -66,7 +66,7 @@ def test_what_is_frozen_outlives_its_lease(seed: int) -> None:
     frozen = [fault.seconds for fault in drawn(seed) if fault.kind is Kind.FREEZE]
 
     assert frozen
-    assert all(6.0 <= seconds <= 10.0 for seconds in frozen)
+    assert all(5.0 <= seconds <= 10.0 for seconds in frozen)
 
 
 @given(SEEDS)
