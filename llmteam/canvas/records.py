@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llmteam import codec
 from llmteam.canvas.graph import Node
@@ -13,9 +13,11 @@ from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.routing import Source, StepOutput
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow
-from llmteam.dispatch import Hint
 from llmteam.events.models import ErrorInfo, EventDraft
 from llmteam.events.payloads import omission, prepare
+
+if TYPE_CHECKING:
+    from llmteam.dispatch import Hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ class RunRecord:
     root_run_id: str = ""
     link: str | None = None
     idempotency_key: str | None = None
+    wake_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +327,9 @@ class RunStore(Protocol):
         """Newest first."""
         ...
 
-    def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]: ...
+    def steps(self, tenant_id: str, run_id: str, *, outputs: bool = True) -> list[StepRecord]:
+        """In the order in which they began; without ``outputs`` what steps gave is not read."""
+        ...
 
     def input(self, tenant_id: str, run_id: str) -> str | None:
         """What the run was started with, as JSON text."""

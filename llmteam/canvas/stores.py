@@ -257,7 +257,7 @@ class MemoryRunStore:
         """As :meth:`RunStore.take_hold`."""
         run = self._runs[header.tenant_id, header.run_id]
         with run.lock:
-            steps = [self._step_record(run, row) for row in sorted(run.rows.values(), key=_beginning)]
+            steps = [self._step_record(run, row, True) for row in sorted(run.rows.values(), key=_beginning)]
             change, snapshot = seal(Slice(run.state, (), now), codec.loads(run.start.input), steps)
             if change.applied and snapshot is not None:
                 self._snapshots[header.tenant_id, snapshot.snapshot_id] = snapshot
@@ -327,16 +327,16 @@ class MemoryRunStore:
         ]
         return sorted(found, key=lambda record: (record.created_at, record.run_id), reverse=True)[:limit]
 
-    def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]:
+    def steps(self, tenant_id: str, run_id: str, *, outputs: bool = True) -> list[StepRecord]:
         """As :meth:`RunStore.steps`."""
         run = self._runs.get((tenant_id, run_id))
         if run is None:
             return []
         with run.lock:
             rows = sorted(run.rows.values(), key=_beginning)
-            return [self._step_record(run, row) for row in rows]
+            return [self._step_record(run, row, outputs) for row in rows]
 
-    def _step_record(self, run: MemoryRun, row: StepRow) -> StepRecord:
+    def _step_record(self, run: MemoryRun, row: StepRow, outputs: bool) -> StepRecord:
         held = run.held.get(row.key) if row.state is StepState.RUNNING else None
         frozen = run.frozen.get(row.key, (None, None))
         return StepRecord(
@@ -344,7 +344,7 @@ class MemoryRunStore:
             run.nodes[row.step_id].facts.queue,
             None if held is None else held.holder,
             None if held is None else held.until,
-            self._output(run, row.key).value if row.key in run.outputs else None,
+            self._output(run, row.key).value if outputs and row.key in run.outputs else None,
             run.hints.get(row.key, 0),
             *frozen,
         )
@@ -400,4 +400,5 @@ def _shown(run: MemoryRun) -> RunRecord:
         root_run_id=header.root_run_id,
         link=header.link,
         idempotency_key=run.key,
+        wake_at=run.wake_at,
     )

@@ -165,13 +165,20 @@ class Surgery:
         link = Link("retry", run_id, made if new_keys else header.root_run_id)
         return self._begin(header, made, link, plan.reused)
 
-    def plan_fork(self, tenant_id: str, run_id: str, step_id: str, visit: int | None = None) -> Plan:
-        """What :meth:`fork` would do. Raises :class:`RunNotFoundError`, :class:`RunStateError`."""
+    def plan_fork(
+        self, tenant_id: str, run_id: str, step_id: str, visit: int | None = None, *, edited: Sequence[str] = ()
+    ) -> Plan:
+        """What :meth:`fork` would do with the answers of the steps ``edited`` replaced.
+
+        Raises :class:`RunNotFoundError`, :class:`RunStateError`.
+        """
         record = self._over(tenant_id, run_id, "forked")
         rows = self._rows(tenant_id, run_id)
         graph = self._engine.graph_of(self._header(tenant_id, run_id))
-        start = _begun(record, rows, step_id, visit)
-        dropped = behind(graph, start, rows)
+        replaced = [_begun(record, rows, name, None) for name in edited]
+        dropped = behind(graph, _begun(record, rows, step_id, visit), rows)
+        dropped |= {key for row in replaced for key in behind(graph, row, rows)}
+        dropped -= {row.key for row in replaced}
         reused = [row for row in finished_rows(rows) if row.key not in dropped]
         return self._plan("fork", record, rows, reused, same_key=False)
 

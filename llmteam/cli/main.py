@@ -13,11 +13,13 @@ import llmteam
 from llmteam.cli import codes
 from llmteam.cli.database import db
 from llmteam.cli.doctor import doctor
+from llmteam.cli.explain import explain
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
 from llmteam.cli.runs import runs
 from llmteam.cli.segments import catalog, segment
 from llmteam.cli.services import beat_command, flower_command, up, worker
+from llmteam.cli.surgery import fork, pause, resume, retry
 from llmteam.errors import LLMTeamError
 
 
@@ -31,8 +33,10 @@ def cli() -> None:
     """
 
 
-for _command in (run, up, worker, beat_command, flower_command, runs, segment, catalog, db, doctor):
+for _command in (run, up, worker, beat_command, flower_command, runs, explain, segment, catalog, db, doctor):
     cli.add_command(_command)
+for _command in (pause, resume, retry, fork):
+    runs.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -43,6 +43,8 @@ class Request:
     watch: bool
     timeout: float | None
     as_json: bool
+    key: str | None
+    rules: tuple[Literal["return", "fail", "restart"], Literal["return", "fail", "restart", "restart_failed"]]
 
 
 @click.command(short_help="Run a segment and print its outputs.")
@@ -50,7 +52,22 @@ class Request:
 @click.option("--example", metavar="NAME", help="Run a segment that ships with llmteam: ticket-triage.")
 @click.option("--input", "input_text", metavar="JSON|@FILE|-", help="The run's input; without it, null.")
 @tenant_option
-@click.option("--run-id", metavar="ID", help="The run's id; a new one by default. A second run of one id is refused.")
+@click.option("--run-id", metavar="ID", help="The run's id; a new one by default. One id, and one --key, is one run.")
+@click.option("--key", metavar="KEY", help="An idempotency key: starting again with it gives the run that has it.")
+@click.option(
+    "--if-open",
+    type=click.Choice(["return", "fail", "restart"]),
+    default="return",
+    show_default=True,
+    help="What to do about a run of the same id or key that is not over; restart cancels it.",
+)
+@click.option(
+    "--if-closed",
+    type=click.Choice(["return", "fail", "restart", "restart_failed"]),
+    default="return",
+    show_default=True,
+    help="What to do about one that is over.",
+)
 @click.option("--watch/--no-watch", default=None, help="Show steps as they move; the default on a terminal.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the run after.")
 @imports_option
@@ -61,6 +78,9 @@ def run(
     input_text: str | None,
     tenant: str,
     run_id: str | None,
+    key: str | None,
+    if_open: Literal["return", "fail", "restart"],
+    if_closed: Literal["return", "fail", "restart", "restart_failed"],
     watch: bool | None,
     timeout: float | None,
     imports: tuple[str, ...],
@@ -76,7 +96,8 @@ def run(
     if source == input_text == "-":
         raise click.UsageError("segment and input cannot both come from standard input")
     watched = (sys.stderr.isatty() and not as_json) if watch is None else watch
-    request = Request(source, example, input_text, tenant, run_id, watched, timeout, as_json)
+    rules = (if_open, if_closed)
+    request = Request(source, example, input_text, tenant, run_id, watched, timeout, as_json, key, rules)
     settings = load_settings(imports)
     with contextlib.ExitStack() as stack:
         code = _Command(request, settings, stack).execute()
@@ -204,7 +225,7 @@ class _Command:
 
     def _start(self, runs: Runs, definition: SegmentDefinition, value: Any) -> str:
         from llmteam.canvas.results import RunConfig
-        from llmteam.canvas.runs import Start, runtime_ref
+        from llmteam.canvas.runs import Start, StartRules, runtime_ref
         from llmteam.ids import check_identifier, new_id
 
         tenant = check_identifier("tenant", self._request.tenant)
@@ -212,7 +233,9 @@ class _Command:
         config = None
         if self._request.timeout is not None:
             config = RunConfig(timeout_seconds=self._request.timeout, max_retries=definition.params.max_retries)
-        return runs.start(Start(tenant, definition, value, config, run_id, context=runtime_ref(tenant, run_id)))
+        context, rules = runtime_ref(tenant, run_id), StartRules(*self._request.rules)
+        key = self._request.key
+        return runs.start(Start(tenant, definition, value, config, run_id, "", context, key, rules))
 
     def _wait(self, runs: Runs, run_id: str, progress: Progress) -> signal.Signals | None:
         from llmteam.cli.follow import follow

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 @click.group()
 def runs() -> None:
-    """Runs: list, show, cancel."""
+    """Runs: list, show, cancel, pause, resume, retry, fork."""
 
 
 @runs.command(name="list")
 @tenant_option
-@click.option("--status", metavar="STATUS", help="Only these: running, completed, failed, cancelled, timeout.")
+@click.option("--status", metavar="STATUS", help="Only runs that are running, paused, completed, failed …")
 @click.option("--segment", metavar="ID", help="Only runs of this segment.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
 @json_option
 def list_runs(tenant: str, status: str | None, segment: str | None, limit: int, as_json: bool) -> None:
     """List runs, newest first."""
     wanted = None if status is None else _status(status)
-    with _runs() as known:
+    with opened_runs() as known:
         found = known.engine.store.records(tenant, status=wanted, segment_id=segment, limit=limit)
     if as_json:
         print_json([_run_document(record) for record in found])
@@ -64,7 +64,7 @@ def show(run_id: str, tenant: str, with_events: bool, as_json: bool) -> None:
     """Show a run: status, steps with timings, error and outputs."""
     from llmteam.events.models import EventQuery
 
-    with _runs() as known:
+    with opened_runs() as known:
         record = known.record(tenant, run_id)
         result = known.result(tenant, run_id, events=False)
         steps = known.engine.store.steps(tenant, run_id)
@@ -88,7 +88,7 @@ def show(run_id: str, tenant: str, with_events: bool, as_json: bool) -> None:
 @json_option
 def cancel(run_id: str, tenant: str, as_json: bool) -> None:
     """Cancel a run. Steps that run are told; what they did is not undone. One that is over stays as it is."""
-    with _runs() as known:
+    with opened_runs() as known:
         cancelled = known.cancel(tenant, run_id)
         record = known.record(tenant, run_id)
     if as_json:
@@ -110,7 +110,8 @@ def _status(text: str) -> SegmentStatus:
 
 
 @contextmanager
-def _runs() -> Iterator[Runs]:
+def opened_runs() -> Iterator[Runs]:
+    """The runs of the installation that the settings name."""
     with installation(load_settings()) as place:
         known = place.runs()
         try:
@@ -133,6 +134,11 @@ def _run_document(record: RunRecord) -> dict[str, Any]:
         "started_at": _iso(record.started_at),
         "finished_at": _iso(record.finished_at),
         "deadline": _iso(record.deadline),
+        "paused_at": _iso(record.paused_at),
+        "snapshot_id": record.snapshot_id,
+        "idempotency_key": record.idempotency_key,
+        "link": record.link,
+        "parent_run_id": record.parent_run_id,
     }
 
 
@@ -166,6 +172,10 @@ def _print_run(record: RunRecord) -> None:
             "created": record.created_at,
             "took": _took(record.started_at, record.finished_at) or None,
             "deadline": None if record.status.is_terminal else record.deadline,
+            "paused": None if record.status.is_terminal else record.paused_at,
+            "snapshot": None if record.status.is_terminal else record.snapshot_id,
+            "key": record.idempotency_key,
+            "from": None if record.link is None else f"{record.link} of {record.parent_run_id}",
             "error": None if record.error is None else f"{record.error.error_type}: {record.error.error_message}",
         }
     )

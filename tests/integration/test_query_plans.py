@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from llmteam.canvas.postgres import holds, leases, links, rows, sweeps
+from llmteam.canvas.postgres import checks, holds, leases, links, rows, sweeps
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.state import StepRow
 from llmteam.db import Database, Prepared
-from llmteam.db.hot import HotConnection, HotRole
+from llmteam.db.hot import HotConnection, HotRole, Params
 from tests.services import PostgresService
 
 #: 5,000 runs of 20 steps, all but some of them over, and one run with a join of 1,000 branches.
@@ -69,6 +69,7 @@ OF_A_RUN: dict[str, tuple[Prepared | str, tuple[Any, ...] | None]] = {
     "header": (sql.READ_HEADER, ONE_RUN),
     "record": (sql.READ_RECORD, ONE_RUN),
     "steps": (sql.READ_STEPS, ONE_RUN),
+    "steps without outputs": (sql.READ_STEPS_WITHOUT_OUTPUTS, ONE_RUN),
     "outputs": (sql.READ_OUTPUTS, ONE_RUN),
     "next number": (sql.READ_NEXT_SEQ, ONE_RUN),
     "ready": (sql.READ_READY, ONE_RUN),
@@ -77,12 +78,16 @@ OF_A_RUN: dict[str, tuple[Prepared | str, tuple[Any, ...] | None]] = {
     "thaw": (holds.THAW, (None, LEASE, LEASE, *ONE_RUN)),
     "copy": (links.COPY, (*ONE_RUN, "run-77")),
 }
-OF_MANY: dict[str, tuple[str, tuple[Any, ...], HotRole]] = {
+PAGE = {"tenant": "acme", "run": "run-3", "runs": 50, "steps": 50_000, "named": 100}
+BOUNDS = dict.fromkeys(("lease", "retry", "hint", "apart", "grace"), timedelta(minutes=1))
+OF_MANY: dict[str, tuple[str, Params, HotRole]] = {
     "runs": (sql.READ_RECORDS, ("acme", None, None, None, None, 50), "llmteam_app"),
     "runs by status": (sql.READ_RECORDS, ("acme", "running", "running", None, None, 50), "llmteam_app"),
     "due steps": (sweeps.TAKE_DUE, (["llmteam.io"], 500), "llmteam_sweeper"),
     "expired leases": (sweeps.TAKE_EXPIRED, (500,), "llmteam_sweeper"),
     "late runs": (sweeps.LATE_RUNS, (500,), "llmteam_sweeper"),
+    "a page of the check": (checks.PAGE, PAGE | BOUNDS, "llmteam_sweeper"),
+    "events of the check": (checks.EVENTS, ("acme", "run-3", "acme", "run-4", "acme"), "llmteam_app"),
     "purge": (sweeps.PURGE, (timedelta(days=1), 200), "llmteam_sweeper"),
     "renewal": (leases.RENEW, (*CLAIMS, LEASE, LEASE, LEASE), "llmteam_sweeper"),
     "lost claims": (leases.LOST, CLAIMS, "llmteam_sweeper"),
@@ -127,7 +132,7 @@ def test_what_concerns_many_runs_reads_an_index(full: Database, name: str) -> No
 
     plan = explain(full, statement, values, role=role)
 
-    assert all(found_by(scan) for scan in scans_of(plan, {"runs", "run_steps"}))
+    assert all(found_by(scan) for scan in scans_of(plan, {"runs", "run_steps", "events"}))
 
 
 def test_a_wide_join_looks_up_its_sources_by_key(full: Database) -> None:
@@ -149,7 +154,7 @@ def test_finishing_a_branch_of_a_wide_run_reads_its_own_rows_only(full: Database
 
 
 def explain(
-    database: Database, statement: Prepared | str, values: tuple[Any, ...] | None, *, role: HotRole = "llmteam_app"
+    database: Database, statement: Prepared | str, values: Params | None, *, role: HotRole = "llmteam_app"
 ) -> dict[str, Any]:
     """The plan of ``statement``; of a prepared one the plan for whatever values."""
     with database.hot("acme" if role == "llmteam_app" else None) as hot:
@@ -166,9 +171,7 @@ def explain(
     return plan
 
 
-def run_explain(
-    hot: HotConnection, statement: str, values: tuple[Any, ...], role: HotRole = "llmteam_app"
-) -> dict[str, Any]:
+def run_explain(hot: HotConnection, statement: str, values: Params, role: HotRole = "llmteam_app") -> dict[str, Any]:
     found = hot.script(statement, values, role=role)
     assert found is not None
     shown = found[0][0]

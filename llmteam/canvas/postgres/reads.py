@@ -96,9 +96,10 @@ class PostgresReads:
         params = (tenant_id, status, status, segment_id, segment_id, limit)
         return [rows.run_record(row) for row in self._read(tenant_id, sql.READ_RECORDS, *params)]
 
-    def steps(self, tenant_id: str, run_id: str) -> list[StepRecord]:
+    def steps(self, tenant_id: str, run_id: str, *, outputs: bool = True) -> list[StepRecord]:
         """As :meth:`RunStore.steps`."""
-        return [rows.step_record(row) for row in self._read(tenant_id, sql.READ_STEPS, tenant_id, run_id)]
+        statement = sql.READ_STEPS if outputs else sql.READ_STEPS_WITHOUT_OUTPUTS
+        return [rows.step_record(row) for row in self._read(tenant_id, statement, tenant_id, run_id)]
 
     def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
         """As :meth:`RunStore.outputs`."""

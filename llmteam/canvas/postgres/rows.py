@@ -178,6 +178,7 @@ def run_record(row: Sequence[Any]) -> RunRecord:
         root_run_id=row[17],
         link=row[18],
         idempotency_key=row[19],
+        wake_at=row[20],
     )
 
 

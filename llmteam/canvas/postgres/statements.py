@@ -44,12 +44,14 @@ SELECT r.next_seq, {RUN_COLUMNS}, {STEP_COLUMNS}
 _OUTPUT = """COALESCE(s.output, (
   SELECT p.body FROM llmteam.payloads p WHERE p.tenant_id = s.tenant_id AND p.hash = s.output_ref))"""
 
-READ_STEPS = f"""
-SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, s.hints, s.held_owner, s.held_wake_at, {_OUTPUT}, s.whole
+_STEPS = """
+SELECT {columns}, s.queue, s.holder, s.lease_until, s.hints, s.held_owner, s.held_wake_at, {output}, s.whole
   FROM llmteam.run_steps s
  WHERE s.tenant_id = %s AND s.run_id = %s
  ORDER BY s.started_at NULLS LAST, s.step_id, s.visit
 """
+READ_STEPS = _STEPS.format(columns=STEP_COLUMNS, output=_OUTPUT)
+READ_STEPS_WITHOUT_OUTPUTS = _STEPS.format(columns=STEP_COLUMNS, output="NULL::json")
 
 #: A step and everything its input is made of, in one round trip and without a lock: what a source gave does not change
 #: once it is over. Of each source the latest visit that is over counts; those of an early join may go on.
@@ -212,7 +214,7 @@ READ_HEADER = f"SELECT {HEADER_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = 
 RECORD_COLUMNS = (
     "r.tenant_id, r.run_id, r.instance_id, r.segment_id, r.definition_hash, r.status, r.completed, r.total, r.error, "
     "r.created_at, r.started_at, r.finished_at, r.deadline, r.running, r.paused_at, r.snapshot_id, r.parent_run_id, "
-    "r.root_run_id, r.link, r.idempotency_key"
+    "r.root_run_id, r.link, r.idempotency_key, r.wake_at"
 )
 
 READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = %s AND r.run_id = %s"
