@@ -89,6 +89,17 @@ def started_twice(run: Account) -> Iterator[str]:
     yield from _started_twice(run, joins=False)
 
 
+def stale(run: Account) -> Iterator[str]:
+    """A result was accepted from a handler that had been called for an earlier claim."""
+    started: dict[tuple[str | None, int | None], float] = {}
+    for event in run.events:
+        key = (event.step_id, event.visit)
+        if event.event_type == _STARTED:
+            started[key] = event.ts.timestamp()
+        elif event.began is not None and event.began < started.get(key, 0.0):
+            yield f"{event.step_id}#{event.visit} {event.event_type} by a handler of an earlier claim"
+
+
 def joined_twice(run: Account) -> Iterator[str]:
     """:func:`started_twice`, of a join."""
     yield from _started_twice(run, joins=True)
@@ -166,6 +177,7 @@ CHECKS: Mapping[str, Check] = {
     "lost": lost,
     "ended otherwise": otherwise,
     "results applied twice": applied_twice,
+    "results of claims that were lost": stale,
     "joins fired twice": joined_twice,
     "steps started twice": started_twice,
     "event logs with gaps or duplicates": log_broken,

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg2
 
+from chaos.steps import BEGAN
 from llmteam.embedded import DATABASE, LOGIN, EmbeddedServers
 
 _RUNS = """
@@ -19,9 +20,10 @@ SELECT run_id, status, open, running, completed, failed, total, next_seq, error 
   FROM llmteam.runs
 """
 _STEPS = "SELECT run_id, step_id, visit, state, attempt, losses, fence, queue FROM llmteam.run_steps"
-_EVENTS = (
-    "SELECT run_id, seq, event_type, ts, step_id, step_type, visit, attempt FROM llmteam.events ORDER BY run_id, seq"
-)
+_EVENTS = f"""
+SELECT run_id, seq, event_type, ts, step_id, step_type, visit, attempt, (payload ->> '{BEGAN}')::float8
+  FROM llmteam.events ORDER BY run_id, seq
+"""
 _OPEN = "SELECT count(*) FROM llmteam.runs WHERE finished_at IS NULL"
 #: Roles are taken on per transaction; the login stays what it was.
 _CUT = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{LOGIN}'"
@@ -60,7 +62,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class EventRow:
-    """A row of ``events``."""
+    """A row of ``events``; ``began`` is when the handler was called whose answer it tells, where that is known."""
 
     run_id: str
     seq: int
@@ -70,6 +72,7 @@ class EventRow:
     step_type: str | None = None
     visit: int | None = None
     attempt: int | None = None
+    began: float | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from llmteam.runtime import StepContext, default_manager
 #: Variable that tells a worker where the service is that effects are told to.
 SERVICE = "CHAOS_SERVICE"
 CLIENT = "effects"
+#: Annotation of each attempt: the moment at which its handler was called.
+BEGAN = "began"
 
 #: Plain handlers in a thread, ``async`` ones on the worker's loop, users' handlers in processes of their own.
 THREAD, LOOP, PROCESS = "chaos_thread", "chaos_loop", "chaos_process"
@@ -61,6 +63,8 @@ async def act_on_loop(ctx: StepContext, config: dict[str, Any], input_data: Any)
 
 
 def _misbehave(ctx: StepContext, config: dict[str, Any]) -> None:
+    # Tells the result of this claim from that of another one, which looks the same.
+    ctx.annotate(BEGAN, time.time())
     if config.get("poison"):
         os.kill(os.getpid(), signal.SIGKILL)
     if config.get("permanent"):

@@ -21,11 +21,15 @@ from chaos.messages import Messages
 from chaos.rehearsal import RETRY_DELAY, config, outcome_of, rehearse
 from chaos.schedule import Fault, Kind, schedule
 from chaos.shapes import Case, Outcome, Shape, cases, shapes
+from chaos.watch import Watch, watching
 from llmteam.canvas import AlreadyRunningError
 from llmteam.canvas.client import SegmentClient
 from llmteam.embedded import EmbeddedServers
 from llmteam.errors import InfrastructureError
 from llmteam.settings import Settings, variable
+
+#: The row of the table for what :mod:`chaos.watch` has found.
+RULES_BROKEN = "rows that broke a rule at any moment"
 
 Told = Callable[[str], None]
 #: Seconds between two looks at the clock.
@@ -74,10 +78,11 @@ def trial(
             told("waiting for workers")
             running.wait_until_ready()
             begun = _Trial(size, servers, running, planned, faults, told)
-            begun.run()
+            with watching(servers.database_url, size.lease) as watch:
+                begun.run()
         told("looking at what there is")
         expected = {case.run_id: outcome_of(case, outcomes) for case in planned}
-        return begun.report(seed, expected, ledger.entries())
+        return begun.report(seed, expected, ledger.entries(), watch)
 
 
 def _environment(servers: EmbeddedServers, ledger: Ledger, size: Size) -> dict[str, str]:
@@ -178,10 +183,10 @@ class _Trial:
             self._settled = time.monotonic() - began
             self._told(f"no more faults; {left} runs to go")
 
-    def report(self, seed: int, expected: Mapping[str, Outcome], effects: Effects) -> report.Report:
+    def report(self, seed: int, expected: Mapping[str, Outcome], effects: Effects, watch: Watch) -> report.Report:
         """What there is, once the workers have ended."""
         accounts = checks.accounts(expected, self._outputs(), self._witness.evidence(), effects)
-        found = checks.findings(accounts)
+        found = {**checks.findings(accounts), RULES_BROKEN: list(watch.broken)}
         by_id = {case.run_id: case.shape for case in self._planned}
         takes = {shape.name: stalls.patience(shape.segment) for shape in set_of(by_id.values())}
         worst = stalls.worst_of(
@@ -194,7 +199,11 @@ class _Trial:
             settled=self._settled,
             found=found,
             done=self._harm.done,
-            figures={**report.figures(accounts, found), "services started again": self._harm.restarts},
+            figures={
+                **report.figures(accounts, found),
+                "services started again": self._harm.restarts,
+                "looks of explain --check at all rows": watch.looks,
+            },
             stall=worst,
             shapes=Counter(case.shape.name for case in self._planned),
             logs=report.logs(accounts, found),

@@ -68,6 +68,11 @@ def steps(**change: Any) -> list[StepRow]:
     return [replace(STEPS[0], **change), STEPS[1]]
 
 
+def log_of_a_zombie() -> list[EventRow]:
+    """The answer of ``a`` comes from a handler that was called before the step began for the last time."""
+    return [replace(event, began=NOON.timestamp() + 1.5) if event.seq == 3 else event for event in log(*TOLD)]
+
+
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("lost", {"row": None}),
     ("lost", {"row": replace(ROW, over=False, status="running")}),
@@ -75,6 +80,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("ended otherwise", {"row": replace(ROW, error_type="ValueError")}),
     ("ended otherwise", {"outputs": {"output": 2}}),
     ("results applied twice", again("a", "step.completed")),
+    ("results of claims that were lost", {"events": log_of_a_zombie()}),
     ("joins fired twice", again("join", "step.started")),
     ("steps started twice", again("a", "step.started")),
     ("steps started twice", {"steps": steps(fence=2)}),

@@ -85,3 +85,11 @@ def test_only_the_kinds_that_were_asked_for_come() -> None:
 
 def test_a_short_time_has_few_faults() -> None:
     assert len(drawn(1, seconds=6.0)) == 4
+
+
+def test_every_kind_is_described_with_what_it_does() -> None:
+    table = (ROOT / "docs/chaos.md").read_text(encoding="utf-8").partition("<!-- faults -->")[2].partition("\n\n")[0]
+
+    described = [line.split(" | ")[0].strip("| ") for line in table.strip().splitlines()[2:]]
+
+    assert described == list(Kind)
