@@ -107,12 +107,14 @@ def joined_twice(run: Account) -> Iterator[str]:
 
 def _started_twice(run: Account, *, joins: bool) -> Iterator[str]:
     started, ended = _count(run, _STARTED), _count(run, *_AGAIN)
+    # What still ran when a pause took hold runs again.
+    pauses = sum(event.event_type == "segment.paused" for event in run.events)
     kinds = {event.step_id: event.step_type for event in run.events}
     for step in run.steps:
         key = (step.step_id, step.visit)
         if (kinds.get(step.step_id) == _JOIN) is not joins:
             continue
-        if started[key] > 1 + ended[key] or started[key] != step.fence:
+        if started[key] > 1 + ended[key] + pauses or started[key] != step.fence:
             yield f"{_shown(step)} started {started[key]} times, begun again {ended[key]} times, {step.fence} claims"
 
 

@@ -27,6 +27,7 @@ SELECT run_id, seq, event_type, ts, step_id, step_type, visit, attempt, (payload
 _OPEN = "SELECT count(*) FROM llmteam.runs WHERE finished_at IS NULL"
 #: Roles are taken on per transaction; the login stays what it was.
 _CUT = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{LOGIN}'"
+_RUNNING = "SELECT tenant_id, run_id FROM llmteam.runs WHERE status = 'running' ORDER BY run_id"
 _KNOWN = "SELECT count(*) FROM llmteam.runs"
 
 
@@ -107,6 +108,11 @@ class Witness:
     def known(self) -> int | None:
         """How many runs there are; None while the server is away."""
         return self._number(_KNOWN)
+
+    def running(self) -> list[tuple[str, str]]:
+        """Tenant and id of each run that has begun and is not over."""
+        with closing(self._connected()) as connection:
+            return [(row[0], row[1]) for row in _all(connection, _RUNNING)]
 
     def cut(self) -> int:
         """End every session of the installation's login; how many."""

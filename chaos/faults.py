@@ -19,6 +19,7 @@ import redis
 from chaos.evidence import Witness
 from chaos.fleet import Fleet, Service, children
 from chaos.messages import Messages
+from chaos.pauses import Pauses
 from chaos.schedule import Fault, Kind
 from llmteam.embedded import status
 
@@ -37,6 +38,7 @@ class Harm:
     home: Path
     messages: Messages
     witness: Witness
+    pauses: Pauses
     restarts: int = 0
     done: list[tuple[float, Kind, str]] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
@@ -155,6 +157,16 @@ class Harm:
         self.messages.cut()
         return f"valkey, postgres ({self.witness.cut()} sessions)"
 
+    # -- runs
+
+    def pause(self, fault: Fault) -> str:
+        """A run that is in the middle of something."""
+        running = _from(self.witness.running(), fault.number)
+        for tenant_id, run_id in running[:1]:
+            self.pauses.begin(tenant_id, run_id, fault.seconds)
+            return run_id
+        return ""
+
     # -- messages
 
     def flush(self, fault: Fault) -> str:
@@ -213,5 +225,6 @@ _ACTIONS: dict[Kind, Callable[[Harm, Fault], str]] = {
     Kind.DUPLICATE: Harm.double,
     Kind.DROP: Harm.drop,
     Kind.REORDER: Harm.reorder,
+    Kind.PAUSE: Harm.pause,
     Kind.KILL_BEAT: Harm.kill_beat,
 }

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     DUPLICATE = "messages doubled"
     DROP = "messages dropped"
     REORDER = "queues shuffled"
+    PAUSE = "run paused and resumed"
     KILL_BEAT = "beat killed for good"
 
     @property
@@ -49,9 +50,10 @@ _WEIGHTS = {
     Kind.DUPLICATE: 2.0,
     Kind.DROP: 1.0,
     Kind.REORDER: 1.0,
+    Kind.PAUSE: 2.0,
 }
 #: How long a kind lasts at least, in leases; at most it is twice that.
-_LEASES = {Kind.FREEZE: 1.25, Kind.STALL_VALKEY: 0.4, Kind.STALL_POSTGRES: 0.4}
+_LEASES = {Kind.FREEZE: 1.25, Kind.STALL_VALKEY: 0.4, Kind.STALL_POSTGRES: 0.4, Kind.PAUSE: 0.25}
 
 
 @dataclass(frozen=True)

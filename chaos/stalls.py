@@ -42,6 +42,8 @@ def longest(events: Sequence[EventRow], takes: Mapping[str, float], retry_delay:
             busy[key] = before.ts + timedelta(seconds=retry_delay * 2 ** ((before.attempt or 1) - 1))
         elif before.event_type in _OVER:
             busy.pop(key, None)
+        if before.event_type == "segment.paused":
+            continue
         free = max([before.ts, *busy.values()])
         seconds = (event.ts - free).total_seconds()
         if seconds > worst.seconds:

@@ -18,6 +18,7 @@ from chaos.evidence import Witness
 from chaos.faults import Harm
 from chaos.fleet import Fleet, fleet
 from chaos.messages import Messages
+from chaos.pauses import Pauses
 from chaos.rehearsal import RETRY_DELAY, config, outcome_of, rehearse
 from chaos.schedule import Fault, Kind, schedule
 from chaos.shapes import Case, Outcome, Shape, cases, shapes
@@ -117,7 +118,7 @@ class _Trial:
         self._settings = Settings(
             database_url=servers.database_url, broker_url=servers.broker_url, imports=("chaos.steps",)
         )
-        self._harm = Harm(running, servers.home, Messages(servers.broker_url), self._witness)
+        self._harm = Harm(running, servers.home, Messages(servers.broker_url), self._witness, Pauses(self._settings))
         self._settled = 0.0
         self._give_up = threading.Event()
 
@@ -137,6 +138,7 @@ class _Trial:
             if self._harm.now < self._size.seconds:
                 self._give_up.set()
         starting.join(_START_SECONDS)
+        self._harm.pauses.finish()
         self._settle()
 
     def _pass_time(self, until: float) -> None:
