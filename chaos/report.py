@@ -77,7 +77,7 @@ def figures(accounts: Sequence[Account], found: Mapping[str, Sequence[str]]) -> 
 
 
 def logs(accounts: Sequence[Account], found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The events and step rows of the runs that a check names, a line each."""
+    """The events and step rows of the runs that are named in ``found``, a line each."""
     named = {line.partition(":")[0] for lines in found.values() for line in lines}
     return {
         run.run_id: [

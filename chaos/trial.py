@@ -87,6 +87,9 @@ def trial(
 
 
 def _environment(servers: EmbeddedServers, ledger: Ledger, size: Size) -> dict[str, str]:
+    # What killed processes leave behind goes with the servers.
+    remains = servers.home / "tmp"
+    remains.mkdir()
     values = {
         "database_url": servers.database_url,
         "broker_url": servers.broker_url,
@@ -95,7 +98,8 @@ def _environment(servers: EmbeddedServers, ledger: Ledger, size: Size) -> dict[s
         "lease_seconds": str(size.lease),
         "sweep_seconds": str(size.sweep),
     }
-    return {**{variable(name): value for name, value in values.items()}, steps.SERVICE: ledger.url}
+    named = {variable(name): value for name, value in values.items()}
+    return {**named, steps.SERVICE: ledger.url, "TMPDIR": str(remains)}
 
 
 class _Trial:
@@ -208,7 +212,7 @@ class _Trial:
             },
             stall=worst,
             shapes=Counter(case.shape.name for case in self._planned),
-            logs=report.logs(accounts, found),
+            logs=report.logs(accounts, {**found, "longest stall": [f"{worst.run_id}: {worst.after}"]}),
         )
 
     def _outputs(self) -> dict[str, Any]:
