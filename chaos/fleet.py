@@ -43,6 +43,8 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
         self._gone_since: float | None = None
         self.wanted = True
+        # Of an earlier trial in the same folder: it said that it was ready, too.
+        self._log.unlink(missing_ok=True)
         self.start()
 
     def start(self) -> None:
