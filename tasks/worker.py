@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: A wake-up that lies further ahead is left to the sweep. In seconds.
 TIMER_REACH = 10.0
+#: A hint that could not be looked at is sent again after this many seconds; a process puts off so many at once.
+AGAIN_SECONDS, AGAIN_MOST = 2.0, 100
 #: Connections to Postgres that one process may have, and those of them that sweeps may have.
 CONNECTIONS, SWEEP_CONNECTIONS = 16, 2
 
@@ -50,6 +52,7 @@ class StepWorker:
         import_user_modules(settings)
         self.settings = settings
         self._timers = Timers()
+        self._put_off = threading.BoundedSemaphore(AGAIN_MOST)
         self._loop = LoopThread()
         self._abandoned = Abandoned(leaving.pool_size(), self._too_many_abandoned)
         self.runs = connect(
@@ -81,11 +84,27 @@ class StepWorker:
 
     def run_step(self, hint: Hint, chord: Any = None) -> None:
         """Claim the step, call its handler, write what came of it. Does nothing when the step is not due."""
-        execution = self.engine.begin(hint, chord["options"]["task_id"] if chord else None)
-        if execution is None:
+        try:
+            execution = self.engine.begin(hint, chord["options"]["task_id"] if chord else None)
+        except InfrastructureError as exc:
+            if exc.retryable is not True:
+                raise
+            logger.warning("a step could not be claimed (%s); its hint comes again", exc)
+            self._put_off_hint(hint)
             return
-        with self.keeper.holding(execution):
-            self._run(execution)
+        if execution is not None:
+            with self.keeper.holding(execution):
+                self._run(execution)
+
+    def _put_off_hint(self, hint: Hint) -> None:
+        """Send the hint again soon. Beyond what one process puts off, a sweep does it."""
+
+        def send() -> None:
+            self._put_off.release()
+            self._dispatcher.send([hint])
+
+        if self._put_off.acquire(blocking=False):
+            self._timers.after(AGAIN_SECONDS, send)
 
     def _run(self, execution: Execution) -> None:
         overdue = None
