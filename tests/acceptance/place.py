@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmteam.canvas import SegmentClient, SegmentDefinition, SegmentResult
+from llmteam.canvas import SegmentClient, SegmentDefinition, SegmentResult, pauses
 from llmteam.canvas.fleet import connect
 from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.records import StepRecord
 from llmteam.canvas.runs import Runs
 from llmteam.db import Database
-from llmteam.ids import new_id
+from llmteam.ids import new_id, utc_now
 from llmteam.settings import Settings
 from tests import failpoints
 from tests.acceptance.command_line import CommandLine
@@ -38,8 +38,10 @@ class Place:
     runs: Runs
     client: SegmentClient
     store: PostgresRunStore
+    database: Database
     database_url: str
     broker_url: str
+    lease: float = LEASE
 
     def start(self, segment: SegmentDefinition, run_id: str | None = None, **how: Any) -> str:
         return self.client.start(segment, run_id=run_id or new_id(), **how)
@@ -49,6 +51,12 @@ class Place:
 
     def passed(self, point: str, run_id: str, step_id: str = "") -> bool:
         return failpoints.passed(self.folder, point, run_id, step_id)
+
+    def begin_pause(self, run_id: str) -> None:
+        """Begin to pause without waiting for the drain, as somebody who dies at once; sweeps see to the rest."""
+        header = self.store.header(TENANT, run_id)
+        assert header is not None
+        self.store.apply(header, [], lambda moment: pauses.begin_pause(moment, moment.change.now), {}, now=utc_now())
 
     def ended(self, run_id: str) -> SegmentResult:
         """How the run ended, with its events."""
@@ -102,7 +110,7 @@ def place(folder: Path, database_url: str, broker_url: str, **env: str) -> Itera
     try:
         line = CommandLine(folder, **variables)
         client = SegmentClient(runs, TENANT)
-        yield Place(line, points, runs, client, PostgresRunStore(database), database_url, broker_url)
+        yield Place(line, points, runs, client, PostgresRunStore(database), database, database_url, broker_url)
     finally:
         runs.close()
         database.close()

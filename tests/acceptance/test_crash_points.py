@@ -12,10 +12,14 @@ from dataclasses import dataclass
 import pytest
 
 from llmteam.canvas import SegmentDefinition, SegmentResult
-from tests.acceptance.place import Place, place, told
+from llmteam.canvas.postgres.sweeps import PostgresSweeps
+from llmteam.dispatch import celery_app
+from llmteam.settings import Settings
+from tests.acceptance.place import SWEEP, TENANT, Place, place, told
 from tests.drawing import draw
 from tests.failpoints import ERROR, KILL
 from tests.services import PostgresService, redis_client
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -44,6 +48,7 @@ SHAPES = {
     "join": shape(*FAN, at="all_1"),
     "wide": shape(*WIDE, at="s", parallel_execution=True),
 }
+GATED = draw("a -> b -> c", work="traced", segment_id="gated", config={"b": {"gate": True}})
 EVERYWHERE = ("chain", "retry", "branch", "split", "join")
 HANDLERS = ("chain", "retry", "branch")
 
@@ -71,6 +76,8 @@ TRIALS: dict[Trial, str] = {
     **{("send.after", ERROR, name): step_id for name, step_id in NEXT.items()},
     ("chord.after", ERROR, "split"): "all_1",
 }
+#: Points that are passed by whoever writes a new run.
+STARTS = ("create.before", "create.after")
 #: Points that are only passed when something else was lost before.
 ALSO = {"due.after": "claim.before", "expired.after": "claim.after"}
 
@@ -101,6 +108,9 @@ def runs(here: Place) -> dict[Trial, str]:
         if point in ALSO:
             here.arm(ALSO[point], run_of(trial), step_id)
         here.start(SHAPES[name].segment, run_of(trial))
+    for point in STARTS:
+        here.arm(point, f"started.{point}")
+        start_by_message(here, f"started.{point}")
     return {trial: run_of(trial) for trial in TRIALS}
 
 
@@ -220,3 +230,54 @@ def test_p39_a_sweeper_killed_between_its_look_and_its_hints(here: Place, runs: 
 
 def test_p39_a_sweeper_killed_before_it_moves_a_step_whose_lease_ran_out(here: Place, runs: dict[Trial, str]) -> None:
     ended_as_if_nothing_had_happened(here, runs, ("expired.after", KILL, "chain"))
+
+
+def start_by_message(here: Place, run_id: str) -> None:
+    """Start a chain as somebody does who has only Celery; the queue is that of the processes."""
+    app = celery_app(Settings.load({"LLMTEAM_DATABASE_URL": here.database_url, "LLMTEAM_BROKER_URL": here.broker_url}))
+    document = SHAPES["chain"].segment.to_dict()
+    message = {"tenant_id": TENANT, "segment": document, "run_id": run_id}
+    app.send_task("llmteam.start_run", kwargs=message, queue="llmteam.default")
+    app.close()
+
+
+@pytest.mark.parametrize("point", STARTS)
+def test_p1_p5_a_process_killed_around_the_start_of_a_run_started_it_wholly_or_not_at_all(
+    here: Place, runs: dict[Trial, str], point: str
+) -> None:
+    run_id = f"started.{point}"
+    wait_until(lambda: here.passed(point, run_id), "the process to be killed", timeout=20)
+    assert (here.client.status(run_id) is None) == (point == "create.before")
+
+    start_by_message(here, run_id)  # as a producer does that got no answer
+
+    wait_until(lambda: here.client.status(run_id) is not None, "the run to be written", timeout=20)
+    result = here.ended(run_id)
+    assert result.outputs == here.ended(runs["", "", "chain"]).outputs
+    assert told(result)[None, "segment.started"] == 1
+
+
+@pytest.mark.parametrize("point", ["hold.before", "hold.after"])
+def test_p39_a_sweeper_killed_while_a_pause_takes_hold(here: Place, runs: dict[Trial, str], point: str) -> None:
+    run_id = f"paused.{point}"
+    here.start(GATED, run_id)
+    here.wait_for(run_id, "b")
+    here.arm(point, run_id)
+
+    here.begin_pause(run_id)
+
+    wait_until(lambda: here.passed(point, run_id), "the sweeper to be killed", timeout=20)
+    wait_until(lambda: here.client.status(run_id) == "paused", "the pause to take hold", timeout=20)
+    here.open(run_id)
+    here.client.resume(run_id)
+    result = here.ended(run_id)
+    assert result.outputs == here.ended(runs["", "", "chain"]).outputs
+    assert told(result)[None, "segment.paused"] == told(result)[None, "segment.resumed"] == 1
+    assert here.rows(run_id)["b"].row.losses == 0
+
+
+def test_p35_without_beat_workers_sweep_by_themselves(here: Place, runs: dict[Trial, str]) -> None:
+    swept = here.ended(runs["claim.before", KILL, "chain"])
+
+    assert swept.status == "completed"
+    assert all(age < 20 * SWEEP for age in PostgresSweeps(here.database).ages().values())
