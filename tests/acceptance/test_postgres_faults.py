@@ -18,7 +18,7 @@ from llmteam.db import Database, provision
 from llmteam.embedded import DATABASE, LOGIN, EmbeddedServers, start, status
 from llmteam.errors import InfrastructureError
 from tests import failpoints
-from tests.acceptance.command_line import Started
+from tests.acceptance.command_line import UNREACHABLE, Started
 from tests.acceptance.place import Place, place, told
 from tests.drawing import draw
 from tests.embedding import short_folder
@@ -219,3 +219,20 @@ def test_p28_while_the_disk_is_full_nothing_counts_as_done(
 
     assert here.ended(run_id).outputs == {"output": "b(a)"}
     assert here.rows(run_id)["a"].row.attempt == 0
+
+
+@pytest.mark.parametrize(("version", "says"), [("0000", "run: llmteam db upgrade"), ("9999", "update llmteam here")])
+def test_p38_a_worker_refuses_tables_that_are_not_those_of_its_version(
+    here: Place, servers: EmbeddedServers, version: str, says: str
+) -> None:
+    with superuser(servers) as other:
+        other.connection.autocommit = True
+        other.execute("SELECT version_num FROM llmteam.alembic_version")
+        (right,) = other.fetchone()
+        other.execute("UPDATE llmteam.alembic_version SET version_num = %s", (version,))
+        try:
+            refused = here.line("worker")
+        finally:
+            other.execute("UPDATE llmteam.alembic_version SET version_num = %s", (right,))
+
+    assert (refused.returncode, says in refused.stderr) == (UNREACHABLE, True), refused.stderr

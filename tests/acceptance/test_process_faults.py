@@ -290,3 +290,28 @@ def test_p34_messages_that_are_none_do_no_harm_to_those_behind_them(here: Place,
     run_id = here.start(draw("a", work="traced_io", segment_id="behind"))
 
     assert here.ended(run_id).outputs == {"output": "a"}
+
+
+def test_s9_what_a_run_is_about_stands_neither_in_messages_nor_in_logs(here: Place, fleet: Started) -> None:
+    canary = "sk-CANARY-5f2c"
+    segment = draw(
+        "a -> b",
+        work="traced",
+        segment_id="canary",
+        config={"a": {"gate": True, "token": canary}, "b": {"fail": 1, "retry_count": 1}},
+    )
+
+    run_id = here.start(segment, None, input_data={"password": canary})
+
+    here.wait_for(run_id, "a")
+    assert canary not in everything_in(here.broker_url)
+    here.open(run_id)
+    assert canary in str(here.ended(run_id).outputs)
+    assert canary not in everything_in(here.broker_url)
+    assert canary not in fleet.output()
+
+
+def everything_in(broker_url: str) -> str:
+    """All that lies in the broker's database, as text."""
+    with redis_client(broker_url) as client:
+        return " ".join(f"{key} {client.dump(key)}" for key in client.scan_iter("*"))
