@@ -15,7 +15,7 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from bench import report
+from bench import report, scale
 from bench.ours import Llmteam
 from bench.raw import RawCelery, make_app
 from bench.servers import Site, Worker, connections_for, site, workers
@@ -23,27 +23,29 @@ from bench.workloads import FULL, QUICK, Figures, Side, Size, Workload, chain, f
 from llmteam.errors import LLMTeamError
 
 Rounds = Mapping[str, Mapping[str, Sequence[Figures]]]
+_ALL = ("chain", "fan", "waits")
 _WORKLOADS: Mapping[str, tuple[Workload, ...]] = {"steps": (chain, fan), "waits": (waits,)}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="One small round: shows that everything works, measures nothing.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds of each workload (5).")
-@click.option("--only", type=click.Choice(["chain", "fan", "waits"]), multiple=True, help="Only this workload.")
+@click.option("--only", type=click.Choice([*_ALL, *scale.MEASURES]), multiple=True, help="Only this workload.")
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there.")
 @click.option("--raw-without-acks", is_flag=True, help="Raw Celery does not acknowledge messages either.")
 def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | None, raw_without_acks: bool) -> None:
     """Measure llmteam beside raw Celery: same servers, pool, concurrency and settings.
 
     Raw Celery runs a chain and a chord of no-op tasks with results, and tasks that sleep; llmteam runs segments of
-    no-op steps, of which each commits to Postgres.
+    no-op steps, of which each commits to Postgres. Then what happens at size: a worker that is killed, a join of
+    10,000 branches, steps among 100,000 waiting runs.
     """
     size = QUICK if quick else FULL
     if rounds is not None:
         size = replace(size, rounds=rounds)
     signal.signal(signal.SIGTERM, _leave)
     console, progress = Console(width=None if sys.stdout.isatty() else 130), Console(stderr=True)
-    wanted = only or ("chain", "fan", "waits")
+    wanted = only or (*_ALL, *scale.MEASURES)
     try:
         with site() as place:
             console.print(_setting(place))
@@ -52,12 +54,26 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
             raw, ours = (_merged(measured, name) for name in (RawCelery.name, Llmteam.name))
             _check_asked()
             found = report.lines(rows, raw, ours)
-            report.show(console, found, size)
+            if found:
+                report.show(console, found, size)
+            findings = _at_size(place, scale.QUICK if quick else scale.FULL, wanted, progress)
+            if findings:
+                report.show_findings(console, findings)
             if target is not None:
-                document = report.document(place, size, found, measured, not raw_without_acks)
+                document = report.document(place, size, found, measured, not raw_without_acks, findings)
                 target.write_text(json.dumps(document, indent=2) + "\n")
     except LLMTeamError as exc:
         raise click.ClickException(str(exc)) from None
+
+
+def _at_size(place: Site, size: scale.Scale, wanted: Sequence[str], progress: Console) -> list[scale.Finding]:
+    found: list[scale.Finding] = []
+    for name, measure in scale.MEASURES.items():
+        if name in wanted:
+            _check_asked()
+            with progress.status(name):
+                found += measure(place, size)
+    return found
 
 
 def _measured(place: Site, size: Size, wanted: Sequence[str], progress: Console, *, acks: bool) -> Rounds:

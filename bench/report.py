@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.scale import Finding
 from bench.servers import Site
 from bench.workloads import Figures, Row, Size
 
@@ -63,12 +64,30 @@ def _verdict(line: Line) -> str:
     return f"{sign} {line.row.target:g} {'met' if met else 'MISSED'}"
 
 
+def show_findings(console: Console, found: Sequence[Finding]) -> None:
+    """Print what happens at size."""
+    table = Table(title="at size, one round")
+    table.add_column("")
+    for heading in ("llmteam", "beside", "", "budget"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found:
+        beside = "" if one.beside is None else f"{_short(one.beside)} {one.unit}"
+        budget = "" if one.budget is None else f"<= {one.budget:g} {one.unit} {'met' if one.met else 'MISSED'}"
+        table.add_row(one.name, f"{_short(one.ours)} {one.unit}", beside, one.beside_name, budget)
+    console.print(table)
+
+
 def _short(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
 def document(
-    place: Site, size: Size, found: Sequence[Line], rounds: Mapping[str, Mapping[str, Sequence[Figures]]], acks: bool
+    place: Site,
+    size: Size,
+    found: Sequence[Line],
+    rounds: Mapping[str, Mapping[str, Sequence[Figures]]],
+    acks: bool,
+    findings: Sequence[Finding] = (),
 ) -> dict[str, Any]:
     """Everything that was measured, and where."""
     return {
@@ -95,5 +114,6 @@ def document(
             }
             for line in found
         ],
+        "at_size": [{**asdict(one), "met": one.met} for one in findings],
         "rounds": {name: {side: list(figures) for side, figures in sides.items()} for name, sides in rounds.items()},
     }

@@ -113,12 +113,20 @@ class Worker:
     """One Celery worker process with the ``threads`` pool; both sides get the same command."""
 
     def __init__(
-        self, name: str, app: str, queues: Sequence[str], concurrency: int, log: Path, environment: dict[str, str]
+        self,
+        name: str,
+        app: str,
+        queues: Sequence[str],
+        concurrency: int,
+        log: Path,
+        environment: Mapping[str, str],
+        more: Sequence[str] = (),
     ) -> None:
         self.log = log / f"{name}-{concurrency}.log"
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads"]
         command += ["--concurrency", str(concurrency), "--queues", ",".join(queues), "--hostname", f"{name}@%h"]
         command += ["--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        command += more
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         clean = {key: value for key, value in os.environ.items() if not key.startswith("LLMTEAM_")}
         with self.log.open("w") as out:
@@ -135,6 +143,11 @@ class Worker:
         """The end of the worker's log."""
         return f"{self.log.name}: {self.log.read_text()[-2000:]}"
 
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -149,17 +162,26 @@ def connections_for(concurrency: int) -> int:
     return 2 * concurrency + 100
 
 
-@contextmanager
-def workers(place: Site, concurrency: int, *, acks: bool) -> Iterator[Sequence[Worker]]:
-    """One worker of each side, alike in pool, concurrency and flags."""
-    ours = {
+def our_environment(place: Site) -> dict[str, str]:
+    """What a worker of ours is told."""
+    return {
         variable("database_url"): place.settings.database_url or "",
         variable("broker_url"): place.settings.broker_url or "",
         variable("imports"): ",".join(place.settings.imports),
         variable("log_level"): "WARNING",
     }
-    theirs = {raw.BROKER: place.raw_broker, raw.CONNECTIONS: str(connections_for(concurrency))}
-    theirs[raw.ACKS] = "1" if acks else "0"
+
+
+def raw_environment(place: Site, concurrency: int, *, acks: bool) -> dict[str, str]:
+    """What a worker of raw Celery is told."""
+    connections = str(connections_for(concurrency))
+    return {raw.BROKER: place.raw_broker, raw.CONNECTIONS: connections, raw.ACKS: "1" if acks else "0"}
+
+
+@contextmanager
+def workers(place: Site, concurrency: int, *, acks: bool) -> Iterator[Sequence[Worker]]:
+    """One worker of each side, alike in pool, concurrency and flags."""
+    ours, theirs = our_environment(place), raw_environment(place, concurrency, acks=acks)
     with contextlib.ExitStack() as stack:
         started = []
         for name, app, queues, environment in (

@@ -18,6 +18,7 @@ from llmteam.canvas.fleet import connect
 from llmteam.canvas.invoke import LoopThread, call_blocking, is_async
 from llmteam.canvas.keeper import Keeper
 from llmteam.canvas.models import SegmentDefinition
+from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.canvas.recovery import Recovery
 from llmteam.canvas.runs import Start, runtime_ref
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: A wake-up that lies further ahead is left to the sweep. In seconds.
 TIMER_REACH = 10.0
+#: Connections to Postgres that one process may have, and those of them that sweeps may have.
+CONNECTIONS, SWEEP_CONNECTIONS = 16, 2
 
 
 class StepWorker:
@@ -46,13 +49,22 @@ class StepWorker:
         self.settings = settings
         self._timers = Timers()
         self._loop = LoopThread()
-        self.runs = connect(settings, app=current_app, alarm=self._alarm, application_name="llmteam-worker")
+        self.runs = connect(
+            settings,
+            app=current_app,
+            alarm=self._alarm,
+            application_name="llmteam-worker",
+            pool_size=CONNECTIONS - SWEEP_CONNECTIONS - 1,
+        )
         self.engine = self.runs.engine
         self.recovery = Recovery(self.engine)
-        self.keeper = Keeper(self.engine.store, self.engine.limits.lease, stopped=self._loop.cancel)
-        self._dispatcher = CeleryDispatcher(current_app)
         assert settings.database_url is not None
-        sweeps = PostgresSweeps(Database(settings.database_url, application_name="llmteam-sweep", pool_size=2))
+        # Leases are kept over a connection of their own: steps that crowd the pool must not cost anybody a lease.
+        own = PostgresRunStore(Database(settings.database_url, application_name="llmteam-keeper", pool_size=1))
+        self.keeper = Keeper(own, self.engine.limits.lease, stopped=self._loop.cancel)
+        self._dispatcher = CeleryDispatcher(current_app)
+        sweeping = Database(settings.database_url, application_name="llmteam-sweep", pool_size=SWEEP_CONNECTIONS)
+        sweeps = PostgresSweeps(sweeping)
         self.sweeper = Sweeper(
             self.engine,
             sweeps,

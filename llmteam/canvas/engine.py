@@ -334,8 +334,8 @@ class Engine:
     def _hand_on(self, execution: Execution, change: Change, output: StoredOutput) -> None:
         """Keep what the next step takes as input, for the case that this process is asked to run it."""
         header, graph, (step_id, _) = execution.header, execution.graph, execution.key
-        if header.link == "fork":
-            return  # a step of a fork may be given other input than what it would gather
+        if header.link in ("fork", "retry"):
+            return  # a step of a fork, or of its retry, may be given other input than what it would gather
         finished = change.steps.get(execution.key)
         for key in change.ready:
             row = change.steps.get(key)

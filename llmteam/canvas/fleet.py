@@ -37,6 +37,7 @@ def connect(
     app: Celery | None = None,
     alarm: Callable[[datetime, Hint], None] = lambda moment, hint: None,
     application_name: str = "llmteam-client",
+    pool_size: int = 16,
 ) -> Runs:
     """The installation that the settings name. Connections are made on first use.
 
@@ -52,7 +53,7 @@ def connect(
             "LLMTEAM_DATABASE_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
         )
     app = app or celery_app(settings)
-    database = Database(settings.database_url, application_name=application_name)
+    database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)
     wakeup = RedisWakeup(settings.redis_url or str(app.conf.broker_url))
     catalog = catalog or StepCatalog.get_instance()

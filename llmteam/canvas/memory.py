@@ -55,6 +55,7 @@ class MemoryRun:
     held: dict[Key, Held] = field(default_factory=dict)
     hints: dict[Key, int] = field(default_factory=dict)
     frozen: dict[Key, tuple[Owner, datetime | None]] = field(default_factory=dict)
+    given: dict[Key, str] = field(default_factory=dict)
 
 
 def apply_hold(run: MemoryRun, hold: Hold, now: datetime) -> None:

@@ -91,6 +91,7 @@ class MemoryRunStore:
                 if key in parent.local:
                     kept.local[key] = parent.local[key]
         kept.outputs.update(link.outputs)
+        kept.given = {**(parent.given if link.kind == "retry" else {}), **link.given}
 
     def _of_key(self, run: NewRun, but: str | None) -> MemoryRun | None:
         """The run that has the idempotency key of ``run``, unless it is ``but``."""
@@ -127,7 +128,7 @@ class MemoryRunStore:
             row = run.rows.get(key)
             if row is None:
                 return None
-            given = None if run.start.link is None else run.start.link.given.get(key)
+            given = run.given.get(key)
             own = given is not None or (row.undecided == 0 and row.live == 0)
             return Work(
                 header=run.header,

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from bench.report import lines
+from bench.scale import MEASURES
 from bench.servers import ROOT, UnsafeServerError, durability_of
 from bench.workloads import FULL, QUICK, Row, percentile
 from tests.services import PostgresService
@@ -44,10 +45,26 @@ def folder() -> Path:
 
 
 @pytest.mark.timeout(SECONDS)
+def test_quick_bench_at_size_tells_of_kills_wide_joins_and_waiting_runs(folder: Path) -> None:
+    target = folder / "figures.json"
+
+    only = [part for name in MEASURES for part in ("--only", name)]
+    process = bench("--quick", *only, "--json", str(target), folder=folder)
+    out, errors = process.communicate(timeout=SECONDS)
+
+    assert process.returncode == 0, errors
+    found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
+    assert len(found) == 9
+    assert all(name in out for name in found)
+    assert all(one["ours"] >= 0 for one in found.values())
+
+
+@pytest.mark.timeout(SECONDS)
 def test_quick_bench_prints_every_row_and_writes_every_figure(folder: Path) -> None:
     target = folder / "figures.json"
 
-    process = bench("--quick", "--json", str(target), folder=folder)
+    only = [part for name in ("chain", "fan", "waits") for part in ("--only", name)]
+    process = bench("--quick", *only, "--json", str(target), folder=folder)
     out, errors = process.communicate(timeout=SECONDS)
 
     assert process.returncode == 0, errors
