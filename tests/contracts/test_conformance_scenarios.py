@@ -59,9 +59,7 @@ def test_w23_a_key_that_comes_twice_starts_one_run_and_with_other_input_is_refus
     assert fleet.wait(first).status == "completed"
 
 
-def test_w26_a_definition_that_is_changed_while_it_runs_changes_no_run(
-    fleet: Fleet, gate: Path, tmp_path: Path
-) -> None:
+def test_w26_a_definition_that_is_changed_meanwhile_changes_no_run(fleet: Fleet, gate: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     segment = draw("a -> b", config={"a": {"mark": str(mark), "gate": str(gate)}, "b": {"answer": "old"}})
     run_id = fleet.start(segment)

@@ -103,7 +103,7 @@ def test_p40_ten_thousand_ready_steps_are_hinted_at_in_batches_and_each_once(des
     assert len(desk.outbox.hints) == 10_000
 
 
-def test_p40_tenants_whose_steps_wait_longest_come_first(desk: Desk, database: Database) -> None:
+def test_p40_what_waits_longest_is_hinted_at_first(desk: Desk, database: Database) -> None:
     overdue(desk, database, 30)
     late = desk.start(draw("a"))
     with database.hot(TENANT) as session:
