@@ -227,7 +227,8 @@ class Engine:
             visit=claimed.visit,
             attempt=claimed.attempt + 1,
             idempotency_key=idempotency_key(header, claimed.key),
-            deadline=claimed.deadline,
+            # By the clock that handlers look at; that of the store may be another one.
+            deadline=None if timeout is None else utc_now() + timeout,
             inputs=node.inputs,
             outputs=node.outputs,
             local_state=dict(work.local_state or {}),
