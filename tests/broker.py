@@ -50,6 +50,16 @@ class Broker:
         with redis_client(self.url) as client:
             return int(client.llen(queue))
 
+    def flush(self) -> None:
+        """Forget everything."""
+        with redis_client(self.url) as client:
+            client.flushall()
+
+    def limit_memory(self, size: int) -> None:
+        """Refuse to take anything beyond so many bytes; 0 takes whatever comes."""
+        with redis_client(self.url) as client:
+            client.config_set("maxmemory", size)
+
     def drop_connections(self) -> int:
         """Close every connection of everybody else; how many there were."""
         with redis_client(self.url) as client:
