@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from llmteam import codec
 from llmteam.canvas.graph import Node
-from llmteam.canvas.records import Expired, Holding, LateRun, NewRun, RunHeader, StoredOutput
+from llmteam.canvas.records import INLINE_INPUT, Expired, Holding, LateRun, NewRun, RunHeader, RunRecord, StoredOutput
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import (
     DEADLINE_GRACE,
@@ -92,6 +93,47 @@ def holds(run: MemoryRun | None, holding: Holding) -> bool:
     if run is None or row is None or holding.key not in run.held:
         return False
     return row.state is StepState.RUNNING and row.fence == holding.fence
+
+
+def sealed_input(start: NewRun) -> Any:
+    """The input as a snapshot has it: a large one, as in SQL, as a reference."""
+    if len(start.input) <= INLINE_INPUT:
+        return codec.loads(start.input)
+    return {"$ref": codec.digest(start.input)}
+
+
+def beginning(row: StepRow) -> tuple[bool, float, str, int]:
+    """By what steps are sorted that are shown: those that began first, then those that did not."""
+    began = 0.0 if row.started_at is None else row.started_at.timestamp()
+    return (row.started_at is None, began, row.step_id, row.visit)
+
+
+def shown(run: MemoryRun) -> RunRecord:
+    """A run as it is shown."""
+    header, state, link = run.header, run.state, run.start.link
+    return RunRecord(
+        tenant_id=header.tenant_id,
+        run_id=header.run_id,
+        instance_id=header.instance_id,
+        segment_id=header.segment_id,
+        definition_hash=header.definition_hash,
+        status=state.status,
+        steps_completed=state.completed,
+        steps_total=len(run.nodes),
+        error=state.error,
+        created_at=run.created_at,
+        started_at=state.started_at,
+        finished_at=state.finished_at,
+        deadline=state.deadline,
+        running=state.running,
+        paused_at=state.paused_at,
+        snapshot_id=state.snapshot_id,
+        parent_run_id=None if link is None else link.parent_run_id,
+        root_run_id=header.root_run_id,
+        link=header.link,
+        idempotency_key=run.key,
+        wake_at=run.wake_at,
+    )
 
 
 def _queue(run: MemoryRun, row: StepRow) -> str:
