@@ -197,6 +197,8 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
         "socket_keepalive": True,
         "health_check_interval": 25,
         "retry_on_timeout": False,
+        # A broker that is away must not hold up whoever sends: otherwise kombu tries again for six seconds.
+        "max_retries": 0,
     }
     app.conf.update(
         broker_url=settings.broker_url,
@@ -218,6 +220,17 @@ def step_queues() -> list[Queue]:
 
     exchange = Exchange("llmteam")  # type: ignore[no-untyped-call]
     return [Queue(queue, exchange, routing_key=queue, no_ack=True) for queue in QUEUES]  # type: ignore[no-untyped-call]
+
+
+def depth(connection: Any, queue: str) -> int:
+    """How many messages wait in a queue; asked over a connection of Celery's."""
+    channel = connection.default_channel
+    try:
+        count: int = channel.queue_declare(queue, passive=True).message_count
+    except connection.channel_errors:
+        # Redis forgets a list that is empty.
+        return 0
+    return count
 
 
 _FIXED: dict[str, Any] = {

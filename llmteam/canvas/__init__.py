@@ -20,10 +20,14 @@ _NAMES = {
         "LoopLimitError",
         "NoHandlerError",
         "RunNotFoundError",
+        "RunStateError",
         "SegmentArchivedError",
         "SegmentExistsError",
         "SegmentSyntaxError",
         "SegmentValidationError",
+        "SnapshotIntegrityError",
+        "SnapshotNotFoundError",
+        "SnapshotStaleError",
         "StepTimeoutError",
         "StepTypeExistsError",
         "StepTypeNotFoundError",
@@ -55,6 +59,8 @@ _NAMES = {
     "catalog": ("PortSpec", "StepCatalog", "StepCategory", "StepTypeMetadata", "step_type"),
     "runner": ("RunConfig", "SegmentResult", "SegmentRunner", "SegmentStatus"),
     "client": ("SegmentClient",),
+    "runs": ("StartRules",),
+    "snapshots": ("SegmentSnapshot",),
 }
 
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

@@ -38,6 +38,7 @@ from llmteam.canvas.state import (
     Key,
     Outcome,
     RetryPolicy,
+    RunState,
     SegmentStatus,
     Slice,
     StepRow,
@@ -226,7 +227,8 @@ class Engine:
             visit=claimed.visit,
             attempt=claimed.attempt + 1,
             idempotency_key=idempotency_key(header, claimed.key),
-            deadline=claimed.deadline,
+            # By the clock that handlers look at; that of the store may be another one.
+            deadline=None if timeout is None else utc_now() + timeout,
             inputs=node.inputs,
             outputs=node.outputs,
             local_state=dict(work.local_state or {}),
@@ -271,7 +273,12 @@ class Engine:
         return self._finish(execution, Completed(decisions, payload, result), stored)
 
     def failed(self, execution: Execution, exc: BaseException) -> Change:
-        """The handler raised: try again or fail, as its error and the run's policy say."""
+        """The handler raised: try again or fail, as its error and the run's policy say.
+
+        Of a handler that was stopped because its claim is gone nothing is written: it has not failed, it was lost.
+        """
+        if execution.revoked.is_set():
+            return Change(RunState(execution.header.run_id), self.clock(), applied=False)
         retryable = getattr(exc, "retryable", None)
         error = ErrorInfo.from_exception(exc, recoverable=retryable is True)
         outcome = Failed(
@@ -336,8 +343,8 @@ class Engine:
     def _hand_on(self, execution: Execution, change: Change, output: StoredOutput) -> None:
         """Keep what the next step takes as input, for the case that this process is asked to run it."""
         header, graph, (step_id, _) = execution.header, execution.graph, execution.key
-        if header.link == "fork":
-            return  # a step of a fork may be given other input than what it would gather
+        if header.link in ("fork", "retry"):
+            return  # a step of a fork, or of its retry, may be given other input than what it would gather
         finished = change.steps.get(execution.key)
         for key in change.ready:
             row = change.steps.get(key)

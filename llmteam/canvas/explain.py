@@ -36,7 +36,7 @@ MOST_GROUPS = 5
 
 @dataclass(frozen=True, slots=True)
 class StepsExplained:
-    """Open steps that wait for the same. ``since`` and ``until`` are the earliest of theirs."""
+    """Open steps that wait for the same. ``since`` and ``until`` are the earliest of theirs, ``queue`` if it is one."""
 
     steps: tuple[Key, ...]
     state: StepState
@@ -86,12 +86,12 @@ def _told_when(step: StepRecord) -> int:
 
 def _explained(picture: Picture, steps: Steps) -> StepsExplained:
     row = steps[0].row
-    kind = kind_of(row)
+    kind, queues = kind_of(row), {queue_of(step) for step in steps}
     return StepsExplained(
         steps=tuple(step.row.key for step in steps),
         state=row.state,
         owner=row.owner,
-        queue=None if row.state is StepState.PENDING else queue_of(steps[0]),
+        queue=queues.pop() if row.state is not StepState.PENDING and len(queues) == 1 else None,
         since=first_of(kind.since(picture, step.row) for step in steps),
         until=first_of(step.row.wake_at for step in steps),
         says=tuple(kind.says(picture, steps)),

@@ -15,7 +15,7 @@ from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.records import PinnedDefinition, RunHeader
 from llmteam.canvas.registry.postgres import PostgresSegmentRegistry
 from llmteam.canvas.runs import Runs
-from llmteam.db import Database
+from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
 from llmteam.errors import ConfigurationError
 from llmteam.events.postgres import PostgresEventStore
@@ -37,6 +37,7 @@ def connect(
     app: Celery | None = None,
     alarm: Callable[[datetime, Hint], None] = lambda moment, hint: None,
     application_name: str = "llmteam-client",
+    pool_size: int = 16,
 ) -> Runs:
     """The installation that the settings name. Connections are made on first use.
 
@@ -52,7 +53,7 @@ def connect(
             "LLMTEAM_DATABASE_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
         )
     app = app or celery_app(settings)
-    database = Database(settings.database_url, application_name=application_name)
+    database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)
     wakeup = RedisWakeup(settings.redis_url or str(app.conf.broker_url))
     catalog = catalog or StepCatalog.get_instance()
@@ -65,6 +66,7 @@ def connect(
         alarm=alarm,
         limits=limits_of(settings),
         holder=f"{os.uname().nodename}:{os.getpid()}",
+        clock=DatabaseClock(database),
     )
     events = PostgresEventStore(database, wakeup=wakeup)
 

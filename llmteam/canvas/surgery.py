@@ -87,7 +87,8 @@ class Surgery:
                     break
                 watch.wait(min(left, _POLL_SECONDS))
         self.take_hold(tenant_id, run_id)
-        return self._record(tenant_id, run_id).snapshot_id
+        record = self._record(tenant_id, run_id)
+        return record.snapshot_id if record.status is SegmentStatus.PAUSED else None
 
     def take_hold(self, tenant_id: str, run_id: str) -> bool:
         """Let the pause of a run that is PAUSING take hold now, whoever began it; False when there is none."""

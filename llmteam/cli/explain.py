@@ -108,11 +108,8 @@ def _print(explained: RunExplained) -> None:
     from llmteam.canvas.phrases import listed
 
     record = explained.record
-    click.echo(
-        f"{click.style(f'run {record.run_id}', bold=True)} of {record.segment_id}, tenant {record.tenant_id}: ",
-        nl=False,
-    )
-    click.echo(coloured(record.status.value))
+    where = printable(f" of {record.segment_id}, tenant {record.tenant_id}: ")
+    click.echo(click.style(f"run {record.run_id}", bold=True) + where + coloured(record.status.value))
     _say(explained.says)
     for group in explained.steps:
         names = listed([name_of(key) for key in group.steps])
@@ -135,6 +132,8 @@ def _document(explained: RunExplained) -> dict[str, Any]:
         "status": record.status.value,
         "now": explained.now.isoformat(),
         "deadline": _iso(record.deadline),
+        "paused_at": _iso(record.paused_at),
+        "snapshot_id": record.snapshot_id,
         "says": list(explained.says),
         "steps": [_group_document(group) for group in explained.steps],
     }

@@ -38,6 +38,7 @@ def llmteam(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.Tem
         desk.start(WIDE, run_id="wide", timeout_seconds=3_600.0)
         desk.do("wide", "s", "split_1", "b3")
         desk.claim("wide", "b4")
+        desk.start(draw("a -> b"), run_id="held")
         desk.start(draw("a -> b"), run_id="broken")
         desk.engine.failed(desk.claim("broken", "a"), ValueError("it is broken"))
     yield CommandLine(tmp_path_factory.mktemp("explain"), LLMTEAM_DATABASE_URL=url, LLMTEAM_BROKER_URL=valkey)
@@ -68,10 +69,35 @@ def test_a_failed_run_is_told_with_its_step_and_its_error(llmteam: CommandLine) 
     assert "  The error: ValueError: it is broken\n  The step a failed for good at attempt 1 of 1.\n" in done.stdout
 
 
+def test_a_paused_run_is_told_with_its_snapshot_and_what_resumes_it(llmteam: CommandLine) -> None:
+    snapshot = llmteam.json("runs", "pause", "held", "--tenant", TENANT)["snapshot_id"]
+
+    told = llmteam("explain", "held", "--tenant", TENANT)
+    document = llmteam.json("explain", "held", "--tenant", TENANT)
+
+    assert (told.returncode, f" by the snapshot {snapshot}: 1 pending, 1 ready." in told.stdout) == (DONE, True)
+    assert "`llmteam runs resume held` lets it go on" in told.stdout
+    assert [(group["state"], group["waits_for"], group["until"]) for group in document["steps"]] == [
+        *(("ready", "pause", None), ("pending", "inputs", None))
+    ]
+    assert document["steps"][0]["since"] == document["paused_at"]
+
+
 def test_the_document_has_the_same_keys_whatever_a_step_waits_for(llmteam: CommandLine) -> None:
     going, over = (llmteam.json("explain", run, "--tenant", TENANT) for run in ("wide", "broken"))
 
-    keys = {"run_id", "tenant_id", "segment_id", "status", "now", "deadline", "says", "steps"}
+    keys = {
+        "run_id",
+        "tenant_id",
+        "segment_id",
+        "status",
+        "now",
+        "deadline",
+        "paused_at",
+        "snapshot_id",
+        "says",
+        "steps",
+    }
     assert set(going) == set(over) == keys
     assert (going["status"], over["status"], over["steps"]) == ("running", "failed", [])
     groups = going["steps"]
@@ -126,7 +152,7 @@ def test_a_database_that_is_away_is_exit_code_3(llmteam: CommandLine, what: str)
 def test_sound_rows_end_the_check_well(llmteam: CommandLine) -> None:
     done = llmteam("explain", "--check")
 
-    assert (done.returncode, done.stdout) == (DONE, "2 runs and 36 steps looked at: every rule holds\n")
+    assert (done.returncode, done.stdout) == (DONE, "3 runs and 38 steps looked at: every rule holds\n")
 
 
 def test_a_broken_row_is_named_with_its_rule_and_fails_the_check(
@@ -145,11 +171,11 @@ def test_a_broken_row_is_named_with_its_rule_and_fails_the_check(
 
     assert (told.returncode, document.returncode) == (FAILED, FAILED)
     assert ["acme", "wide", "b7", "step-has-wake-up"] in [line.split() for line in told.stdout.splitlines()]
-    assert "2 runs and 36 steps looked at: 1 finding" in told.stdout
+    assert "3 runs and 38 steps looked at: 1 finding" in told.stdout
     found = json.loads(document.stdout)
     assert found["rows"] == [
         {"tenant_id": "acme", "run_id": "wide", "step_id": "b7", "visit": 1, "rule": "step-has-wake-up"}
     ]
-    assert (found["runs"], found["steps"], found["broken"]) == (2, 36, 1)
+    assert (found["runs"], found["steps"], found["broken"]) == (3, 38, 1)
     assert [rule["rule"] for rule in found["rules"]] == [rule.name for rule in RULES]
     assert llmteam("explain", "--check").returncode == DONE

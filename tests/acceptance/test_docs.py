@@ -174,6 +174,19 @@ def test_every_command_that_is_spoken_of_is_there_with_its_options() -> None:
         assert {word for word in words if word.startswith("--")} <= options, text
 
 
+def test_every_command_that_an_explanation_advises_is_there() -> None:
+    known = commands()
+    texts = [
+        (ROOT / "llmteam/canvas" / name).read_text(encoding="utf-8") for name in ("explain.py", "explain_steps.py")
+    ]
+    advised = {found for text in texts for found in re.findall(r"(?<!`)`(llmteam [^`\n]+)`", text)}
+    assert len(advised) >= 5
+
+    for text in advised:
+        words = [word for word in text.split() if word[0] not in "-{"]
+        assert " ".join(words) in known, text
+
+
 def test_every_command_is_spoken_of() -> None:
     text = "\n".join(spoken())
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from llmteam.canvas.execution import MAX_RETRY_AFTER
+from llmteam.canvas.postgres import PostgresRunStore
+from llmteam.canvas.postgres.checks import PostgresChecks
+from llmteam.canvas.postgres.sweeps import PostgresSweeps
+from llmteam.canvas.stores import MemoryRunStore
 from llmteam.db import Database
+from llmteam.events import MemoryEventStore
+from llmteam.events.postgres import PostgresEventStore
 from tests.conformance.fleets import Fleet, in_memory, in_postgres, on_celery
+from tests.conformance.ward import Ward, in_memory_passes, in_postgres_passes
 from tests.services import PostgresService
 
 
@@ -16,8 +26,11 @@ from tests.services import PostgresService
 def celery_fleet(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     # A service of its own: that of the session drops its databases after each test.
     own = PostgresService(postgres.superuser_url, postgres.login_url)
-    with on_celery(own.create(), valkey, tmp_path_factory.mktemp("conformance")) as fleet:
+    url = own.create()
+    with on_celery(url, valkey, tmp_path_factory.mktemp("conformance")) as fleet:
         yield fleet
+        with closing(Database(url)) as database:
+            assert_every_rule_holds(database)
     own.drop_all()
 
 
@@ -26,8 +39,16 @@ def postgres_fleet(postgres: PostgresService) -> Iterator[Fleet]:
     own = PostgresService(postgres.superuser_url, postgres.login_url)
     database = Database(own.create())
     yield in_postgres(database)
+    assert_every_rule_holds(database)
     database.close()
     own.drop_all()
+
+
+def assert_every_rule_holds(database: Database) -> None:
+    """After all that the suite did to these runs, no row is left that nothing would move, or that disagrees."""
+    found = PostgresChecks(database, lease=timedelta(seconds=30), retry=MAX_RETRY_AFTER).check()
+    assert found.counts == {}, found.rows
+    assert found.runs > 0
 
 
 @pytest.fixture(params=["memory", "postgres", "celery"])
@@ -37,6 +58,19 @@ def fleet(request: pytest.FixtureRequest) -> Fleet:
         return in_memory()
     made: Fleet = request.getfixturevalue(f"{request.param}_fleet")
     return made
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def ward(request: pytest.FixtureRequest) -> Ward:
+    """Each run store in turn, with its sweeps."""
+    if request.param == "memory":
+        events = MemoryEventStore()
+        store = MemoryRunStore(sink=events.add)
+        return Ward(store, events, store.sweeps, in_memory_passes(store))
+    database: Database = request.getfixturevalue("database")
+    return Ward(
+        PostgresRunStore(database), PostgresEventStore(database), PostgresSweeps(database), in_postgres_passes(database)
+    )
 
 
 @pytest.fixture

@@ -20,6 +20,14 @@ UPDATE llmteam.run_steps n
    AND o.tenant_id = n.tenant_id AND o.run_id = %s AND o.step_id = n.step_id AND o.visit = n.visit;
 """
 
+#: What a fork was given, its retries are given too.
+_GIVEN_BEFORE = """
+UPDATE llmteam.run_steps n SET given = o.given
+  FROM llmteam.run_steps o
+ WHERE n.tenant_id = %s AND n.run_id = %s AND o.given IS NOT NULL
+   AND o.tenant_id = n.tenant_id AND o.run_id = %s AND o.step_id = n.step_id AND o.visit = n.visit;
+"""
+
 #: Payloads that the copy refers to count as used just now.
 _KEEP = """
 UPDATE llmteam.payloads p SET created_at = now()
@@ -56,6 +64,8 @@ def write_link(script: Script, run: NewRun, added: Iterable[StepRow]) -> None:
             *ident,
         )
     script.add(COPY, *ident, link.parent_run_id).add(_KEEP, *ident)
+    if link.kind == "retry":
+        script.add(_GIVEN_BEFORE, *ident, link.parent_run_id)
     for key, output in link.outputs.items():
         inline = output.text if output.digest is None else None
         if output.digest is not None:

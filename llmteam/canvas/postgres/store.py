@@ -29,6 +29,7 @@ from llmteam.canvas.postgres.scripts import (
     run_values,
 )
 from llmteam.canvas.records import (
+    INLINE_INPUT,
     Claimed,
     NewRun,
     RunHeader,
@@ -133,7 +134,7 @@ class PostgresRunStore(PostgresReads):
         return script.add("SELECT 1")
 
     def _input(self, script: Script, run: NewRun) -> tuple[str | None, str | None]:
-        if len(run.input) <= 8192:
+        if len(run.input) <= INLINE_INPUT:
             return run.input, None
         digest = codec.digest(run.input)
         script.add(sql.INSERT_PAYLOAD, run.tenant_id, digest, run.input, len(run.input.encode()))

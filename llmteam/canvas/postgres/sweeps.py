@@ -17,7 +17,9 @@ from llmteam.canvas.state import QUARANTINE_AFTER
 from llmteam.db.engine import Database
 from llmteam.dispatch import QUARANTINE_QUEUE, Hint
 
-#: A step in a long queue is hinted at a few times and not every sweep: after 10 s, 20 s, 40 s … up to 5 minutes.
+#: A step in a long queue is hinted at a few times and not every sweep: after 10 s, 20 s, 40 s … up to 5 minutes. A
+#: timer that ran out is none any more: else the claim would take the next look for the moment before which it may not
+#: begin.
 TAKE_DUE = f"""
 WITH due AS (
   SELECT tenant_id, run_id, step_id, visit FROM llmteam.run_steps
@@ -25,7 +27,7 @@ WITH due AS (
    ORDER BY wake_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE llmteam.run_steps s
    SET wake_at = now() + LEAST(interval '10 seconds' * power(2, LEAST(s.hints, 10)), interval '5 minutes'),
-       hints = s.hints + 1
+       hints = s.hints + 1, owner = 'queue'
   FROM due
  WHERE s.tenant_id = due.tenant_id AND s.run_id = due.run_id AND s.step_id = due.step_id AND s.visit = due.visit
 RETURNING s.tenant_id, s.run_id, s.step_id, s.visit,

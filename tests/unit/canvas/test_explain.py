@@ -380,6 +380,22 @@ def test_a_fan_out_is_told_in_a_few_groups() -> None:
     )
 
 
+def test_steps_of_several_queues_that_are_told_together_have_no_queue_in_common() -> None:
+    run = Play(graph("s -> split_1", *(f"split_1 -> b{number}" for number in range(12))))
+    run.do("s", "split_1")
+    run.begin(*(f"b{number}" for number in range(12)))
+    steps = [
+        replace(held(run, row), queue=f"q{number % 2}", holder=str(number))
+        for number, row in enumerate(run.rows.values())
+        if row.state is StepState.RUNNING
+    ]
+
+    (found,) = explain(Picture(record(run), steps, run.graph, run.now, fleet=CALM)).steps
+
+    assert (len(found.steps), found.queue) == (12, None)
+    assert found.says[2] == "If none does, the step starts again in the queue q0 and q1; no attempt is used up."
+
+
 def test_steps_that_fare_differently_stand_apart_as_long_as_they_are_few() -> None:
     run = Play(graph("split_1 -> a", "split_1 -> b", "split_1 -> c"), RetryPolicy(max_retries=3))
     run.do("split_1")
