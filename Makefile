@@ -92,6 +92,10 @@ simulate: dev ## Play histories of faults in virtual time: SEEDS=20000 of them, 
 bench: dev ## Measure against raw Celery on the same servers
 	$(BIN)/python -m bench
 
+.PHONY: chaos
+chaos: dev ## Break workers, servers and messages under load; nothing may be lost or done twice
+	$(BIN)/python -m chaos
+
 .PHONY: build
 build: clean dev ## Build the sdist, and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation
