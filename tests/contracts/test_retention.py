@@ -142,3 +142,18 @@ def sizes(database: Database) -> list[int]:
 def payload(text: str) -> int:
     """Bytes of an answer as it is stored."""
     return len(f'{{"output":"{text}"}}')
+
+
+def test_a_payload_that_a_retry_is_about_to_refer_to_counts_as_used_just_now(database: Database) -> None:
+    store = PostgresRunStore(database)
+    ward = Ward(store, PostgresEventStore(database), PostgresSweeps(database), in_postgres_passes(database))
+    old = ward.start(ROW)
+    ward.do(old, "a", answer=LARGE)
+    ward.engine.failed(ward.claim(old, "b"), ValueError("broken"))
+    ward.pass_time(8 * DAY)
+
+    ward.surgery.retry(TENANT, old)
+
+    with database.hot(TENANT) as connection:
+        found = connection.script("SELECT now() - created_at FROM llmteam.payloads", ()) or []
+    assert [age < timedelta(hours=1) for (age,) in found] == [True]
