@@ -38,6 +38,7 @@ from llmteam.canvas.state import (
     Key,
     Outcome,
     RetryPolicy,
+    RunState,
     SegmentStatus,
     Slice,
     StepRow,
@@ -54,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 #: Rows that a claim looks at for the transition to come; wider steps look when they are done.
 LOOK_AHEAD = 8
+
+#: Steps whose input is kept when one step makes them ready; of more, most are taken by other processes anyway.
+HANDED_ON_AT_ONCE = 64
 
 HandlerOf = Callable[[str], StepHandler | None]
 
@@ -223,7 +227,8 @@ class Engine:
             visit=claimed.visit,
             attempt=claimed.attempt + 1,
             idempotency_key=idempotency_key(header, claimed.key),
-            deadline=claimed.deadline,
+            # By the clock that handlers look at; that of the store may be another one.
+            deadline=None if timeout is None else utc_now() + timeout,
             inputs=node.inputs,
             outputs=node.outputs,
             local_state=dict(work.local_state or {}),
@@ -268,7 +273,12 @@ class Engine:
         return self._finish(execution, Completed(decisions, payload, result), stored)
 
     def failed(self, execution: Execution, exc: BaseException) -> Change:
-        """The handler raised: try again or fail, as its error and the run's policy say."""
+        """The handler raised: try again or fail, as its error and the run's policy say.
+
+        Of a handler that was stopped because its claim is gone nothing is written: it has not failed, it was lost.
+        """
+        if execution.revoked.is_set():
+            return Change(RunState(execution.header.run_id), self.clock(), applied=False)
         retryable = getattr(exc, "retryable", None)
         error = ErrorInfo.from_exception(exc, recoverable=retryable is True)
         outcome = Failed(
@@ -316,7 +326,7 @@ class Engine:
             local_state=ctx.local_state if ctx.dirty else None,
             seen=execution.seen,
         )
-        if output is not None and output.digest is None and change.chord is None:
+        if output is not None and output.digest is None and len(change.ready) <= HANDED_ON_AT_ONCE:
             self._hand_on(execution, change, output)
         self.after(header.tenant_id, graph, change)
         return change

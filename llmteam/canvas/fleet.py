@@ -15,7 +15,7 @@ from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.records import PinnedDefinition, RunHeader
 from llmteam.canvas.registry.postgres import PostgresSegmentRegistry
 from llmteam.canvas.runs import Runs
-from llmteam.db import Database
+from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
 from llmteam.errors import ConfigurationError
 from llmteam.events.postgres import PostgresEventStore
@@ -66,6 +66,7 @@ def connect(
         alarm=alarm,
         limits=limits_of(settings),
         holder=f"{os.uname().nodename}:{os.getpid()}",
+        clock=DatabaseClock(database),
     )
     events = PostgresEventStore(database, wakeup=wakeup)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+import heapq
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any
 
 from llmteam.canvas.graph import Node
 from llmteam.canvas.records import Expired, Holding, LateRun, NewRun, RunHeader, StoredOutput
+from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import (
     DEADLINE_GRACE,
     HINT_AFTER,
@@ -92,47 +94,65 @@ def holds(run: MemoryRun | None, holding: Holding) -> bool:
     return row.state is StepState.RUNNING and row.fence == holding.fence
 
 
+def _queue(run: MemoryRun, row: StepRow) -> str:
+    return run.nodes[row.step_id].facts.queue
+
+
 class MemorySweeps:
     """The :class:`~llmteam.canvas.records.Sweeps` of runs in memory."""
 
-    def __init__(self, runs: MutableMapping[tuple[str, str], MemoryRun], clock: Clock) -> None:
+    def __init__(
+        self,
+        runs: MutableMapping[tuple[str, str], MemoryRun],
+        snapshots: MutableMapping[tuple[str, str], SegmentSnapshot],
+        clock: Clock,
+    ) -> None:
         self._runs = runs
+        self._snapshots = snapshots
         self._clock = clock
         self.recorded: dict[str, tuple[datetime, int]] = {}
 
-    def _due(self, state: StepState, limit: int) -> Iterator[tuple[MemoryRun, StepRow]]:
-        now, found = self._clock(), 0
+    def _due(self, state: StepState, limit: int, skip_queues: Sequence[str] = ()) -> list[tuple[MemoryRun, StepRow]]:
+        """Rows in this state whose moment has come, those first that have waited longest."""
+        now = self._clock()
+        found: list[tuple[datetime, int, MemoryRun, StepRow]] = []
         for run in list(self._runs.values()):
             with run.lock:
-                for row in list(run.rows.values()):
-                    if found < limit and row.state is state and row.wake_at is not None and row.wake_at <= now:
-                        found += 1
-                        yield run, row
+                for row in run.rows.values():
+                    due = row.state is state and row.wake_at is not None and row.wake_at <= now
+                    if due and row.wake_at is not None and _queue(run, row) not in skip_queues:
+                        found.append((row.wake_at, len(found), run, row))
+        return [(run, row) for _, _, run, row in heapq.nsmallest(limit, found)]
 
     def take_due(self, limit: int, skip_queues: Sequence[str] = ()) -> list[Hint]:
-        """As :meth:`Sweeps.take_due`."""
+        """As :meth:`Sweeps.take_due`. A timer that ran out is none any more."""
         hints = []
-        for run, row in self._due(StepState.READY, limit):
-            queue = run.nodes[row.step_id].facts.queue
-            if queue in skip_queues:
-                continue
-            sent = run.hints.get(row.key, 0)
-            wake_at = self._clock() + min(HINT_AFTER * 2 ** min(sent, 10), _MOST)
-            run.rows[row.key] = replace(row, wake_at=wake_at)
-            run.hints[row.key] = sent + 1
+        for run, found in self._due(StepState.READY, limit, skip_queues):
+            with run.lock:
+                row = run.rows[found.key]
+                if row is not found:
+                    continue  # it has moved meanwhile
+                sent = run.hints.get(row.key, 0)
+                wake_at = self._clock() + min(HINT_AFTER * 2 ** min(sent, 10), _MOST)
+                run.rows[row.key] = replace(row, owner="queue", wake_at=wake_at)
+                run.hints[row.key] = sent + 1
             ident = (run.header.tenant_id, run.header.run_id)
-            hints.append(Hint(*ident, *row.key, QUARANTINE_QUEUE if row.quarantined else queue))
+            hints.append(Hint(*ident, *row.key, QUARANTINE_QUEUE if row.quarantined else _queue(run, row)))
         return hints
 
     def take_expired(self, limit: int) -> list[Expired]:
         """As :meth:`Sweeps.take_expired`."""
         expired = []
-        for run, row in self._due(StepState.RUNNING, limit):
-            held = run.held.get(row.key)
-            lost = held is None or held.until <= self._clock()
-            if lost:
-                run.held.pop(row.key, None)
-            run.rows[row.key] = replace(row, wake_at=self._clock() + DEADLINE_GRACE)
+        for run, found in self._due(StepState.RUNNING, limit):
+            with run.lock:
+                row = run.rows[found.key]
+                if row is not found:
+                    continue
+                held = run.held.get(row.key)
+                lost = held is None or held.until <= self._clock()
+                if lost:
+                    run.held.pop(row.key, None)
+                run.rows[row.key] = replace(row, wake_at=self._clock() + DEADLINE_GRACE)
             expired.append(Expired(run.header.tenant_id, run.header.run_id, row.key, row.fence, lost))
         return expired
 
@@ -149,14 +169,14 @@ class MemorySweeps:
     def purge(self, older_than: timedelta, limit: int) -> int:
         """As :meth:`Sweeps.purge`."""
         before = self._clock() - older_than
-        ended = [
-            key
-            for key, run in self._runs.items()
-            if run.state.finished_at is not None and run.state.finished_at < before
-        ]
-        for key in ended[:limit]:
+        ended = [(run.state.finished_at, key) for key, run in self._runs.items() if run.state.finished_at is not None]
+        gone = {key for finished_at, key in heapq.nsmallest(limit, ended) if finished_at < before}
+        for key in gone:
             del self._runs[key]
-        return len(ended[:limit])
+        for snapshot in list(self._snapshots.values()):
+            if (snapshot.tenant_id, snapshot.run_id) in gone:
+                del self._snapshots[snapshot.tenant_id, snapshot.snapshot_id]
+        return len(gone)
 
     def record(self, name: str, found: int) -> None:
         """As :meth:`Sweeps.record`."""

@@ -14,6 +14,7 @@ from llmteam.canvas.exceptions import UnknownSegmentError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.memory import Held, MemoryRun, MemorySweeps, apply_hold, holds, wake_of_claim
 from llmteam.canvas.records import (
+    INLINE_INPUT,
     Claimed,
     Holding,
     Link,
@@ -74,7 +75,7 @@ class MemoryRunStore:
         with self._lock:
             if (run.tenant_id, run.run_id) in self._runs or self._of_key(run, but=run.replaces) is not None:
                 return False
-            if run.replaces is not None:
+            if run.replaces is not None and (run.tenant_id, run.replaces) in self._runs:
                 self._runs[run.tenant_id, run.replaces].key = None
             self._definitions[run.tenant_id, run.pinned.hash] = run.pinned
             self._runs[run.tenant_id, run.run_id] = kept
@@ -258,12 +259,18 @@ class MemoryRunStore:
         """As :meth:`RunStore.take_hold`."""
         run = self._runs[header.tenant_id, header.run_id]
         with run.lock:
-            steps = [self._step_record(run, row, True) for row in sorted(run.rows.values(), key=_beginning)]
-            change, snapshot = seal(Slice(run.state, (), now), codec.loads(run.start.input), steps)
+            steps = [self._sealed_record(run, row) for row in sorted(run.rows.values(), key=_beginning)]
+            change, snapshot = seal(Slice(run.state, (), now), _sealed_input(run.start), steps)
             if change.applied and snapshot is not None:
                 self._snapshots[header.tenant_id, snapshot.snapshot_id] = snapshot
                 self._write(run, change)
             return change
+
+    def _sealed_record(self, run: MemoryRun, row: StepRow) -> StepRecord:
+        stored = run.outputs.get(row.key)
+        if stored is None or stored.digest is None:
+            return self._step_record(run, row, True)
+        return replace(self._step_record(run, row, False), output={"$ref": stored.digest})
 
     def snapshot(self, tenant_id: str, snapshot_id: str) -> SegmentSnapshot | None:
         """As :meth:`RunStore.snapshot`."""
@@ -303,7 +310,7 @@ class MemoryRunStore:
     @property
     def sweeps(self) -> MemorySweeps:
         """What a sweeper of these runs looks at."""
-        return MemorySweeps(self._runs, self._clock)
+        return MemorySweeps(self._runs, self._snapshots, self._clock)
 
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
         """As :meth:`RunStore.header`."""
@@ -371,6 +378,13 @@ def _attempt(run: MemoryRun, keys: Sequence[Key], transition: Transition, now: d
             return transition(moment)
         except NeedRows as missing:
             wanted |= transitions.ahead(run.nodes, missing.keys, wanted)
+
+
+def _sealed_input(start: NewRun) -> Any:
+    """The input as a snapshot has it: a large one, as in SQL, as a reference."""
+    if len(start.input) <= INLINE_INPUT:
+        return codec.loads(start.input)
+    return {"$ref": codec.digest(start.input)}
 
 
 def _beginning(row: StepRow) -> tuple[bool, float, str, int]:

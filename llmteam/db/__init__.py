@@ -1,5 +1,6 @@
 """The database: pool and transactions, tables, migrations, roles. SQL stands here and in the ``postgres`` modules."""
 
+from llmteam.db.clock import DatabaseClock
 from llmteam.db.engine import Database
 from llmteam.db.errors import (
     ConflictError,
@@ -17,6 +18,7 @@ __all__ = [
     "ConflictError",
     "ConstraintError",
     "Database",
+    "DatabaseClock",
     "DatabaseTimeoutError",
     "HotConnection",
     "InsecureLoginError",

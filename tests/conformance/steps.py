@@ -15,7 +15,17 @@ from llmteam.runtime.context import StepContext
 #: Seconds between two looks at a gate.
 _LOOK = 0.005
 
-NOT_JSON: dict[str, Any] = {"object": object(), "nan": math.nan, "key": {1: "one"}, "nul": "a\x00b", "deep": []}
+NOT_JSON: dict[str, Any] = {
+    "object": object(),
+    "set": {"one"},
+    "bytes": b"one",
+    "nan": math.nan,
+    "infinity": math.inf,
+    "key": {1: "one"},
+    "nul": "a\x00b",
+    "surrogate": "a\ud800",
+    "deep": [],
+}
 NOT_JSON["deep"].append(NOT_JSON["deep"])
 
 
@@ -99,6 +109,8 @@ def answer(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
         return "x" * config["size"]
     if "ports" in config:
         return Ports(config["ports"])
+    if config.get("show") == "input":
+        return input_data["input"]
     if config.get("show") == "key":
         return ctx.idempotency_key
     if config.get("show") == "tenant":

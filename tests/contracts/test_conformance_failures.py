@@ -9,6 +9,7 @@ import pytest
 
 from llmteam.canvas import RunConfig
 from tests.conformance.fleets import Fleet, Ran, eventually
+from tests.conformance.steps import NOT_JSON
 from tests.drawing import draw
 
 #: Attempts follow each other at once.
@@ -181,7 +182,7 @@ def test_an_error_text_is_cleaned_before_it_is_kept(fleet: Fleet) -> None:
     assert not {"\x00", "\ud800", "secret"} & set(ran.result.error.error_message.replace("secret", "\x00"))
 
 
-@pytest.mark.parametrize("kind", ["object", "nan", "key", "nul", "deep"])
+@pytest.mark.parametrize("kind", NOT_JSON)
 def test_an_answer_that_is_no_json_fails_its_step_and_says_where(fleet: Fleet, kind: str) -> None:
     ran = fleet.run(draw("a", config={"a": {"not_json": kind}}), config=RunConfig(**SOON))
 

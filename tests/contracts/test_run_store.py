@@ -12,6 +12,7 @@ from llmteam.canvas.exceptions import UnknownSegmentError
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.db import Database
+from llmteam.dispatch import Hint
 from llmteam.events import ErrorInfo, EventQuery, EventType, MemoryEventStore, WorktrailEvent
 from tests.conformance.desk import TENANT, Desk, at_once, new_run
 from tests.drawing import draw
@@ -322,3 +323,13 @@ def test_another_tenants_run_is_not_there(desk: Desk) -> None:
     assert desk.store.outputs("globex", run_id) == {}
     assert not desk.engine.end("globex", run_id, SegmentStatus.CANCELLED)
     assert desk.events.select(EventQuery(tenant_id="globex", run_id=run_id)) == []
+
+
+def test_s3_a_hint_that_names_another_tenant_claims_nothing(desk: Desk) -> None:
+    run_id = desk.start(draw("a"))
+
+    forged = desk.engine.begin(Hint("somebody-else", run_id, "a", 1, ""))
+
+    assert forged is None
+    assert desk.rows(run_id)["a"].row.fence == 0
+    assert desk.begin(run_id, "a") is not None
