@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 
 TENANT = "default"
 #: Short, so that a test sees a lease end; long enough for a machine that is busy with other things.
-LEASE, SWEEP = 2.0, 0.3
+LEASE, SWEEP = 2.0, 0.15
 #: Seconds that any run of these tests may take.
 PATIENCE = 45.0
 
@@ -42,9 +42,11 @@ class Place:
     database_url: str
     broker_url: str
     lease: float = LEASE
+    _started: list[str] = field(default_factory=list)
 
     def start(self, segment: SegmentDefinition, run_id: str | None = None, **how: Any) -> str:
-        return self.client.start(segment, run_id=run_id or new_id(), **how)
+        self._started.append(self.client.start(segment, run_id=run_id or new_id(), **how))
+        return self._started[-1]
 
     def arm(self, point: str, run_id: str, step_id: str = "", action: str = failpoints.KILL, **more: Any) -> None:
         failpoints.arm(self.folder, point, run_id, step_id, action, **more)
@@ -83,6 +85,10 @@ class Place:
         """Let the gated steps of these runs go on, or only one call of them."""
         for run_id in run_ids:
             gate_of(self.folder, run_id, call).touch()
+
+    def open_all(self) -> None:
+        """Let go of everything, so that a test that failed leaves no step waiting in the way of others."""
+        self.open(*self._started)
 
 
 def told(result: SegmentResult) -> Counter[tuple[str | None, str]]:

@@ -24,7 +24,7 @@ from tests.drawing import draw
 from tests.embedding import short_folder
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 CHAIN = draw("a -> b", work="traced", segment_id="chain")
 GATED = draw("a -> b", work="traced", config={"a": {"gate": True}}, segment_id="gated")
@@ -56,6 +56,12 @@ def fleet(here: Place) -> Iterator[Started]:
     with here.line.started("worker", "--pool", "prefork", "--concurrency", "3") as worker:
         worker.wait_for("ready: llmteam.default")
         yield worker
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits_on(here: Place) -> Iterator[None]:
+    yield
+    here.open_all()
 
 
 @contextmanager

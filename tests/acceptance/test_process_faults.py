@@ -11,7 +11,7 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 
 import psutil
 import pytest
@@ -25,7 +25,7 @@ from tests.drawing import draw
 from tests.services import PostgresService, redis_client
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 GATED = draw("a", work="traced", config={"a": {"gate": True}}, segment_id="gated")
 #: What the lasting fleet and the one beside it run at once.
@@ -48,78 +48,98 @@ def here(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.TempPa
     own.drop_all()
 
 
-@pytest.fixture(scope="module")
-def fleet(here: Place) -> Iterator[Started]:
-    """A fleet of threads and processes that lasts as long as this module."""
-    with here.line.started("worker", "--concurrency", str(SLOTS)) as worker:
-        worker.wait_for("ready: llmteam.control")
-        yield worker
+@dataclass
+class Fleets:
+    """The fleet that lasts as long as this module, and two beside it that do not survive their tests."""
 
-
-@contextmanager
-def beside(here: Place) -> Iterator[Started]:
-    """Another fleet, of processes only."""
-    with here.line.started("worker", "--pool", "prefork", "--concurrency", str(SLOTS_BESIDE)) as worker:
-        worker.wait_for("ready: llmteam.default")
-        yield worker
+    lasting: Started
+    killed: Started
+    stopped: Started
 
 
 @pytest.fixture(scope="module", autouse=True)
-def doomed(here: Place, fleet: Started) -> str:
+def fleets(here: Place) -> Iterator[Fleets]:
+    """All of them, started at once."""
+    processes = ("worker", "--pool", "prefork", "--concurrency", str(SLOTS_BESIDE))
+    with (
+        here.line.started("worker", "--concurrency", str(SLOTS)) as lasting,
+        here.line.started(*processes) as killed,
+        here.line.started(*processes) as stopped,
+    ):
+        lasting.wait_for("ready: llmteam.control", timeout=60)
+        for one in (killed, stopped):
+            one.wait_for("ready: llmteam.default", timeout=60)
+        yield Fleets(lasting, killed, stopped)
+
+
+@pytest.fixture
+def fleet(fleets: Fleets) -> Started:
+    return fleets.lasting
+
+
+@pytest.fixture(scope="module", autouse=True)
+def doomed(here: Place, fleets: Fleets) -> str:
     """A run whose step takes every process with it; it needs a while to fail and begins before all others."""
     return here.start(dying("kill", 99), "doomed")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def unheard(here: Place, fleet: Started) -> str:
+def unheard(here: Place, fleets: Fleets) -> str:
     """A run whose hint dies with the main process that received it; it needs a while to be hinted at again."""
     here.arm("received", "unheard", "a")
     return here.start(draw("a", work="traced_io", segment_id="unheard"), "unheard")
 
 
-def fill(here: Place, other: Started) -> tuple[list[str], list[str]]:
-    """Gated runs for every place of both fleets: those with the lasting one, and those with ``other``."""
-    runs = [here.start(GATED) for _ in range(SLOTS + SLOTS_BESIDE)]
+@pytest.fixture(autouse=True)
+def nothing_waits_on(here: Place) -> Iterator[None]:
+    yield
+    here.open_all()
+
+
+def fill(here: Place, other: Started, beside: int) -> tuple[list[str], list[str]]:
+    """Gated runs for every place of the lasting fleet and of ``beside`` others; and which of them ``other`` has."""
+    runs = [here.start(GATED) for _ in range(SLOTS + beside * SLOTS_BESIDE)]
+    calls = {run_id: here.wait_for(run_id, "a") for run_id in runs}
     pids = {one.pid for one in other.look()}
-    where = {run_id: here.wait_for(run_id, "a").pid in pids for run_id in runs}
+    where = {run_id: call.pid in pids for run_id, call in calls.items()}
     return [one for one in runs if not where[one]], [one for one in runs if where[one]]
 
 
-def test_p9_a_fleet_that_is_killed_whole_costs_its_steps_one_lease(here: Place, fleet: Started) -> None:
-    with beside(here) as other:
-        kept, lost = fill(here, other)
-        assert len(lost) == SLOTS_BESIDE
+def test_p9_a_fleet_that_is_killed_whole_costs_its_steps_one_lease(here: Place, fleets: Fleets) -> None:
+    other = fleets.killed
+    kept, lost = fill(here, other, beside=2)
+    assert len(lost) == SLOTS_BESIDE
 
-        for process in [psutil.Process(other.process.pid), *other.look()]:
-            process.kill()
-        here.open(*kept, *lost)
+    for process in [psutil.Process(other.process.pid), *other.look()]:
+        process.kill()
+    here.open(*kept, *lost)
 
-        for run_id in kept + lost:
-            assert here.ended(run_id).outputs == {"output": "a"}
-        assert [here.rows(run_id)["a"].row.losses for run_id in kept] == [0] * len(kept)
-        assert [here.rows(run_id)["a"].row.losses for run_id in lost] == [1] * len(lost)
+    for run_id in kept + lost:
+        assert here.ended(run_id).outputs == {"output": "a"}
+    assert [here.rows(run_id)["a"].row.losses for run_id in kept] == [0] * len(kept)
+    assert [here.rows(run_id)["a"].row.losses for run_id in lost] == [1] * len(lost)
 
 
 def test_p11_p12_a_fleet_that_is_asked_to_stop_finishes_what_is_short_and_hands_back_the_rest(
-    here: Place, fleet: Started
+    here: Place, fleets: Fleets
 ) -> None:
-    with beside(here) as other:
-        kept, (short, long) = fill(here, other)
+    other = fleets.stopped
+    kept, (short, long) = fill(here, other, beside=1)
 
-        other.process.send_signal(signal.SIGTERM)
-        other.wait_for("stopping; running steps are finished first")
-        here.open(short, *kept)
+    other.process.send_signal(signal.SIGTERM)
+    other.wait_for("stopping; running steps are finished first")
+    here.open(short, *kept)
 
-        assert here.ended(short).outputs == {"output": "a"}
-        assert len(here.began(short, "a")) == 1
-        assert other.process.wait(20) == 0
-        again = here.wait_for(long, "a", times=2)
-        here.open(long)
-        result = here.ended(long)
-        row = here.rows(long)["a"].row
-        assert (again.attempt, row.attempt, row.losses, row.fence) == (1, 0, 0, 2)
-        assert told(result)["a", "step.released"] == 1
-        assert told(result)["a", "step.lost"] == 0
+    assert here.ended(short).outputs == {"output": "a"}
+    assert len(here.began(short, "a")) == 1
+    assert other.process.wait(20) == 0
+    again = here.wait_for(long, "a", times=2)
+    here.open(long)
+    result = here.ended(long)
+    row = here.rows(long)["a"].row
+    assert (again.attempt, row.attempt, row.losses, row.fence) == (1, 0, 0, 2)
+    assert told(result)["a", "step.released"] == 1
+    assert told(result)["a", "step.lost"] == 0
 
 
 def test_p10_a_process_that_slept_through_its_lease_cannot_hand_in_its_result(here: Place, fleet: Started) -> None:
