@@ -62,7 +62,7 @@ class Hasty(Engine):
                 run = store._runs[header.tenant_id, header.run_id]  # type: ignore[attr-defined]
                 change = _attempt(run, keys, transition, now)
                 if change.applied:
-                    self.after(header.tenant_id, graph, change)
+                    self.outbox.send(header.tenant_id, graph, change)
                 return store.apply(header, keys, transition, nodes, now=now, **how)
 
         self.store = Early()  # type: ignore[assignment]
