@@ -83,9 +83,18 @@ test: lint ## Everything that CI runs: lint and all tests
 test-unit: dev ## The tests that need no server (ARGS="-k retry" picks some)
 	$(BIN)/pytest tests/unit $(ARGS)
 
+.PHONY: simulate
+simulate: dev ## Play histories of faults in virtual time: SEEDS=20000 of them, or SEED=17 alone
+	LLMTEAM_TEST_SEEDS=$(or $(SEEDS),20000) $(if $(SEED),LLMTEAM_TEST_SEED=$(SEED)) \
+		$(BIN)/pytest tests/simulated/test_simulation.py -k whatever_breaks $(ARGS)
+
 .PHONY: bench
 bench: dev ## Measure against raw Celery on the same servers
 	$(BIN)/python -m bench
+
+.PHONY: chaos
+chaos: dev ## Break workers, servers and messages under load; nothing may be lost or done twice
+	$(BIN)/python -m chaos
 
 .PHONY: build
 build: clean dev ## Build the sdist, and the wheel from it, into dist/

@@ -54,21 +54,28 @@ class Site:
 @contextmanager
 def site() -> Iterator[Site]:
     """Start the servers in a new folder, and remove both at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="llmteam-bench-"))
+    with embedded("llmteam-bench-") as servers:
+        yield _prepared(servers, servers.home)
+
+
+@contextmanager
+def embedded(prefix: str) -> Iterator[EmbeddedServers]:
+    """Servers of their own with all tables, in a new folder; both are gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
     # As root, Postgres runs under a user of its own, which has to get here.
     folder.chmod(0o755)
     try:
         with start(folder) as servers:
-            yield _prepared(servers, folder)
+            provision(servers.superuser_url, LOGIN, DATABASE)
+            database = Database(servers.database_url)
+            database.upgrade()
+            database.close()
+            yield servers
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepared(servers: EmbeddedServers, folder: Path) -> Site:
-    provision(servers.superuser_url, LOGIN, DATABASE)
-    database = Database(servers.database_url)
-    database.upgrade()
-    database.close()
     ours, theirs = (_numbered(servers.broker_url, number) for number in (_OURS, _RAW))
     settings = Settings(database_url=servers.database_url, broker_url=ours, imports=("bench.steps",))
     durability, postgres = durability_of(servers.database_url)

@@ -109,9 +109,10 @@ class CeleryDispatcher:
         return batch
 
     def _publish_all(self, hints: Sequence[Hint]) -> None:
+        declared: set[str] = set()
         with self._producer(len(hints)) as producer:
             for hint in hints:
-                self._publish(producer, hint, new_id())
+                self._publish(producer, hint, declared)
 
     def send_chord(self, chord: Chord) -> None:
         """Publish the heads as headers of one chord; without a backend that can count them, as plain hints."""
@@ -122,9 +123,10 @@ class CeleryDispatcher:
         body = self._signature(chord.body, chord.chord_id)
         group_id = new_id()
         backend.set_chord_size(group_id, len(chord.heads))
+        declared: set[str] = set()
         with self._producer(len(chord.heads)) as producer:
             for index, hint in enumerate(chord.heads):
-                self._publish(producer, hint, new_id(), chord=body, group_id=group_id, group_index=index)
+                self._publish(producer, hint, declared, chord=body, group_id=group_id, group_index=index)
 
     def unattended(self, queues: Iterable[str], timeout: float = 1.0) -> list[str]:
         """Those of ``queues`` that no living worker consumes; asks all workers and waits ``timeout`` seconds."""
@@ -140,8 +142,9 @@ class CeleryDispatcher:
             options={"queue": hint.queue, "task_id": task_id, "ignore_result": True},
         )
 
-    def _publish(self, producer: Producer, hint: Hint, task_id: str, **chord: Any) -> None:
-        amqp = self._app.amqp
+    def _publish(self, producer: Producer, hint: Hint, declared: set[str], **chord: Any) -> None:
+        """Publish one message of a batch, for which each queue is declared once."""
+        amqp, task_id = self._app.amqp, new_id()
         text = f"({', '.join(map(repr, hint.args))})"
         message = amqp.create_task_message(
             task_id,
@@ -155,7 +158,9 @@ class CeleryDispatcher:
             root_id=task_id,
             **chord,
         )
-        amqp.send_task_message(producer, RUN_STEP, message, queue=hint.queue, retry=False)
+        declare = () if hint.queue in declared else None
+        declared.add(hint.queue)
+        amqp.send_task_message(producer, RUN_STEP, message, queue=hint.queue, retry=False, declare=declare)
 
     @contextmanager
     def _producer(self, count: int) -> Iterator[Producer]:
@@ -192,6 +197,8 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
         "socket_keepalive": True,
         "health_check_interval": 25,
         "retry_on_timeout": False,
+        # A broker that is away must not hold up whoever sends: otherwise kombu tries again for six seconds.
+        "max_retries": 0,
     }
     app.conf.update(
         broker_url=settings.broker_url,
@@ -213,6 +220,17 @@ def step_queues() -> list[Queue]:
 
     exchange = Exchange("llmteam")  # type: ignore[no-untyped-call]
     return [Queue(queue, exchange, routing_key=queue, no_ack=True) for queue in QUEUES]  # type: ignore[no-untyped-call]
+
+
+def depth(connection: Any, queue: str) -> int:
+    """How many messages wait in a queue; asked over a connection of Celery's."""
+    channel = connection.default_channel
+    try:
+        count: int = channel.queue_declare(queue, passive=True).message_count
+    except connection.channel_errors:
+        # Redis forgets a list that is empty.
+        return 0
+    return count
 
 
 _FIXED: dict[str, Any] = {

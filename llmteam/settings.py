@@ -67,6 +67,8 @@ class Settings:
     hint_depth: int = 1000
     #: Days for which runs are kept that are over; for ever when unset.
     retention_days: float | None = None
+    #: How long a worker may receive nothing although messages wait for it.
+    deaf_seconds: float = 30.0
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
     openai_api_key: str | None = None
@@ -326,6 +328,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "drain_seconds": _seconds(0, 3600),
     "hint_depth": _count(1, 10_000_000),
     "retention_days": _days(0.01, 36_500),
+    "deaf_seconds": _seconds(1, 86400),
     "log_level": _log_level,
     "log_format": _log_format,
     "openai_api_key": _text,

@@ -13,19 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from billiard import active_children
-from celery.signals import worker_process_init, worker_shutting_down
+from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 from celery.worker import state
 
-from llmteam.tasks.worker import step_worker_if_any
+if TYPE_CHECKING:
+    from llmteam.tasks.worker import StepWorker
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that pool processes get to hand back, and that Celery gets to end by itself once nothing runs.
 _CHILD_SECONDS, _END_SECONDS = 3.0, 5.0
 _LOOK_SECONDS = 0.05
+#: The drain of a process whose worker was not prepared.
+DEFAULT_SECONDS = 25.0
 
 
 class Drain:
@@ -36,9 +38,11 @@ class Drain:
         self._pid = os.getpid()
         self._begun = threading.Event()
         self._pipe = os.pipe()
+        self._pool: Any = None
 
     def connect(self) -> None:
         """Watch for the shutdown of this worker and for the start of its pool processes."""
+        worker_ready.connect(self._ready, weak=False, dispatch_uid="llmteam.drain")
         worker_shutting_down.connect(self._begin, weak=False, dispatch_uid="llmteam.drain")
         worker_process_init.connect(self._in_child, weak=False, dispatch_uid="llmteam.drain")
 
@@ -46,24 +50,32 @@ class Drain:
         """Leave running steps no more than this."""
         self.seconds = min(self.seconds, seconds)
 
-    def _begin(self, **_: Any) -> None:
+    def _ready(self, sender: Any, **_: Any) -> None:
+        self._pool = sender.pool
+
+    def _children(self) -> list[Any]:
+        """Processes of the pool that still live."""
+        processes = getattr(getattr(self._pool, "_pool", None), "_pool", None) or ()
+        return [one for one in processes if one.is_alive()]
+
+    def _begin(self, exitcode: int | None = None, **_: Any) -> None:
         if os.getpid() == self._pid and not self._begun.is_set():
             self._begun.set()
-            threading.Thread(target=self._run, name="llmteam-drain", daemon=True).start()
+            threading.Thread(target=self._run, args=(exitcode or 0,), name="llmteam-drain", daemon=True).start()
 
-    def _run(self) -> None:
+    def _run(self, code: int) -> None:
         if not _until(lambda: not state.reserved_requests, self.seconds):
             self._hand_back()
         else:
             # Celery's pool may take half a minute to notice that nothing is left.
             _until(lambda: False, _END_SECONDS)
-        _leave()
+        _leave(code)
 
     def _hand_back(self) -> None:
-        worker = step_worker_if_any()
+        worker = _step_worker()
         given_up = 0 if worker is None else worker.hand_back()
         os.close(self._pipe[1])
-        _until(lambda: not active_children(), _CHILD_SECONDS)
+        _until(lambda: not self._children(), _CHILD_SECONDS)
         logger.warning("stopping after %g s; steps still running are handed back (%d here)", self.seconds, given_up)
 
     def _in_child(self, **_: Any) -> None:
@@ -72,10 +84,17 @@ class Drain:
 
     def _watch(self) -> None:
         os.read(self._pipe[0], 1)
-        worker = step_worker_if_any()
+        worker = _step_worker()
         if worker is not None:
             worker.hand_back()
-        _leave()
+        _leave(0)
+
+
+def _step_worker() -> StepWorker | None:
+    """The step worker of this process, if it ever had a task."""
+    from llmteam.tasks.worker import step_worker_if_any
+
+    return step_worker_if_any()
 
 
 def _until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -87,12 +106,12 @@ def _until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def _leave() -> None:
+def _leave(code: int) -> None:
     """End this process although threads of it may still run: nothing of theirs counts any more."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 _drain: Drain | None = None
@@ -105,6 +124,11 @@ def prepare(seconds: float) -> Drain:
         _drain = Drain(seconds)
         _drain.connect()
     return _drain
+
+
+def seconds() -> float:
+    """What running steps get when this process's worker stops."""
+    return DEFAULT_SECONDS if _drain is None else _drain.seconds
 
 
 def within(seconds: float) -> None:

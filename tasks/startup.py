@@ -19,7 +19,7 @@ from llmteam.dispatch import QUEUES, RUN_STEP
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.runtime.context import current_runtime
 from llmteam.settings import Settings, mask_url
-from llmteam.tasks import shutdown
+from llmteam.tasks import leaving, shutdown, watchdog
 from llmteam.tasks.worker import import_user_modules, step_worker
 
 if TYPE_CHECKING:
@@ -72,10 +72,22 @@ def _before_work(instance: Any, **_: Any) -> None:
     if not ours:
         return
     try:
-        prepare(app, ours, Settings.load())
+        settings = Settings.load()
+        prepare(app, ours, settings)
     except LLMTeamError as exc:
         on_refusal(exc)
         raise SystemExit(exit_code(exc)) from None
+    watch_over(settings)
+
+
+def watch_over(settings: Settings) -> None:
+    """Look after this worker from the moment on in which it is ready."""
+
+    def ready(sender: Any, **_: Any) -> None:
+        leaving.remember(sender)
+        watchdog.start(sender, settings.deaf_seconds)
+
+    worker_ready.connect(ready, weak=False, dispatch_uid="llmteam.watchdog")
 
 
 @worker_ready.connect(weak=False, dispatch_uid="llmteam.startup")  # type: ignore[untyped-decorator]
@@ -83,6 +95,7 @@ def _before_hints(sender: Any, **_: Any) -> None:
     """Make the step worker at once where it works in this process: it also sweeps when nobody else does."""
     ours = set(sender.app.amqp.queues.consume_from) & set(QUEUES)
     if ours and _runs_here(sender.pool):
+        leaving.remember(sender)
         step_worker()
 
 

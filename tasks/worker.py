@@ -30,6 +30,8 @@ from llmteam.dispatch import CeleryDispatcher, Hint
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.ids import new_id
 from llmteam.settings import Settings
+from llmteam.tasks import leaving
+from llmteam.tasks.abandoned import GRACE_SECONDS, Abandoned, Call
 from llmteam.tasks.queues import BusyQueues
 from llmteam.tasks.standin import StandIn
 
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: A wake-up that lies further ahead is left to the sweep. In seconds.
 TIMER_REACH = 10.0
+#: A hint that could not be looked at is sent again after this many seconds; a process puts off so many at once.
+AGAIN_SECONDS, AGAIN_MOST = 2.0, 100
 #: Connections to Postgres that one process may have, and those of them that sweeps may have.
 CONNECTIONS, SWEEP_CONNECTIONS = 16, 2
 
@@ -48,7 +52,9 @@ class StepWorker:
         import_user_modules(settings)
         self.settings = settings
         self._timers = Timers()
+        self._put_off = threading.BoundedSemaphore(AGAIN_MOST)
         self._loop = LoopThread()
+        self._abandoned = Abandoned(leaving.pool_size(), self._too_many_abandoned)
         self.runs = connect(
             settings,
             app=current_app,
@@ -78,18 +84,35 @@ class StepWorker:
 
     def run_step(self, hint: Hint, chord: Any = None) -> None:
         """Claim the step, call its handler, write what came of it. Does nothing when the step is not due."""
-        execution = self.engine.begin(hint, chord["options"]["task_id"] if chord else None)
-        if execution is None:
+        try:
+            execution = self.engine.begin(hint, chord["options"]["task_id"] if chord else None)
+        except InfrastructureError as exc:
+            if exc.retryable is not True:
+                raise
+            logger.warning("a step could not be claimed (%s); its hint comes again", exc)
+            self._put_off_hint(hint)
             return
-        with self.keeper.holding(execution):
-            self._run(execution)
+        if execution is not None:
+            with self.keeper.holding(execution):
+                self._run(execution)
+
+    def _put_off_hint(self, hint: Hint) -> None:
+        """Send the hint again soon. Beyond what one process puts off, a sweep does it."""
+
+        def send() -> None:
+            self._put_off.release()
+            self._dispatcher.send([hint])
+
+        if self._put_off.acquire(blocking=False):
+            self._timers.after(AGAIN_SECONDS, send)
 
     def _run(self, execution: Execution) -> None:
         overdue = None
+        call = self._abandoned.begin()
         if execution.timeout is not None and execution.handler is not None and not is_async(execution.handler):
-            overdue = self._timers.after(execution.timeout, lambda: self._overdue(execution))
+            overdue = self._timers.after(execution.timeout, lambda: self._overdue(execution, call))
         try:
-            answer = call_blocking(execution, self._loop, self.engine.holder)
+            answer = self._called(execution, call)
         except (Exception, SystemExit) as exc:  # noqa: BLE001  # a handler may raise anything
             failure = exc
             self._insist(lambda: self.engine.failed(execution, failure))
@@ -98,6 +121,12 @@ class StepWorker:
         finally:
             if overdue is not None:
                 overdue.cancel()
+
+    def _called(self, execution: Execution, call: Call) -> Any:
+        try:
+            return call_blocking(execution, self._loop, self.engine.holder)
+        finally:
+            call.returned()
 
     def hand_back(self) -> int:
         """Give up every step that still runs here, so that others go on with it at once; how many."""
@@ -110,9 +139,20 @@ class StepWorker:
             logger.warning("a step could not be handed back (%s); its lease will run out", exc)
             return False
 
-    def _overdue(self, execution: Execution) -> None:
+    def _overdue(self, execution: Execution, call: Call) -> None:
         """The handler outlived its deadline: the step goes on without it, its late answer will be refused."""
-        threading.Thread(target=lambda: self.engine.timed_out(execution), daemon=True).start()
+
+        def settle() -> None:
+            try:
+                self._insist(lambda: self.engine.timed_out(execution))
+            finally:
+                self._timers.after(GRACE_SECONDS, call.outlived)
+
+        threading.Thread(target=settle, daemon=True).start()
+
+    def _too_many_abandoned(self) -> None:
+        logger.warning("%d handlers outlived their deadline and still run: this process ends", self._abandoned.count)
+        leaving.leave(hung=lambda: self._abandoned.count, last=self.runs.close)
 
     def _insist(self, write: Callable[[], Any]) -> None:
         """Write until it worked or the claim has run out: work that was done should not be lost to a short outage."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ from llmteam.canvas.execution import (
     retry_after_of,
 )
 from llmteam.canvas.graph import Graph, Node
+from llmteam.canvas.outbox import Alarm, Notify, Outbox, hint_of
 from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import NewRun, RunHeader, RunStore, Seen, StoredOutput, Work
 from llmteam.canvas.routing import Source, StepOutput, decide_edges, gather_input, shape_output
@@ -35,15 +36,15 @@ from llmteam.canvas.state import (
     Change,
     Completed,
     Failed,
-    Key,
     Outcome,
     RetryPolicy,
+    RunState,
     SegmentStatus,
     Slice,
     StepRow,
     StepState,
 )
-from llmteam.dispatch import QUARANTINE_QUEUE, Chord, Dispatcher, Hint
+from llmteam.dispatch import QUARANTINE_QUEUE, Dispatcher, Hint
 from llmteam.errors import NotJSONError
 from llmteam.events.models import ErrorInfo, EventDraft, EventType
 from llmteam.events.payloads import reference
@@ -54,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 #: Rows that a claim looks at for the transition to come; wider steps look when they are done.
 LOOK_AHEAD = 8
+
+#: Steps whose input is kept when one step makes them ready; of more, most are taken by other processes anyway.
+HANDED_ON_AT_ONCE = 64
 
 HandlerOf = Callable[[str], StepHandler | None]
 
@@ -79,8 +83,8 @@ class Engine:
         handler_of: HandlerOf,
         runtime_of: Callable[[RunHeader], RuntimeContext],
         dispatcher: Dispatcher,
-        notify: Callable[[str, str, bool], None] = lambda tenant_id, run_id, ended: None,
-        alarm: Callable[[datetime, Hint], None] = lambda moment, hint: None,
+        notify: Notify = lambda tenant_id, run_id, ended: None,
+        alarm: Alarm = lambda moment, hint: None,
         limits: Limits | None = None,
         holder: str = "",
         clock: Clock = utc_now,
@@ -90,11 +94,9 @@ class Engine:
         self.limits = limits or Limits()
         self.clock = clock
         self.holder = holder
+        self.outbox = Outbox(dispatcher, notify=notify, alarm=alarm, clock=clock)
         self._handler_of = handler_of
         self._runtime_of = runtime_of
-        self._dispatcher = dispatcher
-        self._notify = notify
-        self._alarm = alarm
         self.chance = chance
         self._graphs = GraphCache(store)
         self._handed_on = HandedOn()
@@ -117,10 +119,10 @@ class Engine:
         change.events[0].payload.update(inline({"input": codec.loads(run.input)}, self.limits))
         if not self.store.create(run, change, graph.nodes):
             return False
-        self.after(run.tenant_id, graph, change)
+        self.outbox.send(run.tenant_id, graph, change)
         if change.run.deadline is not None:
             # Whoever looks at a step of a run that is over time ends the run.
-            self._alarm(change.run.deadline, self._hint(run.tenant_id, run.run_id, graph, (graph.entry, 1)))
+            self.outbox.alarm(change.run.deadline, hint_of(run.tenant_id, run.run_id, graph, (graph.entry, 1)))
         return True
 
     def deadline_of(self, run: NewRun, now: datetime) -> datetime | None:
@@ -150,7 +152,7 @@ class Engine:
             return False
         change = self.store.apply(header, [], transition, {}, now=self.clock())
         if change.applied:
-            self.tell(tenant_id, change)
+            self.outbox.tell(tenant_id, change)
         return change.applied
 
     # -- steps
@@ -177,10 +179,10 @@ class Engine:
         claimed = transitions.claim(work.run, work.row, now, timeout)
         if claimed is None:
             if work.row.state is StepState.READY and work.row.owner == "timer" and work.row.wake_at is not None:
-                self._alarm(work.row.wake_at, self._hint(hint.tenant_id, hint.run_id, graph, key, work.row))
+                self.outbox.alarm(work.row.wake_at, hint_of(hint.tenant_id, hint.run_id, graph, key, work.row))
             return None
         if claimed.quarantined and hint.queue not in ("", QUARANTINE_QUEUE):
-            self._send([self._hint(hint.tenant_id, hint.run_id, graph, key, work.row)])
+            self.outbox.send_hints([hint_of(hint.tenant_id, hint.run_id, graph, key, work.row)])
             return None
         input_data = work.input if work.takes_run_input else gather_input(node, work.sources, graph.nodes)
         event = EventDraft(
@@ -197,7 +199,7 @@ class Engine:
         )
         if taken is None:
             return None
-        self._notify(hint.tenant_id, hint.run_id, False)
+        self.outbox.notify(hint.tenant_id, hint.run_id, False)
         return self._execution(work, node, graph, claimed, timeout, input_data, delivered_chord, taken.seen)
 
     def _timeout(self, node: Node, work: Work) -> timedelta | None:
@@ -269,7 +271,12 @@ class Engine:
         return self._finish(execution, Completed(decisions, payload, result), stored)
 
     def failed(self, execution: Execution, exc: BaseException) -> Change:
-        """The handler raised: try again or fail, as its error and the run's policy say."""
+        """The handler raised: try again or fail, as its error and the run's policy say.
+
+        Of a handler that was stopped because its claim is gone nothing is written: it has not failed, it was lost.
+        """
+        if execution.revoked.is_set():
+            return Change(RunState(execution.header.run_id), self.clock(), applied=False)
         retryable = getattr(exc, "retryable", None)
         error = ErrorInfo.from_exception(exc, recoverable=retryable is True)
         outcome = Failed(
@@ -317,9 +324,9 @@ class Engine:
             local_state=ctx.local_state if ctx.dirty else None,
             seen=execution.seen,
         )
-        if output is not None and output.digest is None and change.chord is None:
+        if output is not None and output.digest is None and len(change.ready) <= HANDED_ON_AT_ONCE:
             self._hand_on(execution, change, output)
-        self.after(header.tenant_id, graph, change)
+        self.outbox.send(header.tenant_id, graph, change)
         return change
 
     def policy_of(self, header: RunHeader) -> RetryPolicy:
@@ -343,59 +350,6 @@ class Engine:
                 continue
             source = Source(step_id, finished.decisions or (), output.parsed())
             self._handed_on.put(Work(header, change.run, row, (source,)), key)
-
-    # -- after the commit
-
-    def tell(self, tenant_id: str, change: Change) -> None:
-        """Wake whoever follows the run."""
-        if change.events or change.hold is not None:
-            self._notify(tenant_id, change.run.run_id, change.ended)
-
-    def hint(self, header: RunHeader, rows: Sequence[StepRow]) -> None:
-        """Send the hints of these ready steps, of those that wait for a moment when it comes."""
-        graph, now, due = self.graph_of(header), self.clock(), []
-        for row in rows:
-            hint = self._hint(header.tenant_id, header.run_id, graph, row.key, row)
-            if row.owner == "timer" and row.wake_at is not None and row.wake_at > now:
-                self._alarm(row.wake_at, hint)
-            else:
-                due.append(hint)
-        self._send(due)
-
-    def _send(self, hints: Sequence[Hint]) -> None:
-        if hints:
-            try:
-                self._dispatcher.send(hints)
-            except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, what is due is written
-                logger.warning("%d hints not sent (%s); a sweep sends them again", len(hints), exc)
-
-    def after(self, tenant_id: str, graph: Graph, change: Change) -> None:
-        """Tell whoever waits, and send the hints of a change that is committed."""
-        run_id = change.run.run_id
-        self.tell(tenant_id, change)
-        for row in change.steps.values():
-            if row.wake_at is not None and row.key not in change.ready and row.state is StepState.READY:
-                self._alarm(row.wake_at, self._hint(tenant_id, run_id, graph, row.key, row))
-        hints = {key: self._hint(tenant_id, run_id, graph, key, change.steps.get(key)) for key in change.ready}
-        if change.chord is not None:
-            chord = self._chord(tenant_id, graph, change, hints)
-            try:
-                self._dispatcher.send_chord(chord)
-            except Exception as exc:  # noqa: BLE001  # as in `_send`
-                logger.warning("run %s: a chord of %d hints not sent (%s)", run_id, len(chord.heads), exc)
-        self._send(list(hints.values()))
-
-    def _chord(self, tenant_id: str, graph: Graph, change: Change, hints: dict[Key, Hint]) -> Chord:
-        """The chord of the split that is over; takes its heads out of ``hints``."""
-        assert change.chord is not None
-        marked = [key for key, row in change.steps.items() if row.chord_id == change.chord]
-        split = next(key for key in marked if key[0] in graph.chords)
-        body = self._hint(tenant_id, change.run.run_id, graph, (graph.chords[split[0]], split[1]))
-        return Chord(change.chord, [hints.pop(key) for key in marked if key in hints], body)
-
-    def _hint(self, tenant_id: str, run_id: str, graph: Graph, key: Key, row: StepRow | None = None) -> Hint:
-        apart = row is not None and row.quarantined
-        return Hint(tenant_id, run_id, *key, QUARANTINE_QUEUE if apart else graph.nodes[key[0]].facts.queue)
 
     def store_output(self, node: Node, output: StepOutput) -> StoredOutput:
         """``output`` as it is written. Raises :class:`NotJSONError`, :class:`PayloadTooLargeError`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -41,7 +41,8 @@ class Execution:
     """A claimed step with all that its handler gets.
 
     ``timeout`` is in seconds. ``delivered_chord`` is the chord whose header the delivery was that made the claim.
-    ``refusal`` is why the handler cannot be called at all. ``seen`` is what the claim saw of the run.
+    ``refusal`` is why the handler cannot be called at all. ``seen`` is what the claim saw of the run. ``revoked`` is
+    set once the claim is known to be gone.
     """
 
     header: RunHeader
@@ -57,6 +58,7 @@ class Execution:
     delivered_chord: str | None = None
     refusal: Exception | None = None
     seen: Seen | None = None
+    revoked: threading.Event = field(default_factory=threading.Event)
 
 
 class GraphCache:

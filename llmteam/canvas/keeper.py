@@ -109,6 +109,7 @@ class Keeper:
         if execution is None:
             return
         logger.info("run %s, step %s: the claim is gone, so it stops", holding.run_id, holding.key[0])
+        execution.revoked.set()
         execution.ctx.cancelled.set()
         self._stopped(execution)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+import heapq
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from llmteam import codec
 from llmteam.canvas.graph import Node
-from llmteam.canvas.records import Expired, Holding, LateRun, NewRun, RunHeader, StoredOutput
+from llmteam.canvas.records import INLINE_INPUT, Expired, Holding, LateRun, NewRun, RunHeader, RunRecord, StoredOutput
+from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import (
     DEADLINE_GRACE,
     HINT_AFTER,
@@ -92,47 +95,106 @@ def holds(run: MemoryRun | None, holding: Holding) -> bool:
     return row.state is StepState.RUNNING and row.fence == holding.fence
 
 
+def sealed_input(start: NewRun) -> Any:
+    """The input as a snapshot has it: a large one, as in SQL, as a reference."""
+    if len(start.input) <= INLINE_INPUT:
+        return codec.loads(start.input)
+    return {"$ref": codec.digest(start.input)}
+
+
+def beginning(row: StepRow) -> tuple[bool, float, str, int]:
+    """By what steps are sorted that are shown: those that began first, then those that did not."""
+    began = 0.0 if row.started_at is None else row.started_at.timestamp()
+    return (row.started_at is None, began, row.step_id, row.visit)
+
+
+def shown(run: MemoryRun) -> RunRecord:
+    """A run as it is shown."""
+    header, state, link = run.header, run.state, run.start.link
+    return RunRecord(
+        tenant_id=header.tenant_id,
+        run_id=header.run_id,
+        instance_id=header.instance_id,
+        segment_id=header.segment_id,
+        definition_hash=header.definition_hash,
+        status=state.status,
+        steps_completed=state.completed,
+        steps_total=len(run.nodes),
+        error=state.error,
+        created_at=run.created_at,
+        started_at=state.started_at,
+        finished_at=state.finished_at,
+        deadline=state.deadline,
+        running=state.running,
+        paused_at=state.paused_at,
+        snapshot_id=state.snapshot_id,
+        parent_run_id=None if link is None else link.parent_run_id,
+        root_run_id=header.root_run_id,
+        link=header.link,
+        idempotency_key=run.key,
+        wake_at=run.wake_at,
+    )
+
+
+def _queue(run: MemoryRun, row: StepRow) -> str:
+    return run.nodes[row.step_id].facts.queue
+
+
 class MemorySweeps:
     """The :class:`~llmteam.canvas.records.Sweeps` of runs in memory."""
 
-    def __init__(self, runs: MutableMapping[tuple[str, str], MemoryRun], clock: Clock) -> None:
+    def __init__(
+        self,
+        runs: MutableMapping[tuple[str, str], MemoryRun],
+        snapshots: MutableMapping[tuple[str, str], SegmentSnapshot],
+        clock: Clock,
+    ) -> None:
         self._runs = runs
+        self._snapshots = snapshots
         self._clock = clock
         self.recorded: dict[str, tuple[datetime, int]] = {}
 
-    def _due(self, state: StepState, limit: int) -> Iterator[tuple[MemoryRun, StepRow]]:
-        now, found = self._clock(), 0
+    def _due(self, state: StepState, limit: int, skip_queues: Sequence[str] = ()) -> list[tuple[MemoryRun, StepRow]]:
+        """Rows in this state whose moment has come, those first that have waited longest."""
+        now = self._clock()
+        found: list[tuple[datetime, int, MemoryRun, StepRow]] = []
         for run in list(self._runs.values()):
             with run.lock:
-                for row in list(run.rows.values()):
-                    if found < limit and row.state is state and row.wake_at is not None and row.wake_at <= now:
-                        found += 1
-                        yield run, row
+                for row in run.rows.values():
+                    due = row.state is state and row.wake_at is not None and row.wake_at <= now
+                    if due and row.wake_at is not None and _queue(run, row) not in skip_queues:
+                        found.append((row.wake_at, len(found), run, row))
+        return [(run, row) for _, _, run, row in heapq.nsmallest(limit, found)]
 
     def take_due(self, limit: int, skip_queues: Sequence[str] = ()) -> list[Hint]:
-        """As :meth:`Sweeps.take_due`."""
+        """As :meth:`Sweeps.take_due`. A timer that ran out is none any more."""
         hints = []
-        for run, row in self._due(StepState.READY, limit):
-            queue = run.nodes[row.step_id].facts.queue
-            if queue in skip_queues:
-                continue
-            sent = run.hints.get(row.key, 0)
-            wake_at = self._clock() + min(HINT_AFTER * 2 ** min(sent, 10), _MOST)
-            run.rows[row.key] = replace(row, wake_at=wake_at)
-            run.hints[row.key] = sent + 1
+        for run, found in self._due(StepState.READY, limit, skip_queues):
+            with run.lock:
+                row = run.rows[found.key]
+                if row is not found:
+                    continue  # it has moved meanwhile
+                sent = run.hints.get(row.key, 0)
+                wake_at = self._clock() + min(HINT_AFTER * 2 ** min(sent, 10), _MOST)
+                run.rows[row.key] = replace(row, owner="queue", wake_at=wake_at)
+                run.hints[row.key] = sent + 1
             ident = (run.header.tenant_id, run.header.run_id)
-            hints.append(Hint(*ident, *row.key, QUARANTINE_QUEUE if row.quarantined else queue))
+            hints.append(Hint(*ident, *row.key, QUARANTINE_QUEUE if row.quarantined else _queue(run, row)))
         return hints
 
     def take_expired(self, limit: int) -> list[Expired]:
         """As :meth:`Sweeps.take_expired`."""
         expired = []
-        for run, row in self._due(StepState.RUNNING, limit):
-            held = run.held.get(row.key)
-            lost = held is None or held.until <= self._clock()
-            if lost:
-                run.held.pop(row.key, None)
-            run.rows[row.key] = replace(row, wake_at=self._clock() + DEADLINE_GRACE)
+        for run, found in self._due(StepState.RUNNING, limit):
+            with run.lock:
+                row = run.rows[found.key]
+                if row is not found:
+                    continue
+                held = run.held.get(row.key)
+                lost = held is None or held.until <= self._clock()
+                if lost:
+                    run.held.pop(row.key, None)
+                run.rows[row.key] = replace(row, wake_at=self._clock() + DEADLINE_GRACE)
             expired.append(Expired(run.header.tenant_id, run.header.run_id, row.key, row.fence, lost))
         return expired
 
@@ -149,14 +211,14 @@ class MemorySweeps:
     def purge(self, older_than: timedelta, limit: int) -> int:
         """As :meth:`Sweeps.purge`."""
         before = self._clock() - older_than
-        ended = [
-            key
-            for key, run in self._runs.items()
-            if run.state.finished_at is not None and run.state.finished_at < before
-        ]
-        for key in ended[:limit]:
+        ended = [(run.state.finished_at, key) for key, run in self._runs.items() if run.state.finished_at is not None]
+        gone = {key for finished_at, key in heapq.nsmallest(limit, ended) if finished_at < before}
+        for key in gone:
             del self._runs[key]
-        return len(ended[:limit])
+        for snapshot in list(self._snapshots.values()):
+            if (snapshot.tenant_id, snapshot.run_id) in gone:
+                del self._snapshots[snapshot.tenant_id, snapshot.snapshot_id]
+        return len(gone)
 
     def record(self, name: str, found: int) -> None:
         """As :meth:`Sweeps.record`."""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from llmteam.dispatch import Hint
 
 
+#: Characters of an input that stands in the run's row; a longer one is a payload of its own.
+INLINE_INPUT = 8192
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """The settings of one run, written with it. Durations are in seconds."""

@@ -76,5 +76,5 @@ class Recovery:
             now=now,
         )
         if change.applied:
-            engine.after(header.tenant_id, graph, change)
+            engine.outbox.send(header.tenant_id, graph, change)
         return change.applied

@@ -209,7 +209,7 @@ class Runs:
             context=start.context or {},
             idempotency_key=_checked_key(start.idempotency_key),
         )
-        for _ in range(_START_ATTEMPTS):
+        for left in reversed(range(_START_ATTEMPTS)):
             if self.engine.submit(run):
                 return run.run_id
             taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
@@ -217,6 +217,8 @@ class Runs:
                 continue  # purged in between
             if self._shares(taken, run, start.rules):
                 return taken.run_id
+            if not left:
+                break  # whose run it is would be cancelled for nothing
             self.engine.end(run.tenant_id, taken.run_id, SegmentStatus.CANCELLED)
             link = Link("restart", taken.run_id, run.run_id)
             run = replace(run, replaces=taken.run_id, link=link)

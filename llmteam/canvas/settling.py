@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from llmteam.canvas.exceptions import InvalidConditionError
@@ -26,6 +25,7 @@ from llmteam.canvas.state import (
     StepRow,
     StepState,
 )
+from llmteam.canvas.tellings import both_ways, branches_failed, duration_ms, skip_event, too_many
 from llmteam.events.models import ErrorInfo, EventDraft, EventSeverity, EventType
 
 
@@ -55,8 +55,8 @@ class Settling:
         run.completed += 1
         run.terminals += row.terminal
         self._result = outcome.result if row.terminal else {}
-        duration = _duration(row, self._now)
-        self._emit(EventType.STEP_COMPLETED, node, row, row.attempt + 1, payload=outcome.payload, duration_ms=duration)
+        duration = duration_ms(row, self._now)
+        self._emit(EventType.STEP_COMPLETED, node, row, row.attempt + 1, payload=outcome.payload, took=duration)
         if self._delivered_chord is not None and row.chord_id == self._delivered_chord:
             self._brought_by_chord = self._join_of(node)
         self._over(node, row)
@@ -90,7 +90,7 @@ class Settling:
         row.attempt += counts
         row.error = error
         self._moment.run.failed += 1
-        duration = _duration(row, self._now)
+        duration = duration_ms(row, self._now)
         attempt = row.attempt + (not counts)
         self._emit(EventType.STEP_FAILED, node, row, attempt, EventSeverity.ERROR, payload, error, duration)
         try:
@@ -222,7 +222,7 @@ class Settling:
 
     def _skip(self, node: Node, row: StepRow) -> None:
         if row.failed_in and node.fires_early:
-            self.fail(node, row, _branches_failed(node))
+            self.fail(node, row, branches_failed(node))
             return
         self._close(row, StepState.SKIPPED)
         row.decisions = (FAILED,) if row.failed_in else (DEAD,)
@@ -266,9 +266,9 @@ class Settling:
             return
         leaving = [index for index, decision in state.exits.items() if decision == LIVE]
         if state.back and leaving:
-            self._fail_run(_both_ways(loop, self._graph, leaving[0]))
+            self._fail_run(both_ways(loop, self._graph, leaving[0]))
         elif state.back and state.iteration >= self._graph.max_visits:
-            self._fail_run(_too_many(loop, self._graph.max_visits))
+            self._fail_run(too_many(loop, self._graph.max_visits))
         elif state.back:
             self._iterate(loop, visit, state)
         else:
@@ -368,7 +368,7 @@ class Settling:
         severity: EventSeverity = EventSeverity.INFO,
         payload: Mapping[str, Any] | None = None,
         error: ErrorInfo | None = None,
-        duration_ms: int | None = None,
+        took: int | None = None,
     ) -> None:
         self._moment.emit(
             EventDraft(
@@ -380,48 +380,6 @@ class Settling:
                 severity=severity,
                 payload=dict(payload or {}),
                 error=error,
-                duration_ms=duration_ms,
+                duration_ms=took,
             )
         )
-
-
-def skip_event(node: Node, row: StepRow, reason: str) -> EventDraft:
-    """The event of a step that will not run."""
-    return EventDraft(
-        EventType.STEP_SKIPPED,
-        step_id=node.step_id,
-        step_type=node.step.step_type,
-        visit=row.visit,
-        payload={"reason": reason},
-    )
-
-
-def _duration(row: StepRow, now: datetime) -> int | None:
-    return None if row.started_at is None else max(0, round((now - row.started_at).total_seconds() * 1000))
-
-
-def _branches_failed(node: Node) -> ErrorInfo:
-    return ErrorInfo(
-        error_type="BranchesFailedError",
-        error_message=f"every branch into join '{node.step_id}' failed or led nowhere",
-    )
-
-
-def _both_ways(loop: Loop, graph: Graph, index: int) -> ErrorInfo:
-    edge = graph.edges[index]
-    return ErrorInfo(
-        error_type="LoopConflictError",
-        error_message=(
-            f"one iteration of the loop at '{loop.header}' both goes round again and leaves by "
-            f"{edge.source} -> {edge.target}: make the conditions of the two exclude each other"
-        ),
-    )
-
-
-def _too_many(loop: Loop, limit: int) -> ErrorInfo:
-    return ErrorInfo(
-        error_type="LoopLimitError",
-        error_message=(
-            f"the loop at '{loop.header}' went round {limit} times: check its condition or raise params.max_visits"
-        ),
-    )

@@ -12,7 +12,17 @@ from llmteam import codec
 from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import UnknownSegmentError
 from llmteam.canvas.graph import Node
-from llmteam.canvas.memory import Held, MemoryRun, MemorySweeps, apply_hold, holds, wake_of_claim
+from llmteam.canvas.memory import (
+    Held,
+    MemoryRun,
+    MemorySweeps,
+    apply_hold,
+    beginning,
+    holds,
+    sealed_input,
+    shown,
+    wake_of_claim,
+)
 from llmteam.canvas.records import (
     Claimed,
     Holding,
@@ -74,7 +84,7 @@ class MemoryRunStore:
         with self._lock:
             if (run.tenant_id, run.run_id) in self._runs or self._of_key(run, but=run.replaces) is not None:
                 return False
-            if run.replaces is not None:
+            if run.replaces is not None and (run.tenant_id, run.replaces) in self._runs:
                 self._runs[run.tenant_id, run.replaces].key = None
             self._definitions[run.tenant_id, run.pinned.hash] = run.pinned
             self._runs[run.tenant_id, run.run_id] = kept
@@ -258,12 +268,18 @@ class MemoryRunStore:
         """As :meth:`RunStore.take_hold`."""
         run = self._runs[header.tenant_id, header.run_id]
         with run.lock:
-            steps = [self._step_record(run, row, True) for row in sorted(run.rows.values(), key=_beginning)]
-            change, snapshot = seal(Slice(run.state, (), now), codec.loads(run.start.input), steps)
+            steps = [self._sealed_record(run, row) for row in sorted(run.rows.values(), key=beginning)]
+            change, snapshot = seal(Slice(run.state, (), now), sealed_input(run.start), steps)
             if change.applied and snapshot is not None:
                 self._snapshots[header.tenant_id, snapshot.snapshot_id] = snapshot
                 self._write(run, change)
             return change
+
+    def _sealed_record(self, run: MemoryRun, row: StepRow) -> StepRecord:
+        stored = run.outputs.get(row.key)
+        if stored is None or stored.digest is None:
+            return self._step_record(run, row, True)
+        return replace(self._step_record(run, row, False), output={"$ref": stored.digest})
 
     def snapshot(self, tenant_id: str, snapshot_id: str) -> SegmentSnapshot | None:
         """As :meth:`RunStore.snapshot`."""
@@ -303,7 +319,7 @@ class MemoryRunStore:
     @property
     def sweeps(self) -> MemorySweeps:
         """What a sweeper of these runs looks at."""
-        return MemorySweeps(self._runs, self._clock)
+        return MemorySweeps(self._runs, self._snapshots, self._clock)
 
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
         """As :meth:`RunStore.header`."""
@@ -313,14 +329,14 @@ class MemoryRunStore:
     def record(self, tenant_id: str, run_id: str) -> RunRecord | None:
         """As :meth:`RunStore.record`."""
         run = self._runs.get((tenant_id, run_id))
-        return None if run is None else _shown(run)
+        return None if run is None else shown(run)
 
     def records(
         self, tenant_id: str, *, status: SegmentStatus | None = None, segment_id: str | None = None, limit: int = 50
     ) -> list[RunRecord]:
         """As :meth:`RunStore.records`."""
         found = [
-            _shown(run)
+            shown(run)
             for (tenant, _), run in self._runs.items()
             if tenant == tenant_id
             and status in (None, run.state.status)
@@ -334,7 +350,7 @@ class MemoryRunStore:
         if run is None:
             return []
         with run.lock:
-            rows = sorted(run.rows.values(), key=_beginning)
+            rows = sorted(run.rows.values(), key=beginning)
             return [self._step_record(run, row, outputs) for row in rows]
 
     def _step_record(self, run: MemoryRun, row: StepRow, outputs: bool) -> StepRecord:
@@ -371,35 +387,3 @@ def _attempt(run: MemoryRun, keys: Sequence[Key], transition: Transition, now: d
             return transition(moment)
         except NeedRows as missing:
             wanted |= transitions.ahead(run.nodes, missing.keys, wanted)
-
-
-def _beginning(row: StepRow) -> tuple[bool, float, str, int]:
-    began = 0.0 if row.started_at is None else row.started_at.timestamp()
-    return (row.started_at is None, began, row.step_id, row.visit)
-
-
-def _shown(run: MemoryRun) -> RunRecord:
-    header, state, link = run.header, run.state, run.start.link
-    return RunRecord(
-        tenant_id=header.tenant_id,
-        run_id=header.run_id,
-        instance_id=header.instance_id,
-        segment_id=header.segment_id,
-        definition_hash=header.definition_hash,
-        status=state.status,
-        steps_completed=state.completed,
-        steps_total=len(run.nodes),
-        error=state.error,
-        created_at=run.created_at,
-        started_at=state.started_at,
-        finished_at=state.finished_at,
-        deadline=state.deadline,
-        running=state.running,
-        paused_at=state.paused_at,
-        snapshot_id=state.snapshot_id,
-        parent_run_id=None if link is None else link.parent_run_id,
-        root_run_id=header.root_run_id,
-        link=header.link,
-        idempotency_key=run.key,
-        wake_at=run.wake_at,
-    )

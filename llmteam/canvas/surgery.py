@@ -104,7 +104,7 @@ class Surgery:
 
         change = self._store.take_hold(header, seal, now=now)
         if change.applied:
-            self._engine.tell(tenant_id, change)
+            self._engine.outbox.tell(tenant_id, change)
         return change.applied
 
     def resume(self, tenant_id: str, name: str) -> str:
@@ -135,12 +135,13 @@ class Surgery:
 
     def _hint_all(self, header: RunHeader) -> None:
         """Hint at everything that the resumed run has lying ready."""
-        self._engine.hint(header, self._store.ready(header.tenant_id, header.run_id))
+        rows = self._store.ready(header.tenant_id, header.run_id)
+        self._engine.outbox.send_ready(header.tenant_id, header.run_id, self._engine.graph_of(header), rows)
 
     def _apply(self, header: RunHeader, transition: Transition) -> Change:
         change = self._store.apply(header, [], transition, {}, now=self._engine.clock())
         if change.applied:
-            self._engine.tell(header.tenant_id, change)
+            self._engine.outbox.tell(header.tenant_id, change)
         return change
 
     # -- retry and fork

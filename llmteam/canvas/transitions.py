@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.routing import DEAD
-from llmteam.canvas.settling import Settling, skip_event
+from llmteam.canvas.settling import Settling
 from llmteam.canvas.state import (
     Change,
     Completed,
@@ -33,6 +33,7 @@ from llmteam.canvas.state import (
     StepRow,
     StepState,
 )
+from llmteam.canvas.tellings import skip_event
 from llmteam.events.models import ErrorInfo, EventDraft, EventSeverity, EventType
 
 __all__ = ["OnGraph", "ahead", "claim", "end_run", "finish", "prefetch", "retry_policy", "start"]

@@ -16,10 +16,15 @@ from llmteam.cli.render import coloured, print_json, table
 from llmteam.cli.servers import Installation, is_embedded
 from llmteam.dispatch import QUEUES
 from llmteam.errors import LLMTeamError
+from llmteam.ids import utc_now
 from llmteam.settings import Settings, mask_url
 from llmteam.telemetry import printable
 
 Outcome = Literal["ok", "info", "warning", "failed"]
+
+_DEAF_ADVICE = (
+    "it restarts itself (LLMTEAM_DEAF_SECONDS); if this comes back, see its log and what lies between it and Redis"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ def _checks(settings: Settings) -> Iterator[Check]:
             yield from _attempt("result backend", lambda: _backend(place.settings))
             yield from _attempt("workers", lambda: _workers(place))
             yield from _attempt("queues", lambda: _queues(place.settings))
+            yield from _attempt("deaf workers", lambda: _deaf(place.settings))
             yield from _attempt("sweeps", lambda: _sweeps(place))
     yield from _start_keys(settings)
 
@@ -177,6 +183,27 @@ def _queues(settings: Settings) -> Iterator[Check]:
 
     found = depths(settings)
     yield Check("queues", "ok", ", ".join(f"{name} {count}" for name, count in found.items()))
+    if any(found.values()):
+        yield from _idlers(settings)
+
+
+def _idlers(settings: Settings) -> Iterator[Check]:
+    """Messages wait: for somebody who is busy, or for nobody who hears?"""
+    from llmteam.cli.fleet_view import consumers, idlers
+
+    for idler in idlers(settings, consumers(settings)):
+        text = f"{idler.waiting} messages wait, and {idler.worker} has {idler.free} places free and takes none"
+        yield Check(idler.queue, "warning", text, _DEAF_ADVICE)
+
+
+def _deaf(settings: Settings) -> Iterator[Check]:
+    from llmteam.cli.fleet_view import deaf_notices
+
+    now = utc_now()
+    for notice in deaf_notices(settings):
+        done = "its process was ended" if notice.ended else "its connection was made anew"
+        text = f"{notice.age(now):.0f} s ago it received nothing although {notice.total} messages waited; {done}"
+        yield Check(f"worker {notice.worker}", "warning", text, _DEAF_ADVICE)
 
 
 def _sweeps(place: Installation) -> Iterator[Check]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmteam.dispatch import QUEUES, celery_app
+from llmteam.dispatch import QUEUES, celery_app, depth
 from llmteam.errors import InfrastructureError
 from llmteam.settings import Settings, mask_url
 
@@ -14,9 +17,23 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from llmteam.tasks.notices import Notice
+
 #: Seconds in which workers answer.
 ANSWER_SECONDS = 1.0
+#: Seconds in which a worker with free places takes a message that waits.
+LISTEN_SECONDS = 2.0
 _CONNECT_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Idler:
+    """A worker with ``free`` places that takes none of the ``waiting`` messages of a queue it consumes."""
+
+    queue: str
+    waiting: int
+    worker: str
+    free: int
 
 
 def consumers(settings: Settings) -> dict[str, list[str]]:
@@ -33,17 +50,47 @@ def consumers(settings: Settings) -> dict[str, list[str]]:
 def depths(settings: Settings) -> dict[str, int]:
     """How many messages wait in each of our queues. Raises :class:`InfrastructureError`."""
     with _reached(settings) as (_, connection):
-        return {queue: _depth(connection, queue) for queue in QUEUES}
+        return {queue: depth(connection, queue) for queue in QUEUES}
 
 
-def _depth(connection: Any, queue: str) -> int:
-    channel = connection.default_channel
-    try:
-        count: int = channel.queue_declare(queue, passive=True).message_count
-    except connection.channel_errors:
-        # Redis forgets a list that is empty.
-        return 0
-    return count
+def idlers(settings: Settings, serving: Mapping[str, Sequence[str]]) -> list[Idler]:
+    """Workers that receive nothing for a while although messages wait for them and they have places free.
+
+    ``serving`` are the queues of each worker. Raises :class:`InfrastructureError`. Takes :data:`LISTEN_SECONDS` and
+    twice as long as workers take to answer.
+    """
+    with _reached(settings) as (app, connection):
+        workers = sorted(worker for worker, queues in serving.items() if set(queues) & set(QUEUES))
+        before = _received(app, connection, workers)
+        waiting = {queue: depth(connection, queue) for queue in QUEUES}
+        time.sleep(LISTEN_SECONDS)
+        after = _received(app, connection, workers)
+        waiting = {queue: min(count, depth(connection, queue)) for queue, count in waiting.items()}
+    found = []
+    for worker in sorted(before.keys() & after.keys()):
+        free = min(before[worker]["free"], after[worker]["free"])
+        if free > 0 and before[worker]["received"] == after[worker]["received"]:
+            found += [Idler(queue, waiting[queue], worker, free) for queue in serving[worker] if waiting.get(queue)]
+    return found
+
+
+def _received(app: Celery, connection: Any, workers: list[str]) -> dict[str, dict[str, int]]:
+    from llmteam.tasks.watchdog import RECEIVING
+
+    answers = app.control.broadcast(
+        RECEIVING, destination=workers, reply=True, timeout=ANSWER_SECONDS, connection=connection
+    )
+    return {worker: said for answer in answers or () for worker, said in answer.items() if "free" in said}
+
+
+def deaf_notices(settings: Settings) -> list[Notice]:
+    """What watchdogs wrote lately about workers that went deaf. Raises :class:`InfrastructureError`."""
+    from llmteam.tasks import notices
+
+    with _reached(settings) as (_, connection):
+        if connection.transport.driver_type != "redis":
+            return []
+        return notices.read(connection.default_channel.client)
 
 
 def check_broker(settings: Settings) -> None:

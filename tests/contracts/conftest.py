@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 
 from llmteam.canvas.execution import MAX_RETRY_AFTER
+from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.checks import PostgresChecks
+from llmteam.canvas.postgres.sweeps import PostgresSweeps
+from llmteam.canvas.stores import MemoryRunStore
 from llmteam.db import Database
+from llmteam.events import MemoryEventStore
+from llmteam.events.postgres import PostgresEventStore
 from tests.conformance.fleets import Fleet, in_memory, in_postgres, on_celery
+from tests.conformance.ward import Ward, in_memory_passes, in_postgres_passes
 from tests.services import PostgresService
 
 
@@ -52,6 +58,22 @@ def fleet(request: pytest.FixtureRequest) -> Fleet:
         return in_memory()
     made: Fleet = request.getfixturevalue(f"{request.param}_fleet")
     return made
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def ward(request: pytest.FixtureRequest) -> Iterator[Ward]:
+    """Each run store in turn, with its sweeps; whatever a test does, it leaves no row that breaks a rule."""
+    if request.param == "memory":
+        events = MemoryEventStore()
+        store = MemoryRunStore(sink=events.add)
+        yield Ward(store, events, store.sweeps, in_memory_passes(store))
+        return
+    database: Database = request.getfixturevalue("database")
+    yield Ward(
+        PostgresRunStore(database), PostgresEventStore(database), PostgresSweeps(database), in_postgres_passes(database)
+    )
+    found = PostgresChecks(database, lease=timedelta(seconds=30), retry=MAX_RETRY_AFTER).check()
+    assert found.counts == {}, found.rows
 
 
 @pytest.fixture

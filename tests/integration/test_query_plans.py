@@ -56,6 +56,7 @@ OF_A_RUN: dict[str, tuple[Prepared | str, tuple[Any, ...] | None]] = {
     "slice": (sql.READ_SLICE, None),
     "gather": (sql.GATHER, None),
     "claim": (sql.CLAIM, None),
+    "claims": (sql.CLAIM_MANY, None),
     "update run": (sql.UPDATE_RUN, None),
     "update step": (sql.UPDATE_STEP, None),
     "update other": (sql.UPDATE_OTHER, None),
@@ -141,6 +142,14 @@ def test_a_wide_join_looks_up_its_sources_by_key(full: Database) -> None:
 
     (sources,) = (scan for scan in scans_of(plan, {"run_steps"}) if scan["Alias"] == "f")
     assert "step_id = ANY (s.sources)" in sources["Index Cond"]
+
+
+def test_branches_of_a_wide_run_are_claimed_by_key(full: Database) -> None:
+    """Else each batch of claims would read every step of its run."""
+    plan = explain(full, sql.CLAIM_MANY, None)
+
+    (steps,) = scans_of(plan, {"run_steps"})
+    assert "step_id = ANY" in steps["Index Cond"]
 
 
 def test_finishing_a_branch_of_a_wide_run_reads_its_own_rows_only(full: Database) -> None:

@@ -28,7 +28,7 @@ def test_a_retry_that_a_sweep_has_taken_runs_at_the_next_hint(desk: Desk, databa
     desk.engine.failed(desk.claim(run_id, "a"), ValueError("broken"))
     for _ in range(lost_hints + 1):
         past_its_time(database)
-        assert [hint.step_id for hint in PostgresSweeps(database).take_due()] == ["a"]
+        assert [hint.step_id for hint in PostgresSweeps(database).take_due(10)] == ["a"]
 
     execution = desk.begin(run_id, "a")
 

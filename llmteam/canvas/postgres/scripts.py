@@ -13,6 +13,9 @@ from llmteam.canvas.records import StoredOutput
 from llmteam.canvas.state import Key, RunState, StepRow
 from llmteam.db.hot import HotConnection, Prepared
 
+#: Rows up to this many are written one by one by a statement that is planned already, more by one that is not.
+FEW = 8
+
 
 class Script:
     """A script of statements that is sent in one round trip."""

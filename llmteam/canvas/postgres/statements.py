@@ -82,17 +82,23 @@ SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state,
 #: Losing a claim in a crash is harmless, so that it alone need not wait for the disk.
 NO_WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO off;"
 
+_CLAIM = """
+  UPDATE llmteam.run_steps s
+     SET state = 'running', fence = s.fence + 1, owner = 'lease', holder = {holder},
+         lease_until = now() + {lease}::interval, wake_at = LEAST(now() + {lease}::interval, {latest}::timestamptz),
+         hints = 0, started_at = {started_at}, deadline = {deadline}
+"""
+_RUNS = """
+   EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND (status = 'running') IS TRUE)
+"""
+
 #: Answers the run and the asked rows as they were before the claim, for :func:`settle`. IS TRUE, here and there, keeps
 #: the planner from the index by status, which it may prefer in tables that were never analyzed.
 CLAIM = Prepared(
     "llmteam_claim",
     f"""
-WITH taken AS (
-  UPDATE llmteam.run_steps
-     SET state = 'running', fence = fence + 1, owner = 'lease', holder = %s, lease_until = now() + %s::interval,
-         wake_at = LEAST(now() + %s::interval, %s::timestamptz), hints = 0, started_at = %s, deadline = %s
-   WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s AND state = 'ready' AND fence = %s
-     AND EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND (status = 'running') IS TRUE)
+WITH taken AS ({_CLAIM.format(holder="%s", lease="%s", latest="%s", started_at="%s", deadline="%s")}
+   WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s AND state = 'ready' AND fence = %s AND {_RUNS}
   RETURNING 1),
 counted AS (
   UPDATE llmteam.runs SET running = running + 1, next_seq = next_seq + 1 FROM taken
@@ -107,6 +113,44 @@ SELECT counted.seq + 1, {RUN_COLUMNS}, {STEP_COLUMNS}
   JOIN llmteam.runs r ON r.tenant_id = %s AND r.run_id = %s
   LEFT JOIN llmteam.run_steps s
     ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id AND s.step_id = ANY(%s) AND s.visit = ANY(%s)
+""",
+)
+
+#: The same for several steps of one run, each for itself; answers the places of those that were taken. The keys are
+#: given twice, so that rows are found by key also in tables that were never analyzed.
+CLAIM_MANY = Prepared(
+    "llmteam_claim_many",
+    f"""
+WITH asked AS (
+  SELECT * FROM unnest(%s::text[], %s::integer[], %s::bigint[], %s::text[], %s::interval[], %s::text[], %s::text[],
+                       %s::text[], %s::text[], %s::text[], %s::integer[], %s::text[], %s::text[]) WITH ORDINALITY
+             AS a(step_id, visit, fence, holder, lease, latest, started_at, deadline,
+                  event_type, step_type, attempt, severity, payload, place)),
+taken AS ({
+        _CLAIM.format(
+            holder="a.holder",
+            lease="a.lease",
+            latest="a.latest",
+            started_at="a.started_at::timestamptz",
+            deadline="a.deadline::timestamptz",
+        )
+    }
+    FROM asked a
+   WHERE s.tenant_id = %s AND s.run_id = %s AND s.step_id = ANY(%s) AND s.visit = ANY(%s)
+     AND s.step_id = a.step_id AND s.visit = a.visit AND s.state = 'ready' AND s.fence = a.fence AND {_RUNS}
+  RETURNING a.*),
+counted AS (
+  UPDATE llmteam.runs r SET running = r.running + t.number, next_seq = r.next_seq + t.number
+    FROM (SELECT count(*)::integer AS number FROM taken) t
+   WHERE r.tenant_id = %s AND r.run_id = %s AND t.number > 0
+  RETURNING r.next_seq - t.number AS seq),
+told AS (
+  INSERT INTO llmteam.events (tenant_id, run_id, seq, event_type, ts, instance_id, segment_id, step_id, step_type,
+                              visit, attempt, severity, payload)
+  SELECT %s, %s, counted.seq - 1 + row_number() OVER (ORDER BY place), event_type, started_at::timestamptz, %s, %s,
+         step_id, step_type, visit, attempt, severity, payload::json
+    FROM counted, taken)
+SELECT place FROM taken
 """,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from llmteam import codec
@@ -12,10 +13,14 @@ from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
 from llmteam.canvas.postgres import statements as sql
+from llmteam.canvas.postgres.claiming import Claim, claim_many, claim_one
+from llmteam.canvas.postgres.combining import Combining
+from llmteam.canvas.postgres.finishing import Move, finish_many
 from llmteam.canvas.postgres.holds import write_hold
 from llmteam.canvas.postgres.links import RELEASE_KEY, write_link
 from llmteam.canvas.postgres.reads import PostgresReads
 from llmteam.canvas.postgres.scripts import (
+    FEW,
     Script,
     finished_values,
     ids_and_visits,
@@ -24,6 +29,7 @@ from llmteam.canvas.postgres.scripts import (
     run_values,
 )
 from llmteam.canvas.records import (
+    INLINE_INPUT,
     Claimed,
     NewRun,
     RunHeader,
@@ -35,15 +41,13 @@ from llmteam.canvas.records import (
     outputs_payload,
 )
 from llmteam.canvas.routing import StepOutput
-from llmteam.canvas.state import DEADLINE_GRACE, Change, Key, NeedRows, RunState, Slice, StepRow
+from llmteam.canvas.state import Change, Key, NeedRows, RunState, Slice, StepRow
 from llmteam.db.engine import Database
 from llmteam.db.errors import constraint_of
 from llmteam.db.hot import HotConnection
 from llmteam.events.models import EventDraft, EventScope
 from llmteam.events.postgres import event_values, insert_values
 
-#: Rows up to this many are written one by one by a statement that is planned already, more by one that is not.
-FEW = 8
 #: Definitions that a process remembers to have written.
 _KNOWN = 10_000
 
@@ -54,6 +58,8 @@ class PostgresRunStore(PostgresReads):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._known: set[tuple[str, str]] = set()
+        self._claims = Combining[Claim, Claimed | None](partial(claim_one, database), partial(claim_many, database))
+        self._finishes = Combining[Move, Change](self._apply_alone, partial(finish_many, database))
 
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
         """As :meth:`RunStore.create`: one round trip; the primary key decides who was first.
@@ -128,7 +134,7 @@ class PostgresRunStore(PostgresReads):
         return script.add("SELECT 1")
 
     def _input(self, script: Script, run: NewRun) -> tuple[str | None, str | None]:
-        if len(run.input) <= 8192:
+        if len(run.input) <= INLINE_INPUT:
             return run.input, None
         digest = codec.digest(run.input)
         script.add(sql.INSERT_PAYLOAD, run.tenant_id, digest, run.input, len(run.input.encode()))
@@ -143,45 +149,9 @@ class PostgresRunStore(PostgresReads):
         holder: str,
         keys: Sequence[Key] | None = None,
     ) -> Claimed | None:
-        """As :meth:`RunStore.claim`: one round trip; the lease runs on the database's clock."""
+        """As :meth:`RunStore.claim`: one round trip, which claims of one run that meet here share."""
         header = work.header
-        ident = (header.tenant_id, header.run_id)
-        params = (
-            holder,
-            lease,
-            lease,
-            None if claimed.deadline is None else claimed.deadline + DEADLINE_GRACE,
-            claimed.started_at,
-            claimed.deadline,
-            *ident,
-            *claimed.key,
-            work.row.fence,
-            *ident,
-            *ident,
-            *ident,
-            event.event_type.value,
-            claimed.started_at,
-            header.instance_id,
-            header.segment_id,
-            event.step_id,
-            event.step_type,
-            event.visit,
-            event.attempt,
-            event.severity.value,
-            codec.dumps(event.payload),
-            *ident,
-            *ids_and_visits(keys or ()),
-        )
-        script = Script().add(sql.NO_WAIT_FOR_DISK).add(sql.LOCK_RUN, *ident).add(sql.CLAIM, *params)
-        with self._database.hot(header.tenant_id) as connection:
-            found = script.run(connection)
-        if not found:
-            return None
-        seq, run, loaded = read_slice(header.run_id, found)
-        run.running += 1
-        if keys is None or run.running > 1:
-            return Claimed()
-        return Claimed(Seen(seq, run, [*(row for row in loaded.values() if row.key != claimed.key), claimed]))
+        return self._claims((header.tenant_id, header.run_id), Claim(work, claimed, event, lease, holder, keys))
 
     def apply(
         self,
@@ -198,26 +168,31 @@ class PostgresRunStore(PostgresReads):
     ) -> Change:
         """As :meth:`RunStore.apply`: lock and read in one round trip, write and commit in the next.
 
-        One round trip in all when nothing happened to the run since ``seen``.
+        One round trip in all when nothing happened to the run since ``seen``. Moves of one run that meet here share
+        both.
         """
-        tenant_id, run_id = ident = (header.tenant_id, header.run_id)
         if seen is not None and finished is not None:
             change = self._settle_unlocked(header, transition, now, finished, output, local_state, seen)
             if change is not None:
                 return change
-        with self._database.hot(tenant_id) as connection:
+        move = Move(header, keys, transition, nodes, now, finished, output, local_state)
+        return self._apply_alone(move) if finished is None else self._finishes(move.ident, move)
+
+    def _apply_alone(self, move: Move) -> Change:
+        header, nodes, ident = move.header, move.nodes, move.ident
+        with self._database.hot(header.tenant_id) as connection:
             script = Script()
             script.add(sql.LOCK_RUN, *ident)
-            seq, run, loaded = self._slice(connection, script, ident, keys, begin=True)
-            change = self._attempt(connection, ident, nodes, run, loaded, transition, now)
+            seq, run, loaded = self._slice(connection, script, ident, move.keys, begin=True)
+            change = self._attempt(connection, ident, nodes, run, loaded, move.transition, move.now)
             if not change.applied:
                 connection.rollback()
                 return change
-            self._fill_outputs(connection, ident, change, finished, output)
+            self._fill_outputs(connection, ident, change, move.finished, move.output)
             script = Script()
-            self._write(script, header, change, nodes, finished, output, local_state)
-            scope = EventScope(tenant_id, run_id, header.instance_id, header.segment_id)
-            self._events(script, scope, change.events, now, seq)
+            self._write(script, header, change, nodes, move.finished, move.output, move.local_state)
+            scope = EventScope(*ident, header.instance_id, header.segment_id)
+            self._events(script, scope, change.events, move.now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
             script.add(sql.COMMIT)
             script.run(connection)

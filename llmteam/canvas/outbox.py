@@ -1,0 +1,89 @@
+"""What goes out after a commit, never before: wake-ups for those who wait, and the hints of what became ready.
+
+The ready rows themselves are the outbox of the transaction; what gets lost here, a sweep sends again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from llmteam.canvas.graph import Graph
+from llmteam.canvas.state import Change, Key, StepRow, StepState
+from llmteam.dispatch import QUARANTINE_QUEUE, Chord, Dispatcher, Hint
+from llmteam.ids import Clock
+
+logger = logging.getLogger(__name__)
+
+#: Told (tenant, run, whether it is over) after each commit that wrote events.
+Notify = Callable[[str, str, bool], None]
+#: Asked to send a hint at a moment that lies ahead.
+Alarm = Callable[[datetime, Hint], None]
+
+
+def hint_of(tenant_id: str, run_id: str, graph: Graph, key: Key, row: StepRow | None = None) -> Hint:
+    """The hint of a step; one that took its workers with it goes to the quarantine."""
+    apart = row is not None and row.quarantined
+    return Hint(tenant_id, run_id, *key, QUARANTINE_QUEUE if apart else graph.nodes[key[0]].facts.queue)
+
+
+class Outbox:
+    """Sends what follows from changes that are committed. Never raises: what is due is written."""
+
+    def __init__(self, dispatcher: Dispatcher, *, notify: Notify, alarm: Alarm, clock: Clock) -> None:
+        self.notify = notify
+        self.alarm = alarm
+        self._dispatcher = dispatcher
+        self._clock = clock
+
+    def send(self, tenant_id: str, graph: Graph, change: Change) -> None:
+        """Tell whoever waits, and send the hints of the change."""
+        run_id = change.run.run_id
+        self.tell(tenant_id, change)
+        for row in change.steps.values():
+            if row.wake_at is not None and row.key not in change.ready and row.state is StepState.READY:
+                self.alarm(row.wake_at, hint_of(tenant_id, run_id, graph, row.key, row))
+        hints = {key: hint_of(tenant_id, run_id, graph, key, change.steps.get(key)) for key in change.ready}
+        if change.chord is not None:
+            self._send_chord(_chord(tenant_id, graph, change, hints))
+        self.send_hints(list(hints.values()))
+
+    def tell(self, tenant_id: str, change: Change) -> None:
+        """Wake whoever follows the run."""
+        if change.events or change.hold is not None:
+            self.notify(tenant_id, change.run.run_id, change.ended)
+
+    def send_ready(self, tenant_id: str, run_id: str, graph: Graph, rows: Sequence[StepRow]) -> None:
+        """Send the hints of these ready steps, of those that wait for a moment when it comes."""
+        now, due = self._clock(), []
+        for row in rows:
+            hint = hint_of(tenant_id, run_id, graph, row.key, row)
+            if row.owner == "timer" and row.wake_at is not None and row.wake_at > now:
+                self.alarm(row.wake_at, hint)
+            else:
+                due.append(hint)
+        self.send_hints(due)
+
+    def send_hints(self, hints: Sequence[Hint]) -> None:
+        """Send hints; those that the broker does not take are sent again by a sweep."""
+        if hints:
+            try:
+                self._dispatcher.send(hints)
+            except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, what is due is written
+                logger.warning("%d hints not sent (%s); a sweep sends them again", len(hints), exc)
+
+    def _send_chord(self, chord: Chord) -> None:
+        try:
+            self._dispatcher.send_chord(chord)
+        except Exception as exc:  # noqa: BLE001  # as above
+            logger.warning("a chord of %d hints not sent (%s); a sweep sends them again", len(chord.heads), exc)
+
+
+def _chord(tenant_id: str, graph: Graph, change: Change, hints: dict[Key, Hint]) -> Chord:
+    """The chord of the split that is over; takes its heads out of ``hints``."""
+    assert change.chord is not None
+    marked = [key for key, row in change.steps.items() if row.chord_id == change.chord]
+    split = next(key for key in marked if key[0] in graph.chords)
+    body = hint_of(tenant_id, change.run.run_id, graph, (graph.chords[split[0]], split[1]))
+    return Chord(change.chord, [hints.pop(key) for key in marked if key in hints], body)
