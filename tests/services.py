@@ -7,6 +7,7 @@ end with the last, even if the run is killed.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import secrets
 import shutil
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from llmteam.db import Database
 
 _TEMPLATE = "llmteam_template"
+#: Logical databases of Valkey for each worker of pytest-xdist: one for the session, the others for modules in turn.
+_DATABASES_EACH = 16
+_numbers = itertools.count()
 _POINTER = "embedded-home"
 
 
@@ -117,14 +121,29 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
+def _numbered(servers: EmbeddedServers, number: int) -> str:
+    """The URL of one of the logical databases of Valkey that this worker of pytest-xdist has for itself."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    place = worker % (BROKER_DATABASES // _DATABASES_EACH) * _DATABASES_EACH + number
+    return f"{servers.redis_url.rpartition('/')[0]}/{place}"
+
+
 @pytest.fixture(scope="session")
+def session_valkey(embedded_servers: EmbeddedServers) -> str:
+    """The URL of a logical database of Valkey for a fleet that lives as long as the session."""
+    return _numbered(embedded_servers, _DATABASES_EACH - 1)
+
+
+@pytest.fixture(scope="module")
 def valkey(embedded_servers: EmbeddedServers) -> str:
-    """The URL of this worker's logical database of Valkey: for redis-py, and for Celery as broker and result backend.
+    """The URL of an empty logical database of Valkey for one module: for redis-py, for Celery as broker and backend.
 
     Publish and subscribe know no logical databases: channel names must be the test's own.
     """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    return f"{embedded_servers.redis_url.rpartition('/')[0]}/{int(worker) % BROKER_DATABASES}"
+    url = _numbered(embedded_servers, next(_numbers) % (_DATABASES_EACH - 1))
+    with redis_client(url) as client:
+        client.flushdb()
+    return url
 
 
 @pytest.fixture

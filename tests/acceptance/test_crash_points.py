@@ -93,7 +93,7 @@ def here(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.TempPa
         place(tmp_path_factory.mktemp("crashes"), own.create(), valkey) as here,
         here.line.started(*processes) as worker,
     ):
-        worker.wait_for("ready: llmteam.default")
+        worker.wait_for("ready: llmteam.default", timeout=60)
         yield here
     own.drop_all()
 

@@ -24,8 +24,8 @@ def here(postgres: PostgresService, clean_valkey: str, tmp_path_factory: pytest.
     with place(tmp_path_factory.mktemp("poison"), own.create(), clean_valkey) as here:
         wide = ("worker", "--pool", "threads", "--concurrency", str(INNOCENTS + 10))
         with here.line.started(*wide) as threads, here.line.started("worker", "--pool", "prefork") as processes:
-            threads.wait_for("ready: llmteam.control")
-            processes.wait_for("ready: llmteam.default")
+            threads.wait_for("ready: llmteam.control", timeout=60)
+            processes.wait_for("ready: llmteam.default", timeout=60)
             yield here
     own.drop_all()
 

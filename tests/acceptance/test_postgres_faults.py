@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -53,8 +54,8 @@ def here(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module", autouse=True)
 def fleet(here: Place) -> Iterator[Started]:
     """A fleet that lasts as long as this module."""
-    with here.line.started("worker", "--pool", "prefork", "--concurrency", "3") as worker:
-        worker.wait_for("ready: llmteam.default")
+    with here.line.started("worker", "--concurrency", "3") as worker:
+        worker.wait_for("ready: llmteam.control", timeout=60)
         yield worker
 
 
@@ -100,7 +101,8 @@ def restarted(here: Place, servers: EmbeddedServers, fleet: Started) -> dict[str
             here.arm("claim.after", run_id, "a")
         here.arm(point, run_id, step_id, failpoints.SIGNAL, pid=before, signal=signal.SIGQUIT)
         here.start(CHAIN, run_id)
-        wait_until(lambda: here.passed(point, run_id, step_id), "the restart", timeout=20)  # noqa: B023
+        happened = partial(here.passed, point, run_id, step_id)
+        wait_until(happened, f"the restart in a {run_id}", timeout=30)
         postmaster(servers, before)
     return {name: name for name in RESTARTS}
 

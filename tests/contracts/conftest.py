@@ -23,11 +23,13 @@ from tests.services import PostgresService
 
 
 @pytest.fixture(scope="session")
-def celery_fleet(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def celery_fleet(
+    postgres: PostgresService, session_valkey: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
     # A service of its own: that of the session drops its databases after each test.
     own = PostgresService(postgres.superuser_url, postgres.login_url)
     url = own.create()
-    with on_celery(url, valkey, tmp_path_factory.mktemp("conformance")) as fleet:
+    with on_celery(url, session_valkey, tmp_path_factory.mktemp("conformance")) as fleet:
         yield fleet
         with closing(Database(url)) as database:
             assert_every_rule_holds(database)
