@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import current_task
-from celery.signals import celeryd_after_setup, setup_logging, worker_ready
+from celery.signals import celeryd_after_setup, setup_logging, worker_process_init, worker_ready
 
 from llmteam import telemetry
 from llmteam.dispatch import QUEUES, RUN_STEP
@@ -88,6 +88,12 @@ def watch_over(settings: Settings) -> None:
         watchdog.start(sender, settings.deaf_seconds)
 
     worker_ready.connect(ready, weak=False, dispatch_uid="llmteam.watchdog")
+    worker_process_init.connect(_in_pool_process, weak=False, dispatch_uid="llmteam.startup")
+
+
+def _in_pool_process(**_: Any) -> None:
+    """Make the step worker before the first step comes: each process of a pool sweeps when nobody else does."""
+    step_worker()
 
 
 @worker_ready.connect(weak=False, dispatch_uid="llmteam.startup")  # type: ignore[untyped-decorator]
