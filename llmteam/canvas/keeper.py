@@ -82,7 +82,11 @@ class Keeper:
                 while not self._held:
                     self._changed.wait()
             time.sleep(min(LOOK_SECONDS, self._renew_every))
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                # Whatever it is: without this thread every step of the process would lose its lease.
+                logger.exception("looking after %d leases failed; trying again", len(self._held))
 
     def look(self) -> None:
         """Renew what is due for it, and cancel the contexts of claims that are refused."""
