@@ -75,8 +75,9 @@ def graph(*lines: str, **how: Any) -> Graph:
 
 
 def compiled(segment: SegmentDefinition) -> Graph:
-    """The graph of a segment whose plain steps are of type ``work``."""
-    return compile_graph(segment, lambda type_id: StepCatalog.get_instance().facts(type_id) or WORK)
+    """The graph of a segment whose plain steps are of type ``work``, whatever the process's catalog knows by that name."""
+    known = StepCatalog.get_instance().facts
+    return compile_graph(segment, lambda type_id: WORK if type_id == WORK.type_id else known(type_id) or WORK)
 
 
 def kind_of(name: str) -> str:
