@@ -75,7 +75,7 @@ def graph(*lines: str, **how: Any) -> Graph:
 
 
 def compiled(segment: SegmentDefinition) -> Graph:
-    """The graph of a segment whose plain steps are of type ``work``, whatever the process's catalog knows by that name."""
+    """The graph of a segment; ``work`` is as here, whatever the process's catalog knows by that name."""
     known = StepCatalog.get_instance().facts
     return compile_graph(segment, lambda type_id: WORK if type_id == WORK.type_id else known(type_id) or WORK)
 
