@@ -18,6 +18,7 @@ from bench.report import lines
 from bench.scale import MEASURES
 from bench.servers import ROOT, UnsafeServerError, durability_of
 from bench.workloads import FULL, QUICK, Row, percentile
+from tests.acceptance.command_line import argv_of
 from tests.services import PostgresService
 from tests.waiting import wait_until
 
@@ -84,7 +85,7 @@ def test_quick_bench_prints_every_row_and_writes_every_figure(folder: Path) -> N
 def test_interrupted_bench_takes_its_workers_and_servers_with_it(folder: Path) -> None:
     process = bench("--quick", folder=folder)
     family = psutil.Process(process.pid)
-    wait_until(lambda: any("celery" in child.cmdline() for child in family.children()), "a worker", timeout=SECONDS / 3)
+    wait_until(lambda: any("celery" in argv_of(child) for child in family.children()), "a worker", timeout=SECONDS / 3)
     children = family.children(recursive=True)
 
     process.send_signal(signal.SIGTERM)
