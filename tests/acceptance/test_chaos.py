@@ -17,6 +17,7 @@ import pytest
 from bench.servers import ROOT
 from chaos.checks import CHECKS
 from chaos.trial import RULES_BROKEN
+from tests.acceptance.command_line import argv_of
 from tests.waiting import wait_until
 
 #: Servers and five services are started, harmed for half a minute, and given time to recover.
@@ -68,7 +69,7 @@ def test_an_interrupted_trial_takes_its_workers_and_servers_with_it(folder: Path
     process = chaos("--quick", "--no-faults", folder=folder)
     family = psutil.Process(process.pid)
     wait_until(
-        lambda: any("chaos.leashed" in child.cmdline() for child in family.children()), "a worker", timeout=SECONDS / 4
+        lambda: any("chaos.leashed" in argv_of(child) for child in family.children()), "a worker", timeout=SECONDS / 4
     )
     children = family.children(recursive=True)
 

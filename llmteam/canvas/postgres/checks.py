@@ -59,7 +59,7 @@ STEP_RULES = (
         "lease-is-held",
         "a running step has a holder and a lease, or the sweep that took its lease away takes the step back soon",
         """s.live_run AND s.state = 'running' AND (
-             s.holder IS NULL OR (s.lease_until IS NULL AND s.wake_at > now() + %(grace)s + %(apart)s))""",
+             s.holder IS NULL OR (s.lease_until IS NULL AND s.wake_at > now() + 3 * %(grace)s))""",
     ),
     Rule(
         "lease-is-of-running",
