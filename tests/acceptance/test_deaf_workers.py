@@ -140,10 +140,9 @@ def test_doctor_sees_from_outside_that_messages_wait_for_a_worker_that_takes_non
         place.deafen(pid)
         place.start("llmteam.io")
 
-        found = place.line("doctor").stdout
-        # Two of three lie there, and what sweeps have sent again since.
-        assert re.search(r"warning  llmteam\.io: \d+ messages wait, and threads\.", found), found
-        assert "has 2 places free and takes none" in found
+        # Two of three lie there, and what sweeps have sent again since. A busy machine may not answer doctor in time.
+        told = re.compile(r"warning  llmteam\.io: \d+ messages wait, and threads\..* has 2 places free and takes none")
+        wait_until(lambda: told.search(place.line("doctor").stdout), "doctor to see it", timeout=40)
 
 
 @contextmanager
