@@ -21,7 +21,7 @@ from tests.failpoints import ERROR, KILL
 from tests.services import PostgresService, redis_client
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tests.drawing import draw
 from tests.services import PostgresService
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 INNOCENTS = 200
 INNOCENT = draw("a", work="traced_io", config={"a": {"gate": True}}, segment_id="innocent")

@@ -25,7 +25,7 @@ from tests.drawing import draw
 from tests.embedding import short_folder
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 CHAIN = draw("a -> b", work="traced", segment_id="chain")
 GATED = draw("a -> b", work="traced", config={"a": {"gate": True}}, segment_id="gated")

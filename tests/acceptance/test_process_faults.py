@@ -25,7 +25,7 @@ from tests.drawing import draw
 from tests.services import PostgresService, redis_client
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 GATED = draw("a", work="traced", config={"a": {"gate": True}}, segment_id="gated")
 #: What the lasting fleet and the one beside it run at once.
