@@ -281,20 +281,18 @@ def _days(least: float, most: float) -> Callable[[str, str], float]:
 
 
 def _count(least: int, most: int) -> Callable[[str, str], int]:
-    def parse(name: str, text: str) -> int:
-        value = int(text) if re.fullmatch(r"[0-9]{1,12}", text) else -1
-        if not least <= value <= most:
-            raise _bad(name, f"a whole number from {least} to {most}", text)
-        return value
-
-    return parse
+    return _whole(least, most, "")
 
 
 def _bytes(least: int, most: int) -> Callable[[str, str], int]:
+    return _whole(least, most, " of bytes")
+
+
+def _whole(least: int, most: int, unit: str) -> Callable[[str, str], int]:
     def parse(name: str, text: str) -> int:
         value = int(text) if re.fullmatch(r"[0-9]{1,12}", text) else -1
         if not least <= value <= most:
-            raise _bad(name, f"a whole number of bytes from {least} to {most}", text)
+            raise _bad(name, f"a whole number{unit} from {least} to {most}", text)
         return value
 
     return parse

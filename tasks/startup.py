@@ -85,6 +85,9 @@ def watch_over(settings: Settings) -> None:
 
     def ready(sender: Any, **_: Any) -> None:
         leaving.remember(sender)
+        if _runs_here(sender.pool):
+            # At once: it also sweeps when nobody else does.
+            step_worker()
         watchdog.start(sender, settings.deaf_seconds)
 
     worker_ready.connect(ready, weak=False, dispatch_uid="llmteam.watchdog")
@@ -94,15 +97,6 @@ def watch_over(settings: Settings) -> None:
 def _in_pool_process(**_: Any) -> None:
     """Make the step worker before the first step comes: each process of a pool sweeps when nobody else does."""
     step_worker()
-
-
-@worker_ready.connect(weak=False, dispatch_uid="llmteam.startup")  # type: ignore[untyped-decorator]
-def _before_hints(sender: Any, **_: Any) -> None:
-    """Make the step worker at once where it works in this process: it also sweeps when nobody else does."""
-    ours = set(sender.app.amqp.queues.consume_from) & set(QUEUES)
-    if ours and _runs_here(sender.pool):
-        leaving.remember(sender)
-        step_worker()
 
 
 def _runs_here(pool: Any) -> bool:
