@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.canvas.state import SegmentStatus
 from llmteam.db import Database
 from llmteam.db.hot import HotConnection
 from llmteam.events import EventType
-from llmteam.events.postgres import PostgresEventStore
 from tests.conformance.desk import TENANT, Desk
 from tests.drawing import draw
 from tests.unit.events.samples import event
@@ -26,19 +24,6 @@ from tests.waiting import wait_until
 LOCK_RUN = "SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s FOR NO KEY UPDATE"
 LOCK_STEP = "SELECT 1 FROM llmteam.run_steps WHERE tenant_id = %s AND run_id = %s AND step_id = %s FOR UPDATE"
 SPLIT = draw("s -> split_1 -> a -> all_1 -> end", "split_1 -> b -> all_1")
-
-
-@pytest.fixture
-def desk(database: Database) -> Desk:
-    return Desk(PostgresRunStore(database), PostgresEventStore(database))
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Database]:
-    """Sessions beside those of the store."""
-    database = Database(database_url, application_name="other")
-    yield database
-    database.close()
 
 
 @contextmanager

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.recovery import Recovery
 from llmteam.canvas.state import QUARANTINE_AFTER, QUARANTINE_LOSSES, SegmentStatus
-from llmteam.db import Database
-from llmteam.events.postgres import PostgresEventStore
 from tests.conformance.desk import TENANT, Desk
 from tests.drawing import draw
-
-
-@pytest.fixture
-def desk(database: Database) -> Desk:
-    return Desk(PostgresRunStore(database), PostgresEventStore(database))
 
 
 def test_a_step_that_takes_every_worker_with_it_fails_in_the_end(desk: Desk) -> None:

@@ -8,20 +8,13 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import text
 
-from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.db import Database
-from llmteam.events.postgres import PostgresEventStore
 from tests.conformance.desk import Desk
 from tests.drawing import draw
 
 #: The budget of one step: claim and complete, at most two round trips each.
 ROUND_TRIPS = 4
 TRANSACTIONS = 2
-
-
-@pytest.fixture
-def desk(database: Database) -> Desk:
-    return Desk(PostgresRunStore(database), PostgresEventStore(database))
 
 
 @contextmanager

@@ -6,18 +6,11 @@ import pytest
 from sqlalchemy import text
 
 from llmteam.canvas.ports import Broadcast
-from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.db import Database
-from llmteam.events.postgres import PostgresEventStore
 from tests.conformance.desk import TENANT, Desk
 from tests.drawing import draw
 
 TABLES = ("runs", "run_steps", "events", "payloads", "definitions")
-
-
-@pytest.fixture
-def desk(database: Database) -> Desk:
-    return Desk(PostgresRunStore(database), PostgresEventStore(database))
 
 
 def counts(database: Database) -> dict[str, int]:

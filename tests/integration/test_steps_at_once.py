@@ -33,19 +33,6 @@ LOCK_STEP = "SELECT 1 FROM llmteam.run_steps WHERE tenant_id = %s AND run_id = %
 WAITING = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'llmteam'"
 
 
-@pytest.fixture
-def desk(database: Database) -> Desk:
-    return Desk(PostgresRunStore(database), PostgresEventStore(database))
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Database]:
-    """Sessions beside those of the store."""
-    database = Database(database_url, application_name="other")
-    yield database
-    database.close()
-
-
 class Meeting:
     """Has calls of one run meet: while another session holds the run, the first waits for it and the rest for that."""
 

@@ -29,11 +29,6 @@ def desk_of(database: Database) -> Desk:
     return Desk(PostgresRunStore(database), PostgresEventStore(database))
 
 
-@pytest.fixture
-def desk(database: Database) -> Desk:
-    return desk_of(database)
-
-
 def sweeper(desk: Desk, database: Database) -> Sweeper:
     return Sweeper(desk.engine, PostgresSweeps(database), desk.outbox, Surgery(desk.engine, MemoryWakeup()))
 

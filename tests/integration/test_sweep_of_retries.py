@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.db import Database
-from llmteam.events.postgres import PostgresEventStore
 from tests.conformance.desk import TENANT, Desk
 from tests.drawing import draw
-
-
-@pytest.fixture
-def desk(database: Database) -> Desk:
-    return Desk(PostgresRunStore(database), PostgresEventStore(database))
 
 
 def past_its_time(database: Database) -> None:
