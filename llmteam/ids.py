@@ -15,6 +15,7 @@ from llmteam.errors import LLMTeamError
 Clock = Callable[[], datetime]
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,254}")
+_RULE = "1 to 255 characters, letters, digits and . _ : @ / + -, beginning with a letter or digit"
 
 
 class InvalidIdentifierError(LLMTeamError, ValueError):
@@ -22,11 +23,8 @@ class InvalidIdentifierError(LLMTeamError, ValueError):
 
     retryable = False
 
-    def __init__(self, what: str, value: str) -> None:
-        super().__init__(
-            f"{what} {value[:80]!r} is not usable: 1 to 255 characters, letters, digits and . _ : @ / + -, "
-            "beginning with a letter or digit"
-        )
+    def __init__(self, what: str, value: str, rule: str = _RULE) -> None:
+        super().__init__(f"{what} {value[:80]!r} is not usable: {rule}")
         self.what = what
         self.value = value
 

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from llmteam import codec
 from llmteam.canvas.catalog import StepCatalog
@@ -49,17 +49,26 @@ MAX_KEY_LENGTH = 255
 Segment = SegmentDefinition | str
 
 
+IfOpen = Literal["return", "fail", "restart"]
+IfClosed = Literal["return", "fail", "restart", "restart_failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class StartRules:
     """What a start does when there is a run of its id or idempotency key already.
 
     ``return`` gives that run, if it was started with the same segment and input; ``fail`` refuses; ``restart`` cancels
     it if it is open, and starts anew; ``restart_failed`` does so unless it completed, and then gives it. A run id names
-    one run for ever, so that the last two need an idempotency key.
+    one run for ever, so that the last two need an idempotency key. Another word is a ``ValueError``.
     """
 
-    if_open: Literal["return", "fail", "restart"] = "return"
-    if_closed: Literal["return", "fail", "restart", "restart_failed"] = "return"
+    if_open: IfOpen = "return"
+    if_closed: IfClosed = "return"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("if_open", self.if_open, IfOpen), ("if_closed", self.if_closed, IfClosed)):
+            if value not in get_args(known):
+                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(get_args(known))}")
 
     def rule_for(self, status: SegmentStatus) -> str:
         """The rule for a run of this status, one of ``return``, ``fail``, ``restart``."""
@@ -98,7 +107,7 @@ def runtime_ref(
 def _checked_key(key: str | None) -> str | None:
     """Raises :class:`InvalidIdentifierError` for a key that cannot be kept."""
     if key is not None and (not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable()):
-        raise InvalidIdentifierError("idempotency_key", key)
+        raise InvalidIdentifierError("idempotency_key", key, f"1 to {MAX_KEY_LENGTH} printable characters")
     return key
 
 

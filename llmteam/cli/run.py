@@ -10,7 +10,7 @@ import sys
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,7 +25,7 @@ from llmteam.telemetry import printable
 if TYPE_CHECKING:
     from llmteam.canvas.models import SegmentDefinition
     from llmteam.canvas.results import SegmentResult
-    from llmteam.canvas.runs import Runs
+    from llmteam.canvas.runs import IfClosed, IfOpen, Runs
     from llmteam.cli.own_workers import OwnWorkers
     from llmteam.cli.progress import Progress
     from llmteam.examples import Example
@@ -44,7 +44,7 @@ class Request:
     timeout: float | None
     as_json: bool
     key: str | None
-    rules: tuple[Literal["return", "fail", "restart"], Literal["return", "fail", "restart", "restart_failed"]]
+    rules: tuple[IfOpen, IfClosed]
 
 
 @click.command(short_help="Run a segment and print its outputs.")
@@ -79,8 +79,8 @@ def run(
     tenant: str,
     run_id: str | None,
     key: str | None,
-    if_open: Literal["return", "fail", "restart"],
-    if_closed: Literal["return", "fail", "restart", "restart_failed"],
+    if_open: IfOpen,
+    if_closed: IfClosed,
     watch: bool | None,
     timeout: float | None,
     imports: tuple[str, ...],

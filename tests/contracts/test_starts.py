@@ -52,6 +52,23 @@ def test_a_second_start_gives_the_run_of_the_first(ward: Ward, by: str, how: str
     assert ward.kinds(first).count(EventType.SEGMENT_STARTED) == 1
 
 
+@pytest.mark.parametrize("key", ["", "x" * 256, "two\nlines", "null\x00"])
+def test_a_key_that_cannot_be_kept_is_refused_with_what_may_be(ward: Ward, key: str) -> None:
+    rule = r"idempotency_key .* is not usable: 1 to 255 printable characters"
+    with pytest.raises(InvalidIdentifierError, match=rule):
+        start(ward, key)
+
+    assert count(ward) == 0
+
+
+@pytest.mark.parametrize("rules", [{"if_open": "restart_failed"}, {"if_closed": "retrun"}])
+def test_a_rule_that_is_none_is_refused_by_name(rules: dict[str, Any]) -> None:
+    (name,) = rules
+
+    with pytest.raises(ValueError, match=f"{name} is '{rules[name]}'; it must be one of return, fail, restart"):
+        StartRules(**rules)
+
+
 @pytest.mark.parametrize("by", ["id", "key"])
 def test_the_same_name_for_another_start_is_refused(ward: Ward, by: str) -> None:
     start(ward, "order-17", by)
