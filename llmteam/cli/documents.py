@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmteam.cli.render import coloured, count
+from llmteam.canvas.phrases import count
+from llmteam.cli.render import coloured
 from llmteam.telemetry import printable
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmteam.canvas.phrases import count
 from llmteam.cli import codes
 from llmteam.cli.options import json_option, load_settings, tenant_option
-from llmteam.cli.render import coloured, count, print_json, table
+from llmteam.cli.render import coloured, print_json, table
 from llmteam.cli.servers import Installation, installation
 from llmteam.errors import InfrastructureError
 from llmteam.telemetry import printable

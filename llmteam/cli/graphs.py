@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from llmteam.canvas.models import EdgeDefinition, SegmentDefinition, StepDefinition
-from llmteam.cli.render import count
+from llmteam.canvas.phrases import count
 
 #: Shapes of Mermaid's flowcharts by step type; other types are boxes.
 _SHAPES = {

@@ -66,11 +66,6 @@ def coloured(word: str) -> str:
     return click.style(word, fg=COLOURS[word]) if word in COLOURS else word
 
 
-def count(number: int, what: str) -> str:
-    """``1 step``, ``2 steps``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def cell(value: object) -> str:
     """A value as it stands in a table."""
     if value is None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmteam.canvas.phrases import count
 from llmteam.cli import codes, documents
 from llmteam.cli.options import json_option, tenant_option
-from llmteam.cli.render import count, print_json, say
+from llmteam.cli.render import print_json, say
 from llmteam.cli.runs import opened_runs
 
 if TYPE_CHECKING:
