@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llmteam.canvas import *
     from llmteam.errors import *
     from llmteam.events import *
+    from llmteam.human import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
 
@@ -29,6 +30,10 @@ _NAMES = {
     ),
     "errors": "ConfigurationError InfrastructureError LLMTeamError NotJSONError PayloadTooLargeError",
     "events": "ErrorInfo EventEmitter EventSeverity EventStore EventStream EventType MemoryEventStore WorktrailEvent",
+    "human": (
+        "HumanInteractionManager InteractionPriority InteractionRequest InteractionResponse InteractionStatus "
+        "InteractionType MemoryInteractionStore"
+    ),
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "
         "RuntimeContextManager SecretAccessDeniedError SecretsProvider StepContext Store StoreRegistry "

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -113,6 +114,7 @@ runs = Table(
     _time("paused_at"),
     _text("snapshot_id", null=True),
     _text("start_hash", null=True),
+    _text("started_by", default=""),
     PrimaryKeyConstraint("tenant_id", "run_id"),
     Index("runs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("runs_input_ref", "tenant_id", "input_ref", postgresql_where=text("input_ref IS NOT NULL")),
@@ -230,4 +232,102 @@ sweeps = Table(
     _time("ended_at", null=False),
     _int("found", default=0),
     PrimaryKeyConstraint("tenant_id", "name"),
+)
+
+interactions = Table(
+    "interactions",
+    metadata,
+    _text("tenant_id"),
+    _text("request_id"),
+    _text("run_id", default=""),
+    _text("step_id", default=""),
+    _int("visit", default=1),
+    # Whether a step of a run waits for the answer.
+    _flag("parked"),
+    _text("interaction_type"),
+    _text("status"),
+    _text("assignee_id", null=True),
+    _text("assignee_group", null=True),
+    _json("document", null=False),
+    _time("deadline"),
+    _time("wake_at"),
+    # Since when the run stands still, and for how long it did before, in seconds.
+    _time("frozen_at"),
+    Column("stood", Float(53), nullable=False, server_default=text("0")),
+    _time("created_at", null=False),
+    _time("updated_at"),
+    _time("closed_at"),
+    PrimaryKeyConstraint("tenant_id", "request_id"),
+    Index("interactions_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
+    Index("interactions_open", "tenant_id", "deadline", postgresql_where=text("closed_at IS NULL")),
+    Index("interactions_closed_at", "closed_at", postgresql_where=text("closed_at IS NOT NULL")),
+    Index("interactions_run", "tenant_id", "run_id", postgresql_where=text("run_id <> ''::text")),
+    Index(
+        "interactions_step",
+        "tenant_id",
+        "run_id",
+        "step_id",
+        "visit",
+        unique=True,
+        postgresql_where=text("parked"),
+    ),
+)
+
+interaction_responses = Table(
+    "interaction_responses",
+    metadata,
+    _text("tenant_id"),
+    _text("request_id"),
+    _text("responder_id"),
+    # The answer that closed the request; others are votes towards it.
+    _flag("final"),
+    _json("document", null=False),
+    _time("created_at", null=False),
+    PrimaryKeyConstraint("tenant_id", "request_id", "responder_id"),
+    Index("interaction_responses_final", "tenant_id", "request_id", unique=True, postgresql_where=text("final")),
+)
+
+interaction_messages = Table(
+    "interaction_messages",
+    metadata,
+    _text("tenant_id"),
+    _text("request_id"),
+    _int("seq"),
+    _text("sender_id"),
+    _text("body"),
+    _time("sent_at", null=False),
+    PrimaryKeyConstraint("tenant_id", "request_id", "seq"),
+)
+
+used_links = Table(
+    "used_links",
+    metadata,
+    _text("tenant_id"),
+    _text("link_id"),
+    _time("expires_at", null=False),
+    PrimaryKeyConstraint("tenant_id", "link_id"),
+    Index("used_links_expires_at", "expires_at"),
+)
+
+notifications = Table(
+    "notifications",
+    metadata,
+    _text("tenant_id"),
+    _text("notification_id"),
+    _text("request_id"),
+    _text("kind"),
+    # Empty until it is directed at each channel that is set up.
+    _text("channel", default=""),
+    Column("recipients", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    _text("state", default="pending"),
+    _int("attempts", default=0),
+    _time("wake_at"),
+    _text("last_error", null=True),
+    _time("created_at", null=False),
+    _time("finished_at"),
+    PrimaryKeyConstraint("tenant_id", "notification_id"),
+    CheckConstraint("state IN ('pending', 'delivered', 'dead')", name="state_known"),
+    Index("notifications_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
+    Index("notifications_request", "tenant_id", "request_id"),
+    Index("notifications_dead", "tenant_id", text("created_at DESC"), postgresql_where=text("state = 'dead'::text")),
 )

@@ -1,0 +1,51 @@
+"""People in the loop: requests, answers, escalation, chat.
+
+A request is a row. Whoever waits for its answer, a step of a run or a caller, holds no worker meanwhile.
+"""
+
+from __future__ import annotations
+
+from llmteam.human.exceptions import (
+    AnswerLinkError,
+    InteractionChangedError,
+    InteractionClosedError,
+    InteractionError,
+    InteractionNotFoundError,
+    InvalidRequestError,
+    InvalidResponseError,
+    ResponderNotAllowedError,
+    ResponseTooLargeError,
+)
+from llmteam.human.manager import HumanInteractionManager
+from llmteam.human.models import (
+    InteractionMessage,
+    InteractionPriority,
+    InteractionRequest,
+    InteractionResponse,
+    InteractionStatus,
+    InteractionType,
+    NotificationConfig,
+)
+from llmteam.human.stores import InteractionStore, MemoryInteractionStore
+
+__all__ = [
+    "AnswerLinkError",
+    "HumanInteractionManager",
+    "InteractionChangedError",
+    "InteractionClosedError",
+    "InteractionError",
+    "InteractionMessage",
+    "InteractionNotFoundError",
+    "InteractionPriority",
+    "InteractionRequest",
+    "InteractionResponse",
+    "InteractionStatus",
+    "InteractionStore",
+    "InteractionType",
+    "InvalidRequestError",
+    "InvalidResponseError",
+    "MemoryInteractionStore",
+    "NotificationConfig",
+    "ResponderNotAllowedError",
+    "ResponseTooLargeError",
+]

@@ -1,0 +1,200 @@
+"""Requests in memory, for use inside one process and for tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+
+from llmteam.events.models import EventDraft
+from llmteam.human.deadlines import next_wake
+from llmteam.human.exceptions import AnswerLinkError, InteractionNotFoundError
+from llmteam.human.interactions import LISTED, DueRequest, request_channel
+from llmteam.human.models import InteractionMessage, InteractionRequest, InteractionResponse, InteractionStatus
+from llmteam.human.rulings import Case, Rule, Ruling, is_asked
+from llmteam.ids import Clock, utc_now
+from llmteam.wakeup import MemoryWakeup
+
+#: Told (tenant, run, events, now) of what happened to a request of a run.
+Tell = Callable[[str, str, Sequence[EventDraft], datetime], object]
+
+
+class MemoryInteractions:
+    """The :class:`~llmteam.human.interactions.Interactions` of one process. Values are frozen, so none is shared."""
+
+    keeps_notifications = False
+    keeps_audit = False
+
+    def __init__(self, clock: Clock = utc_now) -> None:
+        self.wakeup = MemoryWakeup()
+        #: Set by the store of the runs that ask.
+        self.tell: Tell = lambda tenant_id, run_id, events, now: None
+        self._clock = clock
+        self._cases: dict[tuple[str, str], Case] = {}
+        self._messages: dict[tuple[str, str], list[InteractionMessage]] = {}
+        self._steps: dict[tuple[str, str, str, int], str] = {}
+        self._looked: dict[tuple[str, str], datetime] = {}
+        self._links: set[tuple[str, str]] = set()
+        self._lock = threading.RLock()
+
+    def create(self, ruling: Ruling) -> InteractionRequest:
+        """As :meth:`Interactions.create`."""
+        request = ruling.request
+        with self._lock:
+            if request.parked:
+                step = (request.tenant_id, request.run_id, request.step_name, request.visit)
+                known = self._steps.setdefault(step, request.request_id)
+                if known != request.request_id:
+                    return self._cases[request.tenant_id, known].request
+            self._cases[request.tenant_id, request.request_id] = Case(request)
+        self._told(ruling)
+        return request
+
+    def apply(self, tenant_id: str, request_id: str, rule: Rule) -> Ruling | None:
+        """As :meth:`Interactions.apply`."""
+        with self._lock:
+            case = self._cases.get((tenant_id, request_id))
+            if case is None:
+                raise InteractionNotFoundError(request_id)
+            ruling = rule(case)
+            if ruling is None:
+                return None
+            if ruling.link is not None:
+                if (tenant_id, ruling.link[0]) in self._links:
+                    raise AnswerLinkError("used")
+                self._links.add((tenant_id, ruling.link[0]))
+            self._write(case, ruling)
+        self._told(ruling)
+        return ruling
+
+    def _write(self, case: Case, ruling: Ruling) -> None:
+        ident = (ruling.request.tenant_id, ruling.request.request_id)
+        votes, response = list(case.votes), case.response
+        if ruling.vote is not None:
+            votes = [vote for vote in votes if vote.responder_id != ruling.vote.responder_id] + [ruling.vote]
+            response = ruling.vote if ruling.final else response
+        if ruling.message is not None:
+            self._messages.setdefault(ident, []).append(ruling.message)
+        self._cases[ident] = Case(ruling.request, votes, response, len(self._messages.get(ident, ())))
+        self._looked.pop(ident, None)
+
+    def _told(self, ruling: Ruling) -> None:
+        request = ruling.request
+        if request.run_id and ruling.events:
+            self.tell(request.tenant_id, request.run_id, ruling.events, self._clock())
+        self.wakeup.notify(request_channel(request.tenant_id, request.request_id))
+
+    def case(self, tenant_id: str, request_id: str) -> Case | None:
+        """As :meth:`Interactions.case`."""
+        return self._cases.get((tenant_id, request_id))
+
+    def case_of_step(self, tenant_id: str, run_id: str, step_id: str, visit: int) -> Case | None:
+        """As :meth:`Interactions.case_of_step`."""
+        request_id = self._steps.get((tenant_id, run_id, step_id, visit))
+        return None if request_id is None else self._cases[tenant_id, request_id]
+
+    def open_requests(
+        self, tenant_id: str, *, person: str | None = None, groups: Collection[str] = (), limit: int = LISTED
+    ) -> list[InteractionRequest]:
+        """As :meth:`Interactions.open_requests`."""
+        found = [
+            case.request
+            for (tenant, _), case in list(self._cases.items())
+            if tenant == tenant_id
+            and case.request.status.is_open
+            and (person is None or is_asked(case.request, person, groups))
+        ]
+        return sorted(found, key=_by_deadline)[:limit]
+
+    def of_run(self, tenant_id: str, run_id: str) -> list[InteractionRequest]:
+        """As :meth:`Interactions.of_run`."""
+        found = [
+            case.request
+            for (tenant, _), case in list(self._cases.items())
+            if (tenant, case.request.run_id) == (tenant_id, run_id)
+        ]
+        return sorted(found, key=lambda request: (request.created_at, request.request_id))
+
+    def messages(self, tenant_id: str, request_id: str, after: int = 0) -> list[InteractionMessage]:
+        """As :meth:`Interactions.messages`."""
+        return self._messages.get((tenant_id, request_id), [])[after:]
+
+    def replace(self, request: InteractionRequest) -> None:
+        """As :meth:`Interactions.replace`."""
+        ident = (request.tenant_id, request.request_id)
+        with self._lock:
+            case = self._cases.get(ident, Case(request))
+            self._cases[ident] = Case(request, case.votes, case.response, case.messages)
+        self.wakeup.notify(request_channel(*ident))
+
+    def put_response(self, tenant_id: str, response: InteractionResponse) -> None:
+        """As :meth:`Interactions.put_response`."""
+        ident = (tenant_id, response.request_id)
+        with self._lock:
+            case = self._cases.get(ident)
+            if case is None:
+                raise InteractionNotFoundError(response.request_id)
+            if case.response is None:
+                self._cases[ident] = Case(case.request, [*case.votes, response], response, case.messages)
+        self.wakeup.notify(request_channel(*ident))
+
+    def take_due(self, limit: int) -> Sequence[DueRequest]:
+        """As :meth:`Interactions.take_due`."""
+        now = self._clock()
+        due: list[tuple[datetime, DueRequest]] = []
+        with self._lock:
+            for ident, case in self._cases.items():
+                moment = self._looked.get(ident) or next_wake(case.request)
+                if moment is not None and moment <= now:
+                    due.append((moment, DueRequest(*ident)))
+            due = sorted(due, key=lambda found: found[0])[:limit]
+            for _, found in due:
+                self._looked[found.tenant_id, found.request_id] = now + timedelta(seconds=10)
+        return [found for _, found in due]
+
+    # -- what happens to the run that asks
+
+    def withdraw(self, tenant_id: str, run_id: str, keys: Collection[tuple[str, int]] | None, now: datetime) -> None:
+        """Cancel what steps of a run (all of them for None) asked and nobody has answered."""
+        self._each_of_run(
+            tenant_id,
+            run_id,
+            lambda r: (
+                r.changed(status=InteractionStatus.CANCELLED, updated_at=now)
+                if keys is None or (r.parked and (r.step_name, r.visit) in keys)
+                else r
+            ),
+        )
+
+    def freeze(self, tenant_id: str, run_id: str, now: datetime) -> None:
+        """Stop the clocks of a run's requests."""
+        self._each_of_run(tenant_id, run_id, lambda r: r.changed(frozen_at=now))
+
+    def thaw(self, tenant_id: str, run_id: str, stood: timedelta) -> None:
+        """Let the clocks of a run's requests go on, as if it had not stood still."""
+        self._each_of_run(
+            tenant_id,
+            run_id,
+            lambda r: r.changed(
+                frozen_at=None,
+                stood=r.stood + stood,
+                deadline=None if r.deadline is None else r.deadline + stood,
+            ),
+        )
+
+    def _each_of_run(
+        self, tenant_id: str, run_id: str, change: Callable[[InteractionRequest], InteractionRequest]
+    ) -> None:
+        with self._lock:
+            for ident, case in list(self._cases.items()):
+                request = case.request
+                if (ident[0], request.run_id) == (tenant_id, run_id) and request.status.is_open:
+                    changed = change(request)
+                    if changed is not request:
+                        self._cases[ident] = Case(changed, case.votes, case.response, case.messages)
+                        self.wakeup.notify(request_channel(*ident))
+
+
+def _by_deadline(request: InteractionRequest) -> tuple[bool, float, str]:
+    moment = request.deadline
+    return (moment is None, 0.0 if moment is None else moment.timestamp(), request.request_id)
