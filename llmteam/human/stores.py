@@ -12,7 +12,7 @@ from llmteam.human.memory import MemoryInteractions
 from llmteam.human.models import InteractionRequest, InteractionResponse
 from llmteam.human.rulings import Ruling
 from llmteam.ids import Clock, utc_now
-from llmteam.tenancy.context import get_current_tenant
+from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
 
 __all__ = ["InteractionStore", "MemoryInteractionStore"]
 
@@ -32,8 +32,8 @@ class InteractionStore(ABC):
         """What the engine, the sweeps and the inbox work with."""
 
     def tenant(self) -> str:
-        """Whose requests are seen: the current tenant's; empty without one."""
-        return get_current_tenant()
+        """Whose requests are seen: the current tenant's, else those of the default one."""
+        return get_current_tenant() or DEFAULT_TENANT
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call into the core without blocking the loop."""
