@@ -57,11 +57,16 @@ Policy = Callable[[InteractionRequest, str, Collection[str]], str | None]
 
 def is_asked(request: InteractionRequest, person: str, groups: Collection[str] = ()) -> bool:
     """Whether a request is for ``person``: by name, through a group, by the escalation so far, or for anybody."""
-    reached = request.escalation_chain[: request.current_escalation_level]
-    asked = {request.assignee_id, *request.approvers, *reached} - {None, ""}
+    asked = named(request)
     if not asked and not request.assignee_group:
         return True
     return person in asked or (request.assignee_group is not None and request.assignee_group in groups)
+
+
+def named(request: InteractionRequest) -> set[str]:
+    """Who is asked by name: the assignee, the approvers, and whoever the escalation has reached."""
+    reached = request.escalation_chain[: request.current_escalation_level]
+    return {person for person in (request.assignee_id, *request.approvers, *reached) if person}
 
 
 def recipients(request: InteractionRequest) -> tuple[str, ...]:
