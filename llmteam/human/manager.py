@@ -24,7 +24,7 @@ from llmteam.human.models import (
 from llmteam.human.rulings import Case, Policy, Ruling
 from llmteam.human.stores import InteractionStore
 from llmteam.ids import Clock, new_id, utc_now
-from llmteam.runtime.context import get_current_runtime
+from llmteam.runtime.context import current_runtime
 
 if TYPE_CHECKING:
     from llmteam.human.notifications import NotificationChannel
@@ -133,7 +133,7 @@ class HumanInteractionManager:
         for name in ("context_data", "escalation_chain"):
             if given.get(name) is None:
                 given.pop(name, None)
-        runtime = get_current_runtime()
+        runtime = current_runtime.get()
         given.setdefault("run_id", "" if runtime is None else runtime.run_id)
         given.setdefault("agent_name", "")
         given.setdefault("pipeline_id", "")

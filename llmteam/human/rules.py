@@ -31,7 +31,18 @@ from llmteam.human.models import (
     InteractionType,
     NotificationKind,
 )
-from llmteam.human.rulings import Case, Notice, Policy, Ruling, audit_draft, event, is_asked, named, recipients, touched
+from llmteam.human.rulings import (
+    Case,
+    Notice,
+    Policy,
+    Ruling,
+    asked_by_name,
+    audit_draft,
+    event,
+    is_asked,
+    recipients,
+    touched,
+)
 
 __all__ = [
     "SHOWN",
@@ -151,7 +162,7 @@ def _outcome(case: Case, given: InteractionResponse) -> InteractionStatus | None
         return InteractionStatus.COMPLETED
     if not request.approvers:
         return InteractionStatus.REJECTED if rejected else None
-    left = {person for person in named(request) if not _is_barred(request, person)} - cast.keys()
+    left = {person for person in asked_by_name(request) if not _is_barred(request, person)} - cast.keys()
     return InteractionStatus.REJECTED if granted + len(left) < request.quorum else None
 
 

@@ -55,18 +55,18 @@ Rule = Callable[[Case], Ruling | None]
 Policy = Callable[[InteractionRequest, str, Collection[str]], str | None]
 
 
+def asked_by_name(request: InteractionRequest) -> list[str]:
+    """The assignee, the approvers, and whoever the escalation has reached."""
+    reached = request.escalation_chain[: request.current_escalation_level]
+    return [name for name in dict.fromkeys([request.assignee_id or "", *request.approvers, *reached]) if name]
+
+
 def is_asked(request: InteractionRequest, person: str, groups: Collection[str] = ()) -> bool:
-    """Whether a request is for ``person``: by name, through a group, by the escalation so far, or for anybody."""
-    asked = named(request)
+    """Whether a request is for ``person``: by name, through a group, or for anybody since it names none."""
+    asked = asked_by_name(request)
     if not asked and not request.assignee_group:
         return True
     return person in asked or (request.assignee_group is not None and request.assignee_group in groups)
-
-
-def named(request: InteractionRequest) -> set[str]:
-    """Who is asked by name: the assignee, the approvers, and whoever the escalation has reached."""
-    reached = request.escalation_chain[: request.current_escalation_level]
-    return {person for person in (request.assignee_id, *request.approvers, *reached) if person}
 
 
 def recipients(request: InteractionRequest) -> tuple[str, ...]:
