@@ -114,7 +114,6 @@ runs = Table(
     _time("paused_at"),
     _text("snapshot_id", null=True),
     _text("start_hash", null=True),
-    _text("started_by", default=""),
     PrimaryKeyConstraint("tenant_id", "run_id"),
     Index("runs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("runs_input_ref", "tenant_id", "input_ref", postgresql_where=text("input_ref IS NOT NULL")),

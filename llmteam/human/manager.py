@@ -119,7 +119,14 @@ class HumanInteractionManager:
     ) -> InteractionRequest:
         text = description if description is not None else (message or "")
         first_line = text.strip().split("\n", 1)[0][:TITLE_LENGTH]
-        request = self._new(kind, title if title is not None else first_line, text, fields)
+        return await self.ask(self._new(kind, title if title is not None else first_line, text, fields))
+
+    async def ask(self, request: InteractionRequest) -> InteractionRequest:
+        """Open a request as it is given, with a fresh id, for the current tenant.
+
+        Raises :class:`InvalidRequestError`.
+        """
+        request = request.changed(request_id=new_id(), tenant_id=self.store.tenant())
         ruling = rules.open_request(request, self._clock())
         kept = await self.store.call(self.store.core.create, ruling)
         await self._after(ruling)
@@ -142,9 +149,9 @@ class HumanInteractionManager:
         given.setdefault("priority", InteractionPriority.NORMAL)
         try:
             return InteractionRequest(
-                request_id=new_id(),
+                request_id="",
                 interaction_type=kind,
-                tenant_id=self.store.tenant(),
+                tenant_id="",
                 title=title,
                 description=text,
                 **given,

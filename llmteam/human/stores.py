@@ -12,7 +12,7 @@ from llmteam.human.memory import MemoryInteractions
 from llmteam.human.models import InteractionRequest, InteractionResponse
 from llmteam.human.rulings import Ruling
 from llmteam.ids import Clock, utc_now
-from llmteam.tenancy.context import get_current_tenant
+from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
 from llmteam.tenancy.exceptions import TenantContextError
 
 __all__ = ["InteractionStore", "MemoryInteractionStore"]
@@ -34,17 +34,17 @@ class InteractionStore(ABC):
         """What the engine, the sweeps and the inbox work with."""
 
     def tenant(self) -> str:
-        """Whose requests are seen: the current tenant's; empty without one."""
-        return get_current_tenant()
+        """Whose requests are seen: the current tenant's, else those of the default one."""
+        return get_current_tenant() or DEFAULT_TENANT
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call into the core without blocking the loop."""
         return await asyncio.to_thread(function, *args, **kwargs)
 
     def own(self, tenant_id: str) -> str:
-        """``tenant_id``. Raises :class:`TenantContextError` when another tenant is current."""
+        """``tenant_id``. Raises :class:`TenantContextError` when another tenant than that or the default is current."""
         current = self.tenant()
-        if current and tenant_id != current:
+        if tenant_id != current and current != DEFAULT_TENANT:
             raise TenantContextError(
                 f"A request of tenant '{tenant_id}' was given or asked for while '{current}' is current: "
                 "leave its context, or enter the other one's"
