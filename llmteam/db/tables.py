@@ -115,7 +115,6 @@ runs = Table(
     _time("paused_at"),
     _text("snapshot_id", null=True),
     _text("start_hash", null=True),
-    _text("started_by", default=""),
     PrimaryKeyConstraint("tenant_id", "run_id"),
     Index("runs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("runs_input_ref", "tenant_id", "input_ref", postgresql_where=text("input_ref IS NOT NULL")),
@@ -247,7 +246,8 @@ interactions = Table(
     _flag("parked"),
     _text("interaction_type"),
     _text("status"),
-    _text("assignee_id", null=True),
+    # Everybody who is asked by name; with them the group. Nobody and no group: anybody.
+    Column("asked", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     _text("assignee_group", null=True),
     _json("document", null=False),
     _time("deadline"),

@@ -9,7 +9,7 @@ from llmteam.events.models import EventDraft, EventType
 from llmteam.human.models import InteractionRequest, InteractionStatus, NotificationKind
 from llmteam.human.rulings import Case, Notice, Ruling, audit_draft, event, recipients, touched
 
-__all__ = ["next_wake", "tick"]
+__all__ = ["catch_up", "next_wake", "tick"]
 
 
 def next_wake(request: InteractionRequest) -> datetime | None:
@@ -45,11 +45,24 @@ def tick(case: Case, now: datetime) -> Ruling | None:
         return _threshold(request, NotificationKind.SLA_WARNING, now, warned=True)
     if request.reminder is not None and start + request.reminder * (request.reminded + 1) <= now:
         # Those that were missed, while nobody looked, are told as one.
-        due = int((now - start) / request.reminder)
+        due = (now - start) // request.reminder
         changed = request.changed(reminded=due, updated_at=now)
         notice = Notice(NotificationKind.REMINDER, recipients(request))
         return Ruling(changed, notices=[notice], audit=[touched(request, "remind", "", reminders=due)])
     return None
+
+
+def catch_up(case: Case, now: datetime) -> Ruling:
+    """All that is due, as one change; the request as it is when nothing is."""
+    ruling = Ruling(case.request)
+    while (step := tick(Case(ruling.request, case.votes, case.response, case.messages), now)) is not None:
+        ruling = Ruling(
+            step.request,
+            events=[*ruling.events, *step.events],
+            audit=[*ruling.audit, *step.audit],
+            notices=[*ruling.notices, *step.notices],
+        )
+    return ruling
 
 
 def _expire(request: InteractionRequest, now: datetime) -> Ruling:

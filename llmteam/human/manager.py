@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmteam.audit.models import AuditDraft
 from llmteam.human import rules
+from llmteam.human.checks import problems_of
 from llmteam.human.exceptions import InvalidRequestError
 from llmteam.human.interactions import request_channel
 from llmteam.human.models import (
@@ -23,7 +24,7 @@ from llmteam.human.models import (
 from llmteam.human.rulings import Case, Policy, Ruling
 from llmteam.human.stores import InteractionStore
 from llmteam.ids import Clock, new_id, utc_now
-from llmteam.runtime.context import get_current_runtime
+from llmteam.runtime.context import current_runtime
 
 if TYPE_CHECKING:
     from llmteam.human.notifications import NotificationChannel
@@ -49,7 +50,8 @@ class HumanInteractionManager:
 
     Args:
         store: where requests live.
-        notification_config: channels to set up.
+        notification_config: channels to set up. They, and those that are registered, serve stores that keep no
+            notifications; those of a store in SQL are delivered by workers, through the channels of their settings.
         audit_trail: where changes are recorded; a store in SQL records them itself, in the same transaction.
         policy: who may answer.
     """
@@ -67,6 +69,10 @@ class HumanInteractionManager:
         self.notification_config = notification_config or NotificationConfig()
         self.audit_trail = audit_trail
         self.channels: dict[str, NotificationChannel] = {}
+        if notification_config is not None:
+            from llmteam.human.telling import channels_of
+
+            self.channels.update(channels_of(notification_config))
         self._policy = policy
         self._clock = clock
 
@@ -118,7 +124,14 @@ class HumanInteractionManager:
     ) -> InteractionRequest:
         text = description if description is not None else (message or "")
         first_line = text.strip().split("\n", 1)[0][:TITLE_LENGTH]
-        request = self._new(kind, title if title is not None else first_line, text, fields)
+        return await self.ask(self._new(kind, title if title is not None else first_line, text, fields))
+
+    async def ask(self, request: InteractionRequest) -> InteractionRequest:
+        """Open a request as it is given, with a fresh id, for the current tenant.
+
+        Raises :class:`InvalidRequestError`.
+        """
+        request = request.changed(request_id=new_id(), tenant_id=self.store.tenant())
         ruling = rules.open_request(request, self._clock())
         kept = await self.store.call(self.store.core.create, ruling)
         await self._after(ruling)
@@ -126,29 +139,30 @@ class HumanInteractionManager:
 
     def _new(self, kind: InteractionType, title: str, text: str, fields: dict[str, Any]) -> InteractionRequest:
         given = dict(fields)
-        if "assignee" in given:
-            given["assignee_id"] = given.pop("assignee")
-        if given.get("context_data") is None:
-            given.pop("context_data", None)
-        runtime = get_current_runtime()
+        assignee = given.pop("assignee", None)
+        if assignee is not None:
+            given["assignee_id"] = assignee
+        for name in ("context_data", "escalation_chain"):
+            if given.get(name) is None:
+                given.pop(name, None)
+        runtime = current_runtime.get()
         given.setdefault("run_id", "" if runtime is None else runtime.run_id)
         given.setdefault("agent_name", "")
         given.setdefault("pipeline_id", "")
         given.setdefault("step_name", "")
         given.setdefault("timeout", DEFAULT_TIMEOUT)
         given.setdefault("priority", InteractionPriority.NORMAL)
-        given["escalation_chain"] = list(given.get("escalation_chain") or ())
         try:
             return InteractionRequest(
-                request_id=new_id(),
+                request_id="",
                 interaction_type=kind,
-                tenant_id=self.store.tenant(),
+                tenant_id="",
                 title=title,
                 description=text,
                 **given,
             )
         except (TypeError, ValueError) as exc:
-            raise InvalidRequestError(f"a request cannot be asked like this: {exc}") from None
+            raise InvalidRequestError(f"a request cannot be asked like this: {problems_of(exc)}") from None
 
     # -- answering
 
@@ -268,7 +282,8 @@ class HumanInteractionManager:
                 case = await self.store.call(core.case, tenant, request_id)
                 if case is None or not case.request.status.is_open:
                     return None if case is None else case.response
-                end = ends if ends is not None else case.request.deadline
+                deadline = None if case.request.frozen_at is not None else case.request.deadline
+                end = ends if ends is not None else deadline
                 left = POLL_SECONDS if end is None else (end - self._clock()).total_seconds()
                 if left <= 0:
                     return None
@@ -277,7 +292,7 @@ class HumanInteractionManager:
     # -- telling
 
     def register_channel(self, name: str, channel: NotificationChannel) -> None:
-        """Notify through ``channel`` too."""
+        """Notify through ``channel`` too, if the store keeps no notifications."""
         self.channels[name] = channel
 
     async def _apply(self, request_id: str, rule: Callable[[Case, datetime], Ruling]) -> Ruling:
@@ -289,5 +304,9 @@ class HumanInteractionManager:
 
     async def _after(self, ruling: Ruling) -> None:
         """What the store did not do in its transaction."""
+        if self.channels and not self.store.core.keeps_notifications and ruling.notices:
+            from llmteam.human.telling import tell
+
+            await tell(self.store, self.channels, ruling, self._clock())
         if self.audit_trail is not None and not self.store.core.keeps_audit and ruling.audit:
             await self.audit_trail.record(ruling.audit)
