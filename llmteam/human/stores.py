@@ -44,7 +44,7 @@ class InteractionStore(ABC):
     def own(self, tenant_id: str) -> str:
         """``tenant_id``. Raises :class:`TenantContextError` when another tenant than that or the default is current."""
         current = self.tenant()
-        if tenant_id != current and current != DEFAULT_TENANT:
+        if current not in {tenant_id, DEFAULT_TENANT}:
             raise TenantContextError(
                 f"A request of tenant '{tenant_id}' was given or asked for while '{current}' is current: "
                 "leave its context, or enter the other one's"
@@ -62,7 +62,7 @@ class InteractionStore(ABC):
         return None if case is None else case.request
 
     async def update(self, request: InteractionRequest) -> None:
-        """Keep a request as it is given."""
+        """Keep a request as it is given. Raises :class:`InteractionNotFoundError`."""
         self.own(request.tenant_id)
         await self.call(self.core.replace, request)
 
@@ -71,7 +71,7 @@ class InteractionStore(ABC):
         return await self.call(self.core.open_requests, self.own(tenant_id))
 
     async def save_response(self, response: InteractionResponse) -> None:
-        """Keep a final answer as it is given; the first one stays."""
+        """Keep a final answer as it is given; the first one stays. Raises :class:`InteractionNotFoundError`."""
         await self.call(self.core.put_response, self.tenant(), response)
 
     async def get_response(self, request_id: str) -> InteractionResponse | None:
