@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmteam.audit.models import AuditDraft
 from llmteam.human import rules
+from llmteam.human.checks import problems_of
 from llmteam.human.exceptions import InvalidRequestError
 from llmteam.human.interactions import request_channel
 from llmteam.human.models import (
@@ -123,7 +124,14 @@ class HumanInteractionManager:
     ) -> InteractionRequest:
         text = description if description is not None else (message or "")
         first_line = text.strip().split("\n", 1)[0][:TITLE_LENGTH]
-        request = self._new(kind, title if title is not None else first_line, text, fields)
+        return await self.ask(self._new(kind, title if title is not None else first_line, text, fields))
+
+    async def ask(self, request: InteractionRequest) -> InteractionRequest:
+        """Open a request as it is given, with a fresh id, for the current tenant.
+
+        Raises :class:`InvalidRequestError`.
+        """
+        request = request.changed(request_id=new_id(), tenant_id=self.store.tenant())
         ruling = rules.open_request(request, self._clock())
         kept = await self.store.call(self.store.core.create, ruling)
         await self._after(ruling)
@@ -131,10 +139,12 @@ class HumanInteractionManager:
 
     def _new(self, kind: InteractionType, title: str, text: str, fields: dict[str, Any]) -> InteractionRequest:
         given = dict(fields)
-        if "assignee" in given:
-            given["assignee_id"] = given.pop("assignee")
-        if given.get("context_data") is None:
-            given.pop("context_data", None)
+        assignee = given.pop("assignee", None)
+        if assignee is not None:
+            given["assignee_id"] = assignee
+        for name in ("context_data", "escalation_chain"):
+            if given.get(name) is None:
+                given.pop(name, None)
         runtime = current_runtime.get()
         given.setdefault("run_id", "" if runtime is None else runtime.run_id)
         given.setdefault("agent_name", "")
@@ -142,18 +152,17 @@ class HumanInteractionManager:
         given.setdefault("step_name", "")
         given.setdefault("timeout", DEFAULT_TIMEOUT)
         given.setdefault("priority", InteractionPriority.NORMAL)
-        given["escalation_chain"] = list(given.get("escalation_chain") or ())
         try:
             return InteractionRequest(
-                request_id=new_id(),
+                request_id="",
                 interaction_type=kind,
-                tenant_id=self.store.tenant(),
+                tenant_id="",
                 title=title,
                 description=text,
                 **given,
             )
         except (TypeError, ValueError) as exc:
-            raise InvalidRequestError(f"a request cannot be asked like this: {exc}") from None
+            raise InvalidRequestError(f"a request cannot be asked like this: {problems_of(exc)}") from None
 
     # -- answering
 
@@ -273,7 +282,8 @@ class HumanInteractionManager:
                 case = await self.store.call(core.case, tenant, request_id)
                 if case is None or not case.request.status.is_open:
                     return None if case is None else case.response
-                end = ends if ends is not None else case.request.deadline
+                deadline = None if case.request.frozen_at is not None else case.request.deadline
+                end = ends if ends is not None else deadline
                 left = POLL_SECONDS if end is None else (end - self._clock()).total_seconds()
                 if left <= 0:
                     return None

@@ -7,8 +7,6 @@ from llmteam.dispatch import Dispatcher
 from llmteam.human.postgres.store import PostgresInteractions
 from llmteam.human.stores import InteractionStore
 from llmteam.ids import Clock, utc_now
-from llmteam.tenancy.context import get_current_tenant
-from llmteam.tenancy.exceptions import TenantContextError
 from llmteam.wakeup import Wakeup
 
 
@@ -38,10 +36,5 @@ class PostgresInteractionStore(InteractionStore):
         return self._core
 
     def tenant(self) -> str:
-        """This store's tenant, or the current one. Raises :class:`TenantContextError` without any."""
-        tenant = self._tenant_id or get_current_tenant()
-        if not tenant:
-            raise TenantContextError(
-                "Whose requests? Enter a TenantContext, or build PostgresInteractionStore(…, tenant_id=…)"
-            )
-        return tenant
+        """This store's tenant, else as :meth:`InteractionStore.tenant`."""
+        return self._tenant_id or super().tenant()
