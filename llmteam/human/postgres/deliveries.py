@@ -77,6 +77,9 @@ RETURNING notification_id
 """
 
 
+GIVEN_UP = "SELECT count(*)::integer FROM llmteam.notifications WHERE state = 'dead'"
+
+
 class PostgresDeliveries(Deliveries):
     """The :class:`~llmteam.human.deliveries.Deliveries` in SQL. A connection is held for one statement at a time."""
 
@@ -130,6 +133,12 @@ class PostgresDeliveries(Deliveries):
         """As :meth:`Deliveries.retry`."""
         wanted = None if notification_ids is None else list(notification_ids)
         return [row[0] for row in self._run(RETRY, tenant_id, tenant_id, wanted, wanted)]
+
+    def given_up(self) -> int:
+        """How many notifications of all tenants are dead."""
+        with self._database.hot(None) as connection:
+            found = connection.script(GIVEN_UP, role="llmteam_sweeper") or [(0,)]
+        return int(found[0][0])
 
     def _run(self, statement: str, tenant_id: str, *params: Any) -> list[tuple[Any, ...]]:
         with self._database.hot(tenant_id) as connection:
