@@ -107,13 +107,12 @@ def test_what_was_given_up_is_listed_and_tried_again_when_an_operator_says_so(
 ) -> None:
     server.routes["/hook"] = lambda handler: handler.answer(500)
 
+    # Without beat: workers look on their own.
     with (
         line.started("worker", "--concurrency", "2") as worker,
-        line.started("beat") as beat,
         line.started("run", asking(line), "--input", "{}"),
     ):
         worker.wait_for("ready")
-        beat.wait_for("ready")
         wait_until(lambda: line.json("notifications", "list", "--state", "dead"), "a dead notification", timeout=40)
         (dead,) = line.json("notifications", "list")
         assert (dead["channel"], dead["attempts"]) == ("webhook", 1)
