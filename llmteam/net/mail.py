@@ -22,6 +22,7 @@ from llmteam.net.errors import (
     RequestTimeoutError,
 )
 from llmteam.net.guard import OutboundGuard
+from llmteam.net.mail_address import looks_like_address
 from llmteam.net.sockets import Limit, LimitedTLSSocket, bind
 from llmteam.net.transport import tls_context
 from llmteam.net.urls import parse_host
@@ -72,25 +73,6 @@ class MailServer:
     def where(self) -> str:
         """Host and port, for error texts."""
         return str(Endpoint(self.host, self.port))
-
-
-def looks_like_address(text: str) -> bool:
-    """Whether ``text`` is one plain e-mail address: ASCII, no display name, nothing that a header could be made of."""
-    local, at, domain = text.rpartition("@")
-    return bool(
-        at
-        and len(text) <= 254
-        and set(local) <= _LOCAL
-        and set(domain) <= _DOMAIN
-        and local.strip(".") == local != ""
-        and domain.strip(".-") == domain != ""
-        and ".." not in text
-    )
-
-
-_ALPHANUMERIC = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_LOCAL = _ALPHANUMERIC | set("!#$%&'*+-/=?^_`{|}~.")
-_DOMAIN = _ALPHANUMERIC | set("-.")
 
 
 class MailClient:
