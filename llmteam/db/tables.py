@@ -246,7 +246,8 @@ interactions = Table(
     _flag("parked"),
     _text("interaction_type"),
     _text("status"),
-    _text("assignee_id", null=True),
+    # Everybody who is asked by name; with them the group. Nobody and no group: anybody.
+    Column("asked", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     _text("assignee_group", null=True),
     _json("document", null=False),
     _time("deadline"),

@@ -9,7 +9,7 @@ from llmteam.events.models import EventDraft, EventType
 from llmteam.human.models import InteractionRequest, InteractionStatus, NotificationKind
 from llmteam.human.rulings import Case, Notice, Ruling, audit_draft, event, recipients, touched
 
-__all__ = ["next_wake", "tick"]
+__all__ = ["catch_up", "next_wake", "tick"]
 
 
 def next_wake(request: InteractionRequest) -> datetime | None:
@@ -50,6 +50,19 @@ def tick(case: Case, now: datetime) -> Ruling | None:
         notice = Notice(NotificationKind.REMINDER, recipients(request))
         return Ruling(changed, notices=[notice], audit=[touched(request, "remind", "", reminders=due)])
     return None
+
+
+def catch_up(case: Case, now: datetime) -> Ruling:
+    """All that is due, as one change; the request as it is when nothing is."""
+    ruling = Ruling(case.request)
+    while (step := tick(Case(ruling.request, case.votes, case.response, case.messages), now)) is not None:
+        ruling = Ruling(
+            step.request,
+            events=[*ruling.events, *step.events],
+            audit=[*ruling.audit, *step.audit],
+            notices=[*ruling.notices, *step.notices],
+        )
+    return ruling
 
 
 def _expire(request: InteractionRequest, now: datetime) -> Ruling:

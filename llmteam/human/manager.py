@@ -23,7 +23,7 @@ from llmteam.human.models import (
 from llmteam.human.rulings import Case, Policy, Ruling
 from llmteam.human.stores import InteractionStore
 from llmteam.ids import Clock, new_id, utc_now
-from llmteam.runtime.context import get_current_runtime
+from llmteam.runtime.context import current_runtime
 
 if TYPE_CHECKING:
     from llmteam.human.notifications import NotificationChannel
@@ -130,7 +130,7 @@ class HumanInteractionManager:
             given["assignee_id"] = given.pop("assignee")
         if given.get("context_data") is None:
             given.pop("context_data", None)
-        runtime = get_current_runtime()
+        runtime = current_runtime.get()
         given.setdefault("run_id", "" if runtime is None else runtime.run_id)
         given.setdefault("agent_name", "")
         given.setdefault("pipeline_id", "")

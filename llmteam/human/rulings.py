@@ -55,10 +55,15 @@ Rule = Callable[[Case], Ruling | None]
 Policy = Callable[[InteractionRequest, str, Collection[str]], str | None]
 
 
-def is_asked(request: InteractionRequest, person: str, groups: Collection[str] = ()) -> bool:
-    """Whether a request is for ``person``: by name, through a group, by the escalation so far, or for anybody."""
+def asked_by_name(request: InteractionRequest) -> list[str]:
+    """The assignee, the approvers, and whoever the escalation has reached."""
     reached = request.escalation_chain[: request.current_escalation_level]
-    asked = {request.assignee_id, *request.approvers, *reached} - {None, ""}
+    return [name for name in dict.fromkeys([request.assignee_id or "", *request.approvers, *reached]) if name]
+
+
+def is_asked(request: InteractionRequest, person: str, groups: Collection[str] = ()) -> bool:
+    """Whether a request is for ``person``: by name, through a group, or for anybody since it names none."""
+    asked = asked_by_name(request)
     if not asked and not request.assignee_group:
         return True
     return person in asked or (request.assignee_group is not None and request.assignee_group in groups)

@@ -21,7 +21,7 @@ CREATE TABLE llmteam.interactions (
     parked boolean NOT NULL DEFAULT false,
     interaction_type text NOT NULL,
     status text NOT NULL,
-    assignee_id text,
+    asked text[] NOT NULL DEFAULT '{}',
     assignee_group text,
     document json NOT NULL,
     deadline timestamptz,

@@ -1,0 +1,6 @@
+"""Requests in Postgres."""
+
+from llmteam.human.postgres.face import PostgresInteractionStore
+from llmteam.human.postgres.store import PostgresInteractions
+
+__all__ = ["PostgresInteractionStore", "PostgresInteractions"]

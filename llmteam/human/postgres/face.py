@@ -1,0 +1,47 @@
+"""The store of requests in SQL as managers take it."""
+
+from __future__ import annotations
+
+from llmteam.db.engine import Database
+from llmteam.dispatch import Dispatcher
+from llmteam.human.postgres.store import PostgresInteractions
+from llmteam.human.stores import InteractionStore
+from llmteam.ids import Clock, utc_now
+from llmteam.tenancy.context import get_current_tenant
+from llmteam.tenancy.exceptions import TenantContextError
+from llmteam.wakeup import Wakeup
+
+
+class PostgresInteractionStore(InteractionStore):
+    """Requests in Postgres, each tenant's behind row security.
+
+    ``database`` is a :class:`~llmteam.db.Database` or its URL. ``tenant_id`` is for code without a current tenant; else
+    the current one's requests are seen.
+    """
+
+    def __init__(
+        self,
+        database: Database | str,
+        *,
+        tenant_id: str | None = None,
+        wakeup: Wakeup | None = None,
+        dispatcher: Dispatcher | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        if isinstance(database, str):
+            database = Database(database, application_name="llmteam-people")
+        self._tenant_id = tenant_id
+        self._core = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
+
+    @property
+    def core(self) -> PostgresInteractions:
+        return self._core
+
+    def tenant(self) -> str:
+        """This store's tenant, or the current one. Raises :class:`TenantContextError` without any."""
+        tenant = self._tenant_id or get_current_tenant()
+        if not tenant:
+            raise TenantContextError(
+                "Whose requests? Enter a TenantContext, or build PostgresInteractionStore(…, tenant_id=…)"
+            )
+        return tenant
