@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
-
 from llmteam import codec
 from llmteam.human.exceptions import InvalidRequestError, InvalidResponseError, ResponseTooLargeError
 from llmteam.human.models import InteractionRequest, InteractionResponse, InteractionType
+from llmteam.human.schemas import first_problem, schema_fault
 
 #: Bytes of one text (a comment, a reason, a chat message) and of all data of an answer.
 MAX_TEXT, MAX_DATA = 16 * 1024, 256 * 1024
@@ -24,10 +20,9 @@ def check_request(request: InteractionRequest) -> None:
     if request.interaction_type is InteractionType.CHOICE and not _offered(request):
         raise InvalidRequestError("a choice needs options, each with an id, a value or a label")
     if request.input_schema is not None:
-        try:
-            Draft202012Validator.check_schema(request.input_schema)
-        except SchemaError as exc:
-            raise InvalidRequestError(f"input_schema is no JSON Schema (draft 2020-12): {exc.message[:200]}") from None
+        fault = schema_fault(request.input_schema)
+        if fault is not None:
+            raise InvalidRequestError(f"input_schema {fault}")
     if request.approvers and request.quorum > len(request.approvers):
         raise InvalidRequestError(f"quorum is {request.quorum}, and only {len(request.approvers)} may approve")
     if request.quorum > 1 and request.interaction_type is not InteractionType.APPROVAL:
@@ -86,9 +81,9 @@ def _check_choice(request: InteractionRequest, response: InteractionResponse) ->
 def _check_input(request: InteractionRequest, response: InteractionResponse) -> None:
     if response.approved is False or request.input_schema is None:
         return
-    found = best_match(Draft202012Validator(request.input_schema).iter_errors(response.input_data))
+    found = first_problem(request.input_schema, response.input_data)
     if found is not None:
-        raise InvalidResponseError(request.request_id, _in_words(found), found.json_path)
+        raise InvalidResponseError(request.request_id, *found)
 
 
 def _check_review(request: InteractionRequest, response: InteractionResponse) -> None:
@@ -111,25 +106,3 @@ _CHECKS = {
 def _listed(offered: list[str]) -> str:
     named = ", ".join(f"'{option[:40]}'" for option in dict.fromkeys(offered[:10]))
     return named + (", …" if len(offered) > 10 else "")
-
-
-def _in_words(error: ValidationError) -> str:
-    """What is wrong with a form, without the value: it may be confidential."""
-    where = error.json_path.removeprefix("$.").removeprefix("$") or "the form"
-    rule: Any = error.validator_value
-    said = {
-        "required": f"{error.message.split(' is ')[0]} is missing",
-        "type": f"must be of type {rule if isinstance(rule, str) else ' or '.join(map(str, rule or []))}",
-        "minimum": f"must be at least {rule}",
-        "maximum": f"must be at most {rule}",
-        "exclusiveMinimum": f"must be more than {rule}",
-        "exclusiveMaximum": f"must be less than {rule}",
-        "minLength": f"must have at least {rule} characters",
-        "maxLength": f"must have at most {rule} characters",
-        "minItems": f"must have at least {rule} entries",
-        "maxItems": f"must have at most {rule} entries",
-        "enum": f"must be one of {str(rule)[:200]}",
-        "pattern": f"must match {str(rule)[:100]}",
-        "additionalProperties": "has a field that was not asked for",
-    }
-    return f"{where}: {said.get(str(error.validator), f'does not satisfy {error.validator}')}"

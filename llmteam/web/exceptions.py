@@ -4,6 +4,7 @@
 
     WebError
     ├── NotSignedInError            it does not say who asks, or nobody we know
+    ├── OperatorsOnlyError          it is for operators
     ├── FormExpiredError            a form that is not one of our pages', or is another session's
     └── BodyTooLargeError           it is larger than anything that is asked for
 """
@@ -25,6 +26,15 @@ class NotSignedInError(WebError):
     def __init__(self, reason: str = "no access token was given") -> None:
         super().__init__(f"sign in first: {reason}; `llmteam inbox token` makes one")
         self.reason = reason
+
+
+class OperatorsOnlyError(WebError, PermissionError):
+    """Somebody who is no operator asks for what only operators may."""
+
+    def __init__(self, person: str, what: str) -> None:
+        super().__init__(f"'{person[:64]}' may not {what}: that is for members of the group 'operators'")
+        self.person = person
+        self.what = what
 
 
 class FormExpiredError(WebError):
