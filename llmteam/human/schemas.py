@@ -86,20 +86,28 @@ def _place(error: ValidationError) -> str:
 
 def _rule(error: ValidationError) -> str:
     """What the data should be, without what it is: that may be confidential."""
-    rule: Any = error.validator_value
-    said = {
-        "required": f"{error.message.split(' is ')[0]} is missing",
-        "type": f"must be of type {rule if isinstance(rule, str) else ' or '.join(map(str, rule or []))}",
-        "minimum": f"must be at least {rule}",
-        "maximum": f"must be at most {rule}",
-        "exclusiveMinimum": f"must be more than {rule}",
-        "exclusiveMaximum": f"must be less than {rule}",
-        "minLength": f"must have at least {rule} characters",
-        "maxLength": f"must have at most {rule} characters",
-        "minItems": f"must have at least {rule} entries",
-        "maxItems": f"must have at most {rule} entries",
-        "enum": f"must be one of {str(rule)[:200]}",
-        "pattern": f"must match {str(rule)[:100]}",
-        "additionalProperties": "has a field that was not asked for",
-    }
-    return said.get(str(error.validator), f"does not satisfy {error.validator}")
+    kind, rule = str(error.validator), error.validator_value
+    if kind == "required":
+        return f"{error.message.split(' is ')[0]} is missing"
+    if kind == "type":
+        return f"must be of type {rule if isinstance(rule, str) else ' or '.join(map(str, rule))}"
+    said = _SAID.get(kind)
+    return f"does not satisfy {kind}" if said is None else said.format(str(rule)[:200])
+
+
+_SAID = {
+    "minimum": "must be at least {}",
+    "maximum": "must be at most {}",
+    "exclusiveMinimum": "must be more than {}",
+    "exclusiveMaximum": "must be less than {}",
+    "multipleOf": "must be a multiple of {}",
+    "minLength": "must have at least {} characters",
+    "maxLength": "must have at most {} characters",
+    "minItems": "must have at least {} entries",
+    "maxItems": "must have at most {} entries",
+    "uniqueItems": "must not have the same entry twice",
+    "enum": "must be one of {}",
+    "const": "must be {}",
+    "pattern": "must match {}",
+    "additionalProperties": "has a field that was not asked for",
+}

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
 import llmteam
+from llmteam.errors import LLMTeamError
 from llmteam.web import api, links, pages
 from llmteam.web.exceptions import BodyTooLargeError
 from llmteam.web.parts import Parts
@@ -50,7 +51,7 @@ def create_app(parts: Parts) -> FastAPI:
 async def _refuse(request: Request, exc: Exception) -> Response:
     """An error in words, for whoever asked."""
     problem = problem_of(exc)
-    if problem.status >= 500:
+    if problem.status >= 500 and isinstance(exc, LLMTeamError):
         # The route and not the path: a path may hold a link that still works.
         route = getattr(request.scope.get("route"), "path", "")
         logger.error("%s %s: %s", request.method, route, type(exc).__name__, exc_info=exc)

@@ -37,9 +37,9 @@ NOTHING = Shown("nothing")
 
 def shown(value: Any, depth: int = 0) -> Shown:
     """``value`` laid out."""
+    if value is None or value in ("", [], {}):
+        return NOTHING
     match value:
-        case None | "" | [] | {}:
-            return NOTHING
         case bool():
             return Shown("word", "yes" if value else "no")
         case int() | float():

@@ -24,7 +24,8 @@ def _carried(value: Any) -> Any:
     try:
         codec.check(value)
     except NotJSONError as exc:
-        raise ValueError(str(exc).removeprefix("$: ")) from None
+        inside = exc.path.removeprefix("$")
+        raise ValueError(f"{exc.reason} (at {inside})" if inside else exc.reason) from None
     return value
 
 
