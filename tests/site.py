@@ -150,7 +150,9 @@ class Form:
 class Page(HTMLParser):
     """A page as its parts."""
 
-    _VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+    _VOID = frozenset(
+        ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
+    )
 
     def __init__(self, text: str) -> None:
         super().__init__()

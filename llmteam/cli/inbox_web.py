@@ -96,8 +96,10 @@ def token(user: str, tenant: str, groups: tuple[str, ...], hours: float) -> None
 
 def _name(option: str, text: str) -> str:
     """What people and groups are called is up to whoever assigns requests to them."""
-    if not text.strip() or len(text) > 255 or not text.isprintable():
-        raise click.UsageError(f"{option}: a name has 1 to 255 characters that can be seen")
+    from llmteam.human.checks import fault_of_name
+
+    if fault := fault_of_name(text):
+        raise click.UsageError(f"{option}: the name {fault}")
     return text
 
 

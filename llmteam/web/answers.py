@@ -38,9 +38,9 @@ def offered(request: InteractionRequest) -> list[tuple[str, str, str]]:
     """(value, label, description) of each option of a choice. The value is the first of id, value and label."""
     found = []
     for option in request.options:
-        value = next((str(option[key]) for key in ("id", "value", "label") if key in option), None)
+        value = next((str(option[key]) for key in ("id", "value", "label") if option.get(key) is not None), None)
         if value is not None:
-            found.append((value, str(option.get("label", value)), str(option.get("description", ""))))
+            found.append((value, str(option.get("label") or value), str(option.get("description") or "")))
     return found
 
 
