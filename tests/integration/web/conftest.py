@@ -1,9 +1,11 @@
-"""An inbox over real HTTP on a database of the test's own, and somebody who asks."""
+"""An inbox over real HTTP and Postgres, with a tenant for each test, and somebody who asks."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,30 +15,47 @@ from llmteam.human import HumanInteractionManager, InteractionRequest
 from llmteam.human.postgres import PostgresInteractionStore
 from llmteam.tenancy import TenantContext
 from llmteam.web import Parts
-from tests.site import KEY, Site, TestClock, site_of
+from tests.services import PostgresService
+from tests.site import KEY, START, Site, TestClock, site_of
 
 Ask = Callable[..., InteractionRequest]
 
-
-@pytest.fixture
-def clock() -> TestClock:
-    return TestClock()
+_numbers = itertools.count()
 
 
-@pytest.fixture
-def site(database: Database, clock: TestClock) -> Iterator[Site]:
+@pytest.fixture(scope="module")
+def running(postgres: PostgresService) -> Iterator[Site]:
+    """One site for all tests of a module; each has a tenant of its own there."""
+    clock = TestClock()
+    database = Database(postgres.create())
     manager = HumanInteractionManager(PostgresInteractionStore(database, clock=clock), clock=clock)
     with site_of(Parts(manager, [KEY], clock=clock)) as site:
         yield site
+    database.close()
+    postgres.drop_all()
+
+
+@pytest.fixture
+def site(running: Site) -> Site:
+    return replace(running, tenant=f"acme-{next(_numbers)}")
+
+
+@pytest.fixture
+def clock(running: Site) -> Iterator[TestClock]:
+    """The site's clock."""
+    clock = running.parts.clock
+    assert isinstance(clock, TestClock)
+    yield clock
+    clock.now = START
 
 
 @pytest.fixture
 def ask(site: Site) -> Ask:
-    """Asks ann of acme, unless told otherwise: ``ask("approval", "Pay?", …)``."""
+    """Asks ann, unless told otherwise: ``ask("approval", "Pay?", …)``."""
 
-    def ask(kind: str, *what: Any, tenant: str = "acme", **fields: Any) -> InteractionRequest:
+    def ask(kind: str, *what: Any, tenant: str = "", **fields: Any) -> InteractionRequest:
         fields.setdefault("assignee", "ann")
-        with TenantContext(tenant):
+        with TenantContext(tenant or site.tenant):
             return asyncio.run(getattr(site.manager, f"request_{kind}")(*what, **fields))
 
     return ask

@@ -131,7 +131,11 @@ def test_operators_cancel_and_others_may_not(site: Site, ask, state) -> None:
 
 
 def test_whoami_says_who_the_token_is_for(site: Site) -> None:
-    assert site.api("ann", "b", "a").get("/me").json() == {"tenant_id": "acme", "person": "ann", "groups": ["a", "b"]}
+    assert site.api("ann", "b", "a").get("/me").json() == {
+        "tenant_id": site.tenant,
+        "person": "ann",
+        "groups": ["a", "b"],
+    }
 
 
 def test_without_a_token_or_with_a_bad_one_nobody_is_known(site: Site, ask, state, clock: TestClock) -> None:
@@ -160,7 +164,7 @@ def test_without_a_token_or_with_a_bad_one_nobody_is_known(site: Site, ask, stat
 
 def test_another_tenants_request_looks_like_none(site: Site, ask, state) -> None:
     asked = ask("approval", "Pay?")
-    before, stranger = state(asked), site.api("ann", "operators", tenant="other")
+    before, stranger = state(asked), site.api("ann", "operators", tenant="strangers")
     none = stranger.get("/requests/none")
 
     refused = [

@@ -45,7 +45,7 @@ def test_a_token_is_pasted_and_the_list_appears(site: Site, ask) -> None:
 
     assert browser.status == 200
     assert "Pay the invoice?" in browser.page.said
-    assert "ann · acme" in browser.page.said
+    assert f"ann · {site.tenant}" in browser.page.said
 
 
 def test_a_link_to_sign_in_needs_one_button_and_looking_at_it_signs_nobody_in(site: Site) -> None:
