@@ -26,6 +26,12 @@ def sweep_runs() -> None:
     step_worker().sweeper.sweep("runs")
 
 
+@shared_task(name=SWEEPS["people"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_people() -> None:
+    """Remind people, escalate and time out what they are asked."""
+    step_worker().sweeper.sweep("people")
+
+
 @shared_task(name=SWEEPS["retention"], ignore_result=True)  # type: ignore[untyped-decorator]
 def sweep_retention() -> None:
     """Delete runs that have been over for longer than LLMTEAM_RETENTION_DAYS."""

@@ -57,6 +57,7 @@ _NAMES = {
     "registry": ("MemorySegmentRegistry", "PublishedSegment", "SegmentRegistry", "SegmentVersion"),
     "registry.postgres": ("PostgresSegmentRegistry",),
     "catalog": ("PortSpec", "StepCatalog", "StepCategory", "StepTypeMetadata", "step_type"),
+    "handlers": ("HumanTaskHandler", "create_human_task_handler"),
     "runner": ("RunConfig", "SegmentResult", "SegmentRunner", "SegmentStatus"),
     "client": ("SegmentClient",),
     "runs": ("StartRules",),

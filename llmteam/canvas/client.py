@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llmteam.canvas.fleet import connect
 from llmteam.canvas.results import RunConfig, SegmentResult
-from llmteam.canvas.runs import DEFAULT_TENANT, Runs, Segment, Start, StartRules, runtime_ref
+from llmteam.canvas.runs import Runs, Segment, Start, StartRules, runtime_ref
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.surgery import PAUSE_GRACE_SECONDS
 from llmteam.ids import new_id
-from llmteam.tenancy.context import get_current_tenant
+from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -15,7 +15,8 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.canvas import transitions
-from llmteam.canvas.exceptions import AlreadyRunningError, InvalidOutputError, StepTimeoutError
+from llmteam.canvas.asking import Asking
+from llmteam.canvas.exceptions import AlreadyRunningError, StepTimeoutError
 from llmteam.canvas.execution import (
     Execution,
     GraphCache,
@@ -28,13 +29,13 @@ from llmteam.canvas.execution import (
 )
 from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.outbox import Alarm, Notify, Outbox, hint_of
-from llmteam.canvas.ports import StepHandler
+from llmteam.canvas.outputs import completion
+from llmteam.canvas.ports import Ask, StepHandler
 from llmteam.canvas.records import NewRun, RunHeader, RunStore, Seen, StoredOutput, Work
-from llmteam.canvas.routing import Source, StepOutput, decide_edges, gather_input, shape_output
+from llmteam.canvas.routing import Source, gather_input
 from llmteam.canvas.state import (
     MAX_RETRY_DELAY,
     Change,
-    Completed,
     Failed,
     Outcome,
     RetryPolicy,
@@ -45,9 +46,8 @@ from llmteam.canvas.state import (
     StepState,
 )
 from llmteam.dispatch import QUARANTINE_QUEUE, Dispatcher, Hint
-from llmteam.errors import NotJSONError
+from llmteam.errors import InfrastructureError
 from llmteam.events.models import ErrorInfo, EventDraft, EventType
-from llmteam.events.payloads import reference
 from llmteam.ids import Clock, new_id, utc_now
 from llmteam.runtime.context import RuntimeContext, StepContext
 
@@ -99,6 +99,7 @@ class Engine:
         self._runtime_of = runtime_of
         self.chance = chance
         self._graphs = GraphCache(store)
+        self.asking = Asking(store, self._graphs, self.outbox, lambda: self.limits, clock)
         self._handed_on = HandedOn()
 
     # -- runs
@@ -176,6 +177,9 @@ class Engine:
         graph = self.graph_of(work.header)
         node = graph.nodes[hint.step_id]
         timeout = self._timeout(node, work)
+        if work.row.state is StepState.WAITING:
+            self.asking.reply(hint, work)
+            return None
         claimed = transitions.claim(work.run, work.row, now, timeout)
         if claimed is None:
             if work.row.state is StepState.READY and work.row.owner == "timer" and work.row.wake_at is not None:
@@ -201,6 +205,13 @@ class Engine:
             return None
         self.outbox.notify(hint.tenant_id, hint.run_id, False)
         return self._execution(work, node, graph, claimed, timeout, input_data, delivered_chord, taken.seen)
+
+    def still_asks(self, hint: Hint) -> bool:
+        """Whether the step waits for a person; if they have answered, or their time is over, it goes on with that."""
+        key = (hint.step_id, hint.visit)
+        work = self.store.gather(hint.tenant_id, hint.run_id, key)
+        waits = work is not None and not work.run.status.is_terminal and work.row.state is StepState.WAITING
+        return work is not None and waits and not self.asking.reply(hint, work)
 
     def _timeout(self, node: Node, work: Work) -> timedelta | None:
         own = node.step.timeout_seconds or work.header.options.step_timeout
@@ -257,18 +268,14 @@ class Engine:
     def answered(self, execution: Execution, answer: Any) -> Change:
         """The handler returned: store what it gave, decide its edges, go on."""
         try:
-            output = shape_output(execution.node, answer)
-            stored = self.store_output(execution.node, output)
-            decisions = decide_edges(execution.node, output)
+            if isinstance(answer, Ask):
+                return self.asking.park(execution, answer)
+            outcome, stored = completion(execution.node, answer, self.limits, execution.ctx.annotations)
+        except InfrastructureError:
+            raise
         except Exception as exc:  # noqa: BLE001  # whatever an answer is made of, its step gets an outcome
-            return self.failed(execution, _output_error(execution.node, exc))
-        if stored.digest is None:
-            shown = inline({"output": output.value}, self.limits)
-            result = inline({"output": output.as_result}, self.limits) if output.whole else shown
-        else:
-            shown = result = {"output": reference(stored.digest, stored.size)}
-        payload = inline(execution.ctx.annotations, self.limits) | shown
-        return self._finish(execution, Completed(decisions, payload, result), stored)
+            return self.failed(execution, exc)
+        return self._finish(execution, outcome, stored)
 
     def failed(self, execution: Execution, exc: BaseException) -> Change:
         """The handler raised: try again or fail, as its error and the run's policy say.
@@ -350,16 +357,3 @@ class Engine:
                 continue
             source = Source(step_id, finished.decisions or (), output.parsed())
             self._handed_on.put(Work(header, change.run, row, (source,)), key)
-
-    def store_output(self, node: Node, output: StepOutput) -> StoredOutput:
-        """``output`` as it is written. Raises :class:`NotJSONError`, :class:`PayloadTooLargeError`."""
-        text = codec.dumps(output.ports, path="$")
-        size = codec.check_size(f"output of step '{node.step_id}'", text, self.limits.max_output_bytes)
-        digest = codec.digest(text) if size > self.limits.inline_bytes else None
-        return StoredOutput(text, output.whole, digest, size)
-
-
-def _output_error(node: Node, exc: Exception) -> Exception:
-    if isinstance(exc, NotJSONError):
-        return InvalidOutputError(node.step_id, str(exc))
-    return exc

@@ -19,6 +19,7 @@ from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
 from llmteam.errors import ConfigurationError
 from llmteam.events.postgres import PostgresEventStore
+from llmteam.human.postgres import PostgresInteractions
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
@@ -57,8 +58,10 @@ def connect(
     dispatcher = CeleryDispatcher(app)
     wakeup = RedisWakeup(settings.redis_url or str(app.conf.broker_url))
     catalog = catalog or StepCatalog.get_instance()
+    clock = DatabaseClock(database)
+    interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
     engine = Engine(
-        PostgresRunStore(database),
+        PostgresRunStore(database, interactions),
         handler_of=catalog.get_handler,
         runtime_of=_runtime_of,
         dispatcher=dispatcher,
@@ -66,7 +69,7 @@ def connect(
         alarm=alarm,
         limits=limits_of(settings),
         holder=f"{os.uname().nodename}:{os.getpid()}",
-        clock=DatabaseClock(database),
+        clock=clock,
     )
     events = PostgresEventStore(database, wakeup=wakeup)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,8 +14,10 @@ from llmteam.canvas import invoke
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.keeper import Keeper
+from llmteam.canvas.ports import Ask
 from llmteam.dispatch import Chord, Hint
 from llmteam.errors import InfrastructureError
+from llmteam.human.interactions import request_channel
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ T = TypeVar("T")
 
 #: Name under which claims of this process are kept.
 HOLDER = "in-process"
+#: Seconds between two looks for an answer that nothing told of.
+LOOK_SECONDS = 1.0
 
 
 class LocalFleet:
@@ -100,8 +104,10 @@ class LocalFleet:
     # -- the worker
 
     def _spawn(self, hint: Hint) -> None:
-        key = (hint.tenant_id, hint.run_id)
-        task = asyncio.get_running_loop().create_task(self._step(hint))
+        self._keep((hint.tenant_id, hint.run_id), hint, self._step(hint))
+
+    def _keep(self, key: tuple[str, str], hint: Hint, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         tasks = self._tasks.setdefault(key, set())
         tasks.add(task)
 
@@ -137,6 +143,24 @@ class LocalFleet:
             await self._settle(self.engine.failed, execution, exc)
         else:
             await self._settle(self.engine.answered, execution, answer)
+            if isinstance(answer, Ask):
+                self._from_anywhere(self._await_person, execution)
+
+    def _await_person(self, execution: Execution) -> None:
+        header, (step_id, visit) = execution.header, execution.key
+        hint = Hint(header.tenant_id, header.run_id, step_id, visit, execution.node.facts.queue)
+        self._keep((hint.tenant_id, hint.run_id), hint, self._until_answered(hint))
+
+    async def _until_answered(self, hint: Hint) -> None:
+        """Look for the answer when something happens to the request, and now and then: it may come from anywhere."""
+        assert self.engine is not None
+        interactions = self.engine.store.interactions
+        case = await self._insist(interactions.case_of_step, hint.tenant_id, hint.run_id, hint.step_id, hint.visit)
+        if case is None:
+            return
+        with interactions.wakeup.subscribe(request_channel(hint.tenant_id, case.request.request_id)) as watch:
+            while await self._insist(self.engine.still_asks, hint):
+                await watch.wait_async(LOOK_SECONDS)
 
     async def _settle(self, function: Callable[..., Any], execution: Execution, what: Any) -> None:
         """An answer that is there is written even when the task is cancelled meanwhile."""

@@ -154,14 +154,16 @@ class MemorySweeps:
         self._clock = clock
         self.recorded: dict[str, tuple[datetime, int]] = {}
 
-    def _due(self, state: StepState, limit: int, skip_queues: Sequence[str] = ()) -> list[tuple[MemoryRun, StepRow]]:
-        """Rows in this state whose moment has come, those first that have waited longest."""
+    def _due(
+        self, states: tuple[StepState, ...], limit: int, skip_queues: Sequence[str] = ()
+    ) -> list[tuple[MemoryRun, StepRow]]:
+        """Rows in these states whose moment has come, those first that have waited longest."""
         now = self._clock()
         found: list[tuple[datetime, int, MemoryRun, StepRow]] = []
         for run in list(self._runs.values()):
             with run.lock:
                 for row in run.rows.values():
-                    due = row.state is state and row.wake_at is not None and row.wake_at <= now
+                    due = row.state in states and row.wake_at is not None and row.wake_at <= now
                     if due and row.wake_at is not None and _queue(run, row) not in skip_queues:
                         found.append((row.wake_at, len(found), run, row))
         return [(run, row) for _, _, run, row in heapq.nsmallest(limit, found)]
@@ -169,14 +171,15 @@ class MemorySweeps:
     def take_due(self, limit: int, skip_queues: Sequence[str] = ()) -> list[Hint]:
         """As :meth:`Sweeps.take_due`. A timer that ran out is none any more."""
         hints = []
-        for run, found in self._due(StepState.READY, limit, skip_queues):
+        for run, found in self._due((StepState.READY, StepState.WAITING), limit, skip_queues):
             with run.lock:
                 row = run.rows[found.key]
                 if row is not found:
                     continue  # it has moved meanwhile
                 sent = run.hints.get(row.key, 0)
                 wake_at = self._clock() + min(HINT_AFTER * 2 ** min(sent, 10), _MOST)
-                run.rows[row.key] = replace(row, owner="queue", wake_at=wake_at)
+                owner = "queue" if row.state is StepState.READY else row.owner
+                run.rows[row.key] = replace(row, owner=owner, wake_at=wake_at)
                 run.hints[row.key] = sent + 1
             ident = (run.header.tenant_id, run.header.run_id)
             hints.append(Hint(*ident, *row.key, QUARANTINE_QUEUE if row.quarantined else _queue(run, row)))
@@ -185,7 +188,7 @@ class MemorySweeps:
     def take_expired(self, limit: int) -> list[Expired]:
         """As :meth:`Sweeps.take_expired`."""
         expired = []
-        for run, found in self._due(StepState.RUNNING, limit):
+        for run, found in self._due((StepState.RUNNING,), limit):
             with run.lock:
                 row = run.rows[found.key]
                 if row is not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from llmteam.human.models import InteractionRequest
     from llmteam.runtime.context import StepContext
 
 
@@ -21,6 +22,13 @@ class Broadcast:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+class Ask:
+    """A handler's answer that a person has to decide: the step waits for them, and holds no worker meanwhile."""
+
+    def __init__(self, request: InteractionRequest) -> None:
+        self.request = request
 
 
 class StepHandler(Protocol):

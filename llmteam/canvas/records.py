@@ -18,6 +18,7 @@ from llmteam.events.payloads import omission, prepare
 
 if TYPE_CHECKING:
     from llmteam.dispatch import Hint
+    from llmteam.human.interactions import Interactions
 
 
 #: Characters of an input that stands in the run's row; a longer one is a payload of its own.
@@ -26,12 +27,13 @@ INLINE_INPUT = 8192
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The settings of one run, written with it. Durations are in seconds."""
+    """The settings of one run, written with it. Durations are in seconds; ``started_by`` is the person, if known."""
 
     max_retries: int = 3
     retry_delay: float = 1.0
     timeout_seconds: float | None = None
     step_timeout: float | None = None
+    started_by: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -253,6 +255,11 @@ Seal = Callable[[Slice, Any, Sequence["StepRecord"]], tuple[Change, SegmentSnaps
 class RunStore(Protocol):
     """Where runs live. Synchronous; each method is one transaction. Everything is seen by one tenant only."""
 
+    @property
+    def interactions(self) -> Interactions:
+        """Where the requests of waiting steps live, in whose transactions a run's changes take part."""
+        ...
+
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
         """Write a new run with all its rows; False when its id or its idempotency key is taken."""
         ...
@@ -318,7 +325,7 @@ class RunStore(Protocol):
         ...
 
     def ready(self, tenant_id: str, run_id: str) -> list[StepRow]:
-        """Steps of a run that are ready and not held by a pause."""
+        """Steps of a run that are ready, or wait for somebody, and are not held by a pause."""
         ...
 
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None: ...

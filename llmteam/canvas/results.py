@@ -22,6 +22,7 @@ Callback = Callable[..., Any]
 class RunConfig:
     """How one run differs from what its segment says.
 
+    ``started_by`` names the person who starts the run, whom steps with four eyes then do not ask.
     ``timeout_seconds`` and ``timeout`` are two spellings of one thing. ``retry_delay`` is a timedelta or seconds.
     Callbacks are called in the process that waits for the run: ``on_step_start(step_id, input)``,
     ``on_step_complete(step_id, output)``, ``on_step_error(step_id, error)``, ``on_cancel(result)``.
@@ -35,6 +36,7 @@ class RunConfig:
     timeout: timedelta | None = None
     retry_delay: timedelta | float = timedelta(seconds=1)
     step_timeout: float | None = None
+    started_by: str = ""
     on_step_start: Callback | None = None
     on_step_complete: Callback | None = None
     on_step_error: Callback | None = None
@@ -81,6 +83,7 @@ def run_options(segment: SegmentDefinition, config: RunConfig | None) -> RunOpti
         retry_delay=config.delay_seconds,
         timeout_seconds=timeout if config.timeout_seconds is None else config.timeout_seconds,
         step_timeout=config.step_timeout,
+        started_by=config.started_by,
     )
 
 

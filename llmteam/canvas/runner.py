@@ -14,22 +14,26 @@ from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import LocalHandlerError, RunNotFoundError
 from llmteam.canvas.execution import Limits
 from llmteam.canvas.fleet import connect
+from llmteam.canvas.handlers import HumanTaskHandler, ask_person
 from llmteam.canvas.local import HOLDER, LocalFleet
 from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import RunHeader, RunStore
 from llmteam.canvas.registry import SegmentRegistry
 from llmteam.canvas.results import RunConfig, SegmentResult
-from llmteam.canvas.runs import DEFAULT_TENANT, POLL_SECONDS, Patience, Runs, Segment, Start, StartRules
+from llmteam.canvas.runs import POLL_SECONDS, Patience, Runs, Segment, Start, StartRules
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.steering import Steering
 from llmteam.canvas.stores import MemoryRunStore
+from llmteam.errors import ConfigurationError
 from llmteam.events.models import EventType
 from llmteam.events.stores import EventStoreFace, MemoryEventStore
 from llmteam.events.stream import EventStream
+from llmteam.human.manager import HumanInteractionManager
+from llmteam.human.memory import MemoryInteractions
 from llmteam.ids import new_id
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
-from llmteam.tenancy.context import get_current_tenant
+from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
 from llmteam.wakeup import end_channel, run_notifier
 
 if TYPE_CHECKING:
@@ -132,7 +136,24 @@ class SegmentRunner(Steering):
         """
         if self._local is None:
             raise LocalHandlerError(step_type)
+        if isinstance(handler, HumanTaskHandler):
+            handler = self._asks_through(handler.manager)
         self._handlers[step_type] = handler
+
+    def _asks_through(self, manager: HumanInteractionManager) -> StepHandler:
+        """Steps that ask people park, and their requests live in the manager's store.
+
+        Raises :class:`ConfigurationError` when that store and the one of the runs cannot go together.
+        """
+        runs, requests = self._runs.engine.store, manager.store.core
+        if isinstance(runs, MemoryRunStore) and isinstance(requests, MemoryInteractions):
+            runs.use_interactions(requests)
+        elif isinstance(runs, MemoryRunStore) or isinstance(requests, MemoryInteractions):
+            raise ConfigurationError(
+                "HumanTaskHandler: runs and requests must both be in memory or both in Postgres, so that they change "
+                "together: build its manager on the other kind of store"
+            )
+        return ask_person
 
     def _notifier(self, tell: Notify, fleet: LocalFleet) -> Notify:
         """``tell``; a run that is over also stops what still works for it and lets go of its runtime."""

@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 PATIENCE_SECONDS = 5.0
 #: Definitions that were found sound and are remembered.
 PINNED_KEPT = 256
-#: Tenant of runs that nobody says anything about.
-DEFAULT_TENANT = "default"
 #: Seconds after which a waiter looks although nothing woke it: what a lost wake-up costs at most.
 POLL_SECONDS = 1.0
 

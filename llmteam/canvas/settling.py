@@ -230,6 +230,8 @@ class Settling:
         self._over(node, row)
 
     def _close(self, row: StepRow, state: StepState) -> None:
+        if row.owner == "person":
+            self._moment.change.withdrawn.append(row.key)
         row.state, row.owner, row.wake_at, row.deadline = state, None, None, None
         row.finished_at = self._now
         self._moment.run.open -= 1

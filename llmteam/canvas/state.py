@@ -15,6 +15,7 @@ from typing import Any, Literal
 from llmteam.canvas.routing import Decisions
 from llmteam.errors import LLMTeamError
 from llmteam.events.models import ErrorInfo, EventDraft
+from llmteam.human.rulings import Ruling
 
 #: How long a step that is ready may lie before a sweep hints at it again.
 HINT_AFTER = timedelta(seconds=10)
@@ -230,8 +231,9 @@ class Change:
 
     ``steps`` are rows that existed, ``added`` new ones; ``cancel_open`` means: every step still open is cancelled, in
     one statement. ``ready`` are the steps to hint at now; ``chord`` is the id of the chord that brings them.
-    ``hold`` is what a pause or its end does to all rows at once. ``applied`` is False when the claim no longer holds
-    the step and nothing was changed.
+    ``hold`` is what a pause or its end does to all rows at once. ``asks`` is the request of a step that waits for a
+    person from now on; ``withdrawn`` are steps that did and will not go on, so that nobody needs to answer them.
+    ``applied`` is False when the claim no longer holds the step and nothing was changed.
     """
 
     run: RunState
@@ -243,6 +245,8 @@ class Change:
     cancel_open: bool = False
     hold: Hold | None = None
     chord: str | None = None
+    asks: Ruling | None = None
+    withdrawn: list[Key] = field(default_factory=list)
     applied: bool = True
     ended: bool = False
 

@@ -96,6 +96,14 @@ def _text(description: str, **rules: Any) -> dict[str, Any]:
     return {"type": "string", "description": description, **rules}
 
 
+def _names(description: str) -> dict[str, Any]:
+    return {"type": "array", "items": {"type": "string", "minLength": 1}, "description": description}
+
+
+def _hours(description: str, **rules: Any) -> dict[str, Any]:
+    return {"type": "number", "exclusiveMinimum": 0, "maximum": 87_600, "description": description, **rules}
+
+
 def _any_ports(*names: str) -> list[PortSpec]:
     return [PortSpec(name) for name in names]
 
@@ -190,12 +198,21 @@ HUMAN_TASK = StepTypeMetadata(
     color="#FF6B6B",
     config_schema=config_schema(
         {
-            "task_type": {"enum": ["approval", "choice", "input", "review"], "default": "approval"},
-            "title": _text("What the person sees first."),
-            "description": _text("What the person is asked to do."),
+            "task_type": {"enum": ["approval", "choice", "input", "review", "chat", "task"], "default": "approval"},
+            "title": _text("What the person sees first; {name} is a key of the input."),
+            "description": _text("What the person is asked to do; {name} is a key of the input."),
             "assignee_ref": _text("Who is asked."),
-            "timeout_hours": {"type": "number", "exclusiveMinimum": 0, "default": 24},
-            "escalation_chain": {"type": "array", "items": {"type": "string"}},
+            "assignee_group": _text("Or which group is asked."),
+            "approvers": _names("Who may approve, beside the assignee."),
+            "quorum": {"type": "integer", "minimum": 1, "default": 1, "description": "How many have to approve."},
+            "four_eyes": {"type": "boolean", "default": False, "description": "Not the one who started the run."},
+            "priority": {"enum": ["low", "normal", "high", "critical"], "default": "normal"},
+            "show_input": {"type": "boolean", "default": True, "description": "Whether the person sees the input."},
+            "timeout_hours": _hours("How long each person has.", default=24),
+            "reminder_hours": _hours("How often people are reminded."),
+            "sla_warning_hours": _hours("After how long a warning goes out."),
+            "sla_breach_hours": _hours("After how long the breach is told."),
+            "escalation_chain": _names("Who is asked next when the time is over, one after the other."),
             "choices": {"type": "array", "items": {"type": "string"}},
             "input_schema": {
                 "type": "object",
@@ -206,7 +223,12 @@ HUMAN_TASK = StepTypeMetadata(
         required=["task_type"],
     ),
     input_ports=[PortSpec("data", "object")],
-    output_ports=[PortSpec("approved", "object"), PortSpec("rejected", "object"), PortSpec("modified", "object")],
+    output_ports=[
+        PortSpec("approved", "object"),
+        PortSpec("rejected", "object"),
+        PortSpec("modified", "object"),
+        PortSpec("timeout", "object", required=False),
+    ],
     examples=[{"task_type": "approval", "title": "Large invoice", "assignee_ref": "cfo@example.com"}],
 )
 

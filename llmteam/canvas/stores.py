@@ -45,9 +45,14 @@ from llmteam.canvas.routing import Source, StepOutput, failure_output
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, NeedRows, SegmentStatus, Slice, StepRow, StepState
 from llmteam.events.models import EventDraft, EventScope, WorktrailEvent
+from llmteam.human.memory import MemoryInteractions
 from llmteam.ids import Clock, utc_now
 
 __all__ = ["MemoryRunStore"]
+
+
+#: States in which a step's input is needed next.
+_TAKES_INPUT = (StepState.READY, StepState.WAITING)
 
 
 class MemoryRunStore:
@@ -62,6 +67,18 @@ class MemoryRunStore:
         self._definitions: dict[tuple[str, str], PinnedDefinition] = {}
         self._snapshots: dict[tuple[str, str], SegmentSnapshot] = {}
         self._lock = threading.Lock()
+        self.use_interactions(MemoryInteractions(clock))
+
+    def use_interactions(self, interactions: MemoryInteractions) -> None:
+        """Keep what steps ask people there; before the first run."""
+        self.interactions = interactions
+        interactions.tell = self._tell
+
+    def _tell(self, tenant_id: str, run_id: str, events: Sequence[EventDraft], now: datetime) -> None:
+        run = self._runs.get((tenant_id, run_id))
+        if run is not None:
+            with run.lock:
+                self._record(run, events, now)
 
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
         """As :meth:`RunStore.create`."""
@@ -144,7 +161,7 @@ class MemoryRunStore:
                 header=run.header,
                 run=replace(run.state),
                 row=replace(row),
-                sources=self._sources(run, key[0]) if row.state is StepState.READY else (),
+                sources=self._sources(run, key[0]) if row.state in _TAKES_INPUT else (),
                 input=codec.loads(given or run.start.input) if own else None,
                 takes_run_input=own,
                 local_state=run.local.get(key),
@@ -249,7 +266,20 @@ class MemoryRunStore:
                     )
         if change.hold is not None:
             apply_hold(run, change.hold, change.now)
+        self._ask(run, change)
         self._record(run, change.events, change.now)
+
+    def _ask(self, run: MemoryRun, change: Change) -> None:
+        """What the change means for the people who are asked."""
+        ident = (run.header.tenant_id, run.header.run_id)
+        if change.asks is not None:
+            self.interactions.create(change.asks)
+        if change.cancel_open or change.withdrawn:
+            self.interactions.withdraw(*ident, None if change.cancel_open else change.withdrawn, change.now)
+        if change.hold is not None and change.hold.freeze:
+            self.interactions.freeze(*ident, change.now)
+        if change.hold is not None and change.hold.thaw is not None:
+            self.interactions.thaw(*ident, change.hold.thaw)
 
     def _record(self, run: MemoryRun, drafts: Sequence[EventDraft], now: datetime) -> None:
         header = run.header
@@ -308,8 +338,8 @@ class MemoryRunStore:
         if run is None:
             return []
         with run.lock:
-            ready = [row for row in run.rows.values() if row.state is StepState.READY]
-            return [replace(row) for row in ready if row.owner != "pause"]
+            rows = [row for row in run.rows.values() if row.state in _TAKES_INPUT and row.owner != "pause"]
+            return [replace(row) for row in rows]
 
     def input(self, tenant_id: str, run_id: str) -> str | None:
         """As :meth:`RunStore.input`."""

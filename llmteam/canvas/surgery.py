@@ -18,6 +18,7 @@ from llmteam.canvas.exceptions import (
     SnapshotStaleError,
 )
 from llmteam.canvas.graph import Graph, Node
+from llmteam.canvas.outputs import store_output
 from llmteam.canvas.records import Link, LinkKind, NewRun, RunHeader, RunRecord, StepRecord, StoredOutput, Transition
 from llmteam.canvas.replay import behind, finished_rows, replay
 from llmteam.canvas.routing import LIVE, decide_edges, shape_output
@@ -226,7 +227,7 @@ class Surgery:
         answered = replace(
             row, state=StepState.COMPLETED, decisions=decisions, terminal=LIVE not in decisions, error=None
         )
-        return answered, self._engine.store_output(node, output)
+        return answered, store_output(node, output, self._engine.limits)
 
     def _begin(self, header: RunHeader, run_id: str, link: Link, reused: Sequence[StepRow]) -> str:
         engine, store = self._engine, self._store

@@ -13,6 +13,8 @@ from llmteam.canvas.recovery import Recovery
 from llmteam.canvas.surgery import Surgery
 from llmteam.dispatch import Dispatcher
 from llmteam.errors import LLMTeamError
+from llmteam.human.deadlines import catch_up
+from llmteam.human.rulings import Case, Ruling
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ BATCH = 500
 PURGE_BATCH = 200
 
 #: Sweeps that must not stop, by name; ``retention`` comes beside them where it is asked for.
-ESSENTIAL = ("due", "expired", "runs")
+ESSENTIAL = ("due", "expired", "runs", "people")
 
 
 class Sweeper:
@@ -73,7 +75,7 @@ class Sweeper:
         found = self._sweeps.take_expired(BATCH)
         for one in found:
             move = self._recovery.lose if one.lost else self._recovery.overdue
-            self._careful(one.run_id, partial(move, one.tenant_id, one.run_id, one.key, one.fence))
+            self._careful(f"run {one.run_id}", partial(move, one.tenant_id, one.run_id, one.key, one.fence))
         return len(found)
 
     def _runs(self) -> int:
@@ -81,24 +83,38 @@ class Sweeper:
         found = self._sweeps.late_runs(BATCH)
         for one in found:
             move = self._surgery.take_hold if one.pausing else self._engine.expire
-            self._careful(one.run_id, partial(move, one.tenant_id, one.run_id))
+            self._careful(f"run {one.run_id}", partial(move, one.tenant_id, one.run_id))
         return len(found)
+
+    def _people(self) -> int:
+        """Remind people, escalate and time out what they are asked."""
+        interactions = self._engine.store.interactions
+        found = interactions.take_due(BATCH)
+        for one in found:
+            self._careful(
+                f"request {one.request_id}", partial(interactions.apply, one.tenant_id, one.request_id, self._catch_up)
+            )
+        return len(found)
+
+    def _catch_up(self, case: Case) -> Ruling:
+        return catch_up(case, self._engine.clock())
 
     def _purge(self) -> int:
         """Delete runs that have been over for longer than they are kept."""
         return 0 if self._retention is None else self._sweeps.purge(self._retention, PURGE_BATCH)
 
-    def _careful(self, run_id: str, move: Callable[[], object]) -> None:
-        """One run that cannot be moved must not keep the others from it; the next sweep tries it again."""
+    def _careful(self, what: str, move: Callable[[], object]) -> None:
+        """One run or request that cannot be moved must not keep the others from it; the next sweep tries it again."""
         try:
             move()
         except LLMTeamError as exc:
-            logger.warning("run %s could not be moved on (%s); the next sweep tries again", run_id, exc)
+            logger.warning("%s could not be moved on (%s); the next sweep tries again", what, exc)
 
 
 _SWEEPS: dict[str, Callable[[Sweeper], int]] = {
     "due": Sweeper._due,
     "expired": Sweeper._expired,
     "runs": Sweeper._runs,
+    "people": Sweeper._people,
     "retention": Sweeper._purge,
 }

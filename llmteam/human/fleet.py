@@ -1,8 +1,11 @@
-"""The people of an installation: requests in its database, wake-ups and hints through its broker."""
+"""One process's way to the requests of an installation: Postgres, the broker and Redis behind one manager."""
 
 from __future__ import annotations
 
-from llmteam.db import Database
+from dataclasses import replace
+
+from llmteam.db import Database, DatabaseClock
+from llmteam.dispatch import CeleryDispatcher, celery_app
 from llmteam.errors import ConfigurationError
 from llmteam.human.manager import HumanInteractionManager
 from llmteam.human.postgres import PostgresInteractionStore
@@ -10,10 +13,35 @@ from llmteam.settings import Settings
 from llmteam.wakeup import RedisWakeup
 
 
-def connect(settings: Settings) -> HumanInteractionManager:
-    """Asking and answering over the servers that the settings name."""
+def connect(
+    settings: Settings | None = None,
+    *,
+    database_url: str | None = None,
+    broker_url: str | None = None,
+    tenant_id: str | None = None,
+) -> HumanInteractionManager:
+    """A manager of the requests that the workers of an installation make.
+
+    Settings come from ``LLMTEAM_*`` variables where they are not given; connections are made on first use. Raises
+    :class:`ConfigurationError`.
+    """
+    settings = settings or Settings.load()
+    if database_url is not None:
+        settings = replace(settings, database_url=database_url)
+    if broker_url is not None:
+        settings = replace(settings, broker_url=broker_url, result_backend=None, redis_url=None)
     if settings.database_url is None:
-        raise ConfigurationError("LLMTEAM_DATABASE_URL is not set: set it, or use `llmteam up`")
-    database = Database(settings.database_url, application_name="llmteam-people", pool_size=16)
-    wakeup = None if settings.redis_url is None else RedisWakeup(settings.redis_url)
-    return HumanInteractionManager(PostgresInteractionStore(database, wakeup=wakeup))
+        raise ConfigurationError(
+            "LLMTEAM_DATABASE_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
+        )
+    app = celery_app(settings)
+    database = Database(settings.database_url, application_name="llmteam-people", pool_size=8)
+    clock = DatabaseClock(database)
+    store = PostgresInteractionStore(
+        database,
+        tenant_id=tenant_id,
+        wakeup=RedisWakeup(settings.redis_url or str(app.conf.broker_url)),
+        dispatcher=CeleryDispatcher(app),
+        clock=clock,
+    )
+    return HumanInteractionManager(store, clock=clock)

@@ -50,7 +50,8 @@ class HumanInteractionManager:
 
     Args:
         store: where requests live.
-        notification_config: channels to set up.
+        notification_config: channels to set up. They, and those that are registered, serve stores that keep no
+            notifications; those of a store in SQL are delivered by workers, through the channels of their settings.
         audit_trail: where changes are recorded; a store in SQL records them itself, in the same transaction.
         policy: who may answer.
     """
@@ -68,6 +69,10 @@ class HumanInteractionManager:
         self.notification_config = notification_config or NotificationConfig()
         self.audit_trail = audit_trail
         self.channels: dict[str, NotificationChannel] = {}
+        if notification_config is not None:
+            from llmteam.human.telling import channels_of
+
+            self.channels.update(channels_of(notification_config))
         self._policy = policy
         self._clock = clock
 
@@ -119,7 +124,14 @@ class HumanInteractionManager:
     ) -> InteractionRequest:
         text = description if description is not None else (message or "")
         first_line = text.strip().split("\n", 1)[0][:TITLE_LENGTH]
-        request = self._new(kind, title if title is not None else first_line, text, fields)
+        return await self.ask(self._new(kind, title if title is not None else first_line, text, fields))
+
+    async def ask(self, request: InteractionRequest) -> InteractionRequest:
+        """Open a request as it is given, with a fresh id, for the current tenant.
+
+        Raises :class:`InvalidRequestError`.
+        """
+        request = request.changed(request_id=new_id(), tenant_id=self.store.tenant())
         ruling = rules.open_request(request, self._clock())
         kept = await self.store.call(self.store.core.create, ruling)
         await self._after(ruling)
@@ -142,9 +154,9 @@ class HumanInteractionManager:
         given.setdefault("priority", InteractionPriority.NORMAL)
         try:
             return InteractionRequest(
-                request_id=new_id(),
+                request_id="",
                 interaction_type=kind,
-                tenant_id=self.store.tenant(),
+                tenant_id="",
                 title=title,
                 description=text,
                 **given,
@@ -280,7 +292,7 @@ class HumanInteractionManager:
     # -- telling
 
     def register_channel(self, name: str, channel: NotificationChannel) -> None:
-        """Notify through ``channel`` too."""
+        """Notify through ``channel`` too, if the store keeps no notifications."""
         self.channels[name] = channel
 
     async def _apply(self, request_id: str, rule: Callable[[Case, datetime], Ruling]) -> Ruling:
@@ -292,5 +304,9 @@ class HumanInteractionManager:
 
     async def _after(self, ruling: Ruling) -> None:
         """What the store did not do in its transaction."""
+        if self.channels and not self.store.core.keeps_notifications and ruling.notices:
+            from llmteam.human.telling import tell
+
+            await tell(self.store, self.channels, ruling, self._clock())
         if self.audit_trail is not None and not self.store.core.keeps_audit and ruling.audit:
             await self.audit_trail.record(ruling.audit)

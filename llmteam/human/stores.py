@@ -12,7 +12,7 @@ from llmteam.human.memory import MemoryInteractions
 from llmteam.human.models import InteractionRequest, InteractionResponse
 from llmteam.human.rulings import Ruling
 from llmteam.ids import Clock, utc_now
-from llmteam.tenancy.context import get_current_tenant
+from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
 from llmteam.tenancy.exceptions import TenantContextError
 
 __all__ = ["InteractionStore", "MemoryInteractionStore"]
@@ -28,23 +28,32 @@ class InteractionStore(ABC):
     :class:`TenantContextError`.
     """
 
+    #: The one tenant that the store is for; empty when it is for whoever is current.
+    bound_to = ""
+
     @property
     @abstractmethod
     def core(self) -> Interactions:
         """What the engine, the sweeps and the inbox work with."""
 
     def tenant(self) -> str:
-        """Whose requests are seen: the current tenant's; empty without one."""
-        return get_current_tenant()
+        """Whose requests are seen: those of this store's tenant, the current one's, or the default one's.
+
+        Raises :class:`TenantContextError` when the store is one tenant's and another is current.
+        """
+        current = get_current_tenant()
+        if self.bound_to and current not in ("", self.bound_to):
+            raise TenantContextError(f"A store of tenant '{self.bound_to}' was used while '{current}' is current")
+        return self.bound_to or current or DEFAULT_TENANT
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call into the core without blocking the loop."""
         return await asyncio.to_thread(function, *args, **kwargs)
 
     def own(self, tenant_id: str) -> str:
-        """``tenant_id``. Raises :class:`TenantContextError` when another tenant is current."""
-        current = self.tenant()
-        if current and tenant_id != current:
+        """``tenant_id``. Raises :class:`TenantContextError` when another tenant is current, or the store is another's."""
+        current = self.bound_to or get_current_tenant()
+        if current not in ("", tenant_id):
             raise TenantContextError(
                 f"A request of tenant '{tenant_id}' was given or asked for while '{current}' is current: "
                 "leave its context, or enter the other one's"

@@ -9,6 +9,9 @@ from typing import Protocol, Self
 from llmteam.ids import check_identifier
 from llmteam.tenancy.exceptions import TenantContextError
 
+#: Tenant of what nobody says anything about.
+DEFAULT_TENANT = "default"
+
 #: The id of the tenant that the running code works for; empty when there is none. Threads begin empty, asyncio
 #: tasks with a copy of their maker's.
 current_tenant: ContextVar[str] = ContextVar("current_tenant", default="")

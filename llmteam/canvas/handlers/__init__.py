@@ -1,4 +1,4 @@
-"""The handlers of the built-in step types. ``human_task`` has none yet.
+"""The handlers of the built-in step types.
 
 Importing them loads no HTTP or model library; those come with the first request.
 """
@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from llmteam.canvas.handlers.ai import LLMAgentHandler
 from llmteam.canvas.handlers.flow import condition, parallel_join, parallel_split, transform
 from llmteam.canvas.handlers.http import HttpActionHandler
+from llmteam.canvas.handlers.human_task import HumanTaskHandler, ask_person, create_human_task_handler
 from llmteam.canvas.ports import StepHandler
 
 __all__ = [
     "BUILTIN_HANDLERS",
     "HttpActionHandler",
+    "HumanTaskHandler",
     "LLMAgentHandler",
+    "ask_person",
     "condition",
+    "create_human_task_handler",
     "parallel_join",
     "parallel_split",
     "transform",
@@ -25,6 +29,7 @@ __all__ = [
 BUILTIN_HANDLERS: Mapping[str, StepHandler] = {
     "llm_agent": LLMAgentHandler(),
     "http_action": HttpActionHandler(),
+    "human_task": ask_person,
     "condition": condition,
     "transform": transform,
     "parallel_split": parallel_split,

@@ -14,6 +14,7 @@ from llmteam.canvas.records import StepRecord
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import HINT_AFTER, Change
 from llmteam.db.hot import HotConnection
+from llmteam.human.postgres.writing import write_freeze, write_thaw
 
 _RUN = """
 UPDATE llmteam.runs SET wake_at = %s, deadline = %s, paused_at = %s, snapshot_id = %s
@@ -70,9 +71,11 @@ def write_hold(script: Script, ident: tuple[str, str], change: Change) -> None:
     script.add(_RUN, hold.wake_at, run.deadline, run.paused_at, run.snapshot_id, *ident)
     if hold.freeze:
         script.add(FREEZE, *ident)
+        write_freeze(script, ident, change.now)
     if hold.thaw is not None:
         thaw: timedelta = hold.thaw
         script.add(THAW, change.now + HINT_AFTER, thaw, thaw, *ident)
+        write_thaw(script, ident, thaw)
 
 
 def read_all(connection: HotConnection, ident: tuple[str, str]) -> tuple[Any, Sequence[StepRecord]]:

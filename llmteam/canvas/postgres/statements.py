@@ -62,7 +62,7 @@ SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state,
        s.given IS NOT NULL OR (s.undecided = 0 AND s.live = 0),
        CASE WHEN s.given IS NOT NULL THEN s.given
             WHEN s.undecided = 0 AND s.live = 0 THEN COALESCE(r.input, p.body) END,
-       CASE WHEN s.state = 'ready' AND s.live > 0 THEN (
+       CASE WHEN s.state IN ('ready', 'waiting') AND s.live > 0 THEN (
          SELECT json_agg(json_build_array(o.step_id, o.decisions, o.whole, o.body, o.error, o.superseded)) FROM (
            SELECT DISTINCT ON (f.step_id) f.step_id, f.decisions, f.whole, COALESCE(f.output, q.body) AS body,
                   CASE WHEN f.state = 'failed' THEN f.error END AS error,
@@ -240,7 +240,7 @@ SELECT run_id, status, start_hash FROM llmteam.runs
 
 READ_READY = f"""
 SELECT {STEP_COLUMNS} FROM llmteam.run_steps s
- WHERE s.tenant_id = %s AND s.run_id = %s AND s.state = 'ready' AND s.owner <> 'pause'
+ WHERE s.tenant_id = %s AND s.run_id = %s AND s.state IN ('ready', 'waiting') AND s.owner <> 'pause'
 """
 
 READ_INPUT = """

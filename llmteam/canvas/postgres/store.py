@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from llmteam import codec
+from llmteam.audit.postgres import append_in
 from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
@@ -47,6 +48,8 @@ from llmteam.db.errors import constraint_of
 from llmteam.db.hot import HotConnection
 from llmteam.events.models import EventDraft, EventScope
 from llmteam.events.postgres import event_values, insert_values
+from llmteam.human.postgres import PostgresInteractions
+from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
 
 #: Definitions that a process remembers to have written.
 _KNOWN = 10_000
@@ -55,8 +58,9 @@ _KNOWN = 10_000
 class PostgresRunStore(PostgresReads):
     """The :class:`~llmteam.canvas.records.RunStore` in SQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, interactions: PostgresInteractions | None = None) -> None:
         super().__init__(database)
+        self.interactions = interactions or PostgresInteractions(database)
         self._known: set[tuple[str, str]] = set()
         self._claims = Combining[Claim, Claimed | None](partial(claim_one, database), partial(claim_many, database))
         self._finishes = Combining[Move, Change](self._apply_alone, partial(finish_many, database))
@@ -194,6 +198,10 @@ class PostgresRunStore(PostgresReads):
             scope = EventScope(*ident, header.instance_id, header.segment_id)
             self._events(script, scope, change.events, move.now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
+            if change.asks is not None:
+                script.run(connection)
+                append_in(connection, header.tenant_id, change.asks.audit, now=move.now)
+                script = Script()
             script.add(sql.COMMIT)
             script.run(connection)
         return change
@@ -216,7 +224,8 @@ class PostgresRunStore(PostgresReads):
         others = [row for key, row in change.steps.items() if key != finished]
         few = len(others) <= FEW and 0 < len(change.events) <= FEW
         large = output is not None and output.digest is not None
-        if not few or large or not change.applied or change.added or change.cancel_open or change.lacks_outputs:
+        more = change.added or change.cancel_open or change.lacks_outputs or change.withdrawn
+        if not few or large or more or not change.applied:
             return None
         ident = (header.tenant_id, header.run_id)
         values = [*run_values(change.run, seen.next_seq + len(change.events)), *ident, seen.next_seq]
@@ -304,6 +313,11 @@ class PostgresRunStore(PostgresReads):
         if change.cancel_open:
             script.add(sql.CANCEL_OPEN, change.now, *ident)
         write_hold(script, ident, change)
+        if change.asks is not None:
+            write_new(script, change.asks.request)
+            write_notices(script, change.asks.request, change.asks.notices)
+        if change.cancel_open or change.withdrawn:
+            write_withdrawal(script, ident, None if change.cancel_open else change.withdrawn, change.now)
 
     def _write_finished(
         self,

@@ -23,11 +23,11 @@ from llmteam.dispatch import QUARANTINE_QUEUE, Hint
 TAKE_DUE = f"""
 WITH due AS (
   SELECT tenant_id, run_id, step_id, visit FROM llmteam.run_steps
-   WHERE wake_at <= now() AND wake_at IS NOT NULL AND state = 'ready' AND queue <> ALL(%s)
+   WHERE wake_at <= now() AND wake_at IS NOT NULL AND state IN ('ready', 'waiting') AND queue <> ALL(%s)
    ORDER BY wake_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE llmteam.run_steps s
    SET wake_at = now() + LEAST(interval '10 seconds' * power(2, LEAST(s.hints, 10)), interval '5 minutes'),
-       hints = s.hints + 1, owner = 'queue'
+       hints = s.hints + 1, owner = CASE WHEN s.state = 'ready' THEN 'queue' ELSE s.owner END
   FROM due
  WHERE s.tenant_id = due.tenant_id AND s.run_id = due.run_id AND s.step_id = due.step_id AND s.visit = due.visit
 RETURNING s.tenant_id, s.run_id, s.step_id, s.visit,

@@ -7,8 +7,6 @@ from llmteam.dispatch import Dispatcher
 from llmteam.human.postgres.store import PostgresInteractions
 from llmteam.human.stores import InteractionStore
 from llmteam.ids import Clock, utc_now
-from llmteam.tenancy.context import get_current_tenant
-from llmteam.tenancy.exceptions import TenantContextError
 from llmteam.wakeup import Wakeup
 
 
@@ -30,18 +28,9 @@ class PostgresInteractionStore(InteractionStore):
     ) -> None:
         if isinstance(database, str):
             database = Database(database, application_name="llmteam-people")
-        self._tenant_id = tenant_id
+        self.bound_to = tenant_id or ""
         self._core = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
 
     @property
     def core(self) -> PostgresInteractions:
         return self._core
-
-    def tenant(self) -> str:
-        """This store's tenant, or the current one. Raises :class:`TenantContextError` without any."""
-        tenant = self._tenant_id or get_current_tenant()
-        if not tenant:
-            raise TenantContextError(
-                "Whose requests? Enter a TenantContext, or build PostgresInteractionStore(…, tenant_id=…)"
-            )
-        return tenant

@@ -1,4 +1,4 @@
-"""Requests to people: their answers, messages and notifications, links that were used, and who started a run."""
+"""Requests to people: their answers, messages and notifications, and links that were used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ branch_labels = None
 depends_on = None
 
 _TABLES = """
-ALTER TABLE llmteam.runs ADD COLUMN started_by text NOT NULL DEFAULT '';
-
 CREATE TABLE llmteam.interactions (
     tenant_id text NOT NULL,
     request_id text NOT NULL,
