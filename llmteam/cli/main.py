@@ -11,6 +11,7 @@ import click
 
 import llmteam
 from llmteam.cli import codes
+from llmteam.cli.audit import audit
 from llmteam.cli.database import db
 from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
@@ -34,9 +35,22 @@ def cli() -> None:
     """
 
 
-for _command in (
-    *(run, up, worker, beat_command, flower_command, runs, explain, segment, catalog, notifications, db, doctor),
-):
+_COMMANDS = (
+    run,
+    up,
+    worker,
+    beat_command,
+    flower_command,
+    runs,
+    explain,
+    segment,
+    catalog,
+    audit,
+    notifications,
+    db,
+    doctor,
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
 for _command in (pause, resume, retry, fork):
     runs.add_command(_command)
