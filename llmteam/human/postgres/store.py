@@ -201,8 +201,8 @@ class PostgresInteractions:
 
     def purge(self, older_than: timedelta, limit: int) -> int:
         """As :meth:`Interactions.purge`; as the sweeper."""
-        self._sweep(sql.PURGE_LINKS, limit)
-        return len(self._sweep(sql.PURGE, older_than, limit))
+        self._sweep(sql.BY_INDEX + sql.PURGE_LINKS, limit)
+        return len(self._sweep(sql.BY_INDEX + sql.PURGE, older_than, limit))
 
     def _sweep(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         with self._database.hot(None) as connection:
