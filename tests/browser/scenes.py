@@ -104,7 +104,8 @@ def ask_reply(stage: Stage) -> Any:
 
 
 def ask_chat(stage: Stage) -> Any:
-    asked = stage.ask("chat", "The pump of order 20417 does not fit: what shall we offer?", timeout=timedelta(days=3))
+    chat = {"agent_name": "order_desk", "timeout": timedelta(days=3)}
+    asked = stage.ask("chat", "The pump of order 20417 does not fit: what shall we offer?", **chat)
     for sender, text in (
         ("order_desk", "The customer sent a photo: the flange has six holes, theirs has four."),
         ("ann", "We have the four-hole version in Graz. Would they take it on Monday?"),
