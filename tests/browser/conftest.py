@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from llmteam.db import Database
 from llmteam.dispatch import CeleryDispatcher, celery_app
@@ -18,9 +16,8 @@ from llmteam.human.postgres import PostgresInteractionStore
 from llmteam.settings import Settings
 from llmteam.wakeup import RedisWakeup
 from llmteam.web import Parts
-from tests.browser.people import Stage
-from tests.services import PostgresService
-from tests.site import KEY, Site, TestClock, site_of
+from tests.browser.people import TIMEOUT, Stage
+from tests.site import KEY, TestClock, site_of
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 #: Chromium looks for updates, experiments and the like unless it is told not to; tests speak to loopback only.
@@ -34,8 +31,6 @@ _FLAGS = (
     "--no-first-run",
 )
 
-_numbers = itertools.count()
-
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
@@ -47,31 +42,28 @@ def chromium() -> Iterator[Browser]:
             "Or say where one is: LLMTEAM_TEST_CHROMIUM=/path/to/chromium",
             returncode=1,
         )
+    expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
         yield browser
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def running(postgres: PostgresService, session_valkey: str) -> Iterator[Site]:
-    """One site for all tests. Its clock stands, so that pictures are the same every time."""
+@pytest.fixture
+def stage(database_url: str, clean_valkey: str, chromium: Browser) -> Iterator[Stage]:
+    """People at their browsers. Whatever a browser complained of fails the test in the end.
+
+    The site's clock stands, so that pictures are the same every time.
+    """
     clock = TestClock()
-    database = Database(postgres.create())
-    app = celery_app(Settings(database_url=postgres.login_url, broker_url=session_valkey))
+    database = Database(database_url)
+    app = celery_app(Settings(database_url=database_url, broker_url=clean_valkey))
     store = PostgresInteractionStore(
-        database, wakeup=RedisWakeup(session_valkey), dispatcher=CeleryDispatcher(app), clock=clock
+        database, wakeup=RedisWakeup(clean_valkey), dispatcher=CeleryDispatcher(app), clock=clock
     )
     with site_of(Parts(HumanInteractionManager(store, clock=clock), [KEY], clock=clock)) as site:
-        yield site
+        stage = Stage(site, chromium)
+        yield stage
+        stage.close()
     database.close()
-    postgres.drop_all()
-
-
-@pytest.fixture
-def stage(running: Site, chromium: Browser) -> Iterator[Stage]:
-    """People at their browsers. Whatever a browser complained of fails the test in the end."""
-    stage = Stage(replace(running, tenant=f"acme-{next(_numbers)}"), chromium)
-    yield stage
-    stage.close()
     assert stage.complaints == []

@@ -17,7 +17,18 @@ TARGET = 24
 #: What people press, fill and follow.
 _CONTROLS = "a[href], button, input:not([type=hidden]), select, textarea, summary"
 _ROLES = {
-    *("button", "link", "textbox", "checkbox", "radio", "combobox", "listbox", "spinbutton", "Date", "DisclosureTriangle"),
+    *(
+        "button",
+        "link",
+        "textbox",
+        "checkbox",
+        "radio",
+        "combobox",
+        "listbox",
+        "spinbutton",
+        "Date",
+        "DisclosureTriangle",
+    ),
     *("navigation", "region", "form", "group", "alert", "status", "image"),
 }
 #: Roles that need no name of their own when they have none.
@@ -73,8 +84,9 @@ def focused(page: Page) -> tuple[str, str]:
 
 def focus_shows(page: Page) -> bool:
     """Whether a line of at least two pixels surrounds what has the focus, and it is on the screen."""
-    script = """() => { const one = document.activeElement, style = getComputedStyle(one), box = one.getBoundingClientRect();
-        return style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2
-            && box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth; }"""
+    script = """() => { const one = document.activeElement, box = one.getBoundingClientRect();
+        const lined = [null, '::after'].map(part => getComputedStyle(one, part))
+            .some(style => style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2);
+        return lined && box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth; }"""
     shows: bool = page.evaluate(script)
     return shows

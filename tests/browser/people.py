@@ -13,8 +13,10 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 from llmteam.human import InteractionRequest
 from llmteam.human.rulings import Case
 from llmteam.tenancy import TenantContext
-from tests.site import Site
+from tests.site import Site, TestClock
 
+#: Milliseconds that a page has to become what a test waits for.
+TIMEOUT = 15_000
 #: What Chromium writes about every page that is a refusal. Which pages are, tests say themselves.
 _STATUS = "Failed to load resource: the server responded with a status of 4"
 
@@ -27,6 +29,13 @@ class Stage:
     chromium: Browser
     complaints: list[str] = field(default_factory=list)
     _contexts: list[BrowserContext] = field(default_factory=list)
+
+    @property
+    def clock(self) -> TestClock:
+        """The site's clock."""
+        clock = self.site.parts.clock
+        assert isinstance(clock, TestClock)
+        return clock
 
     # -- who asks
 
@@ -57,7 +66,7 @@ class Stage:
     def visitor(self, **options: Any) -> Page:
         """A page of a browser that has never been here. ``options`` are those of a browser context of Playwright."""
         context = self.chromium.new_context(base_url=self.site.url, locale="en-GB", timezone_id="UTC", **options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(TIMEOUT)
         self._contexts.append(context)
         page = context.new_page()
         page.on("console", self._hear)

@@ -16,7 +16,11 @@ PAYMENT = {
     "total": 12480.5,
     "currency": "EUR",
     "due": "2026-01-31",
-    "purchase_order": {"number": "PO-8841", "approved_by": "Tomás Ibáñez", "budget": {"code": "4711-OPS", "left": 18200}},
+    "purchase_order": {
+        "number": "PO-8841",
+        "approved_by": "Tomás Ibáñez",
+        "budget": {"code": "4711-OPS", "left": 18200},
+    },
     "lines": [
         {"item": "Pump, 3 kW", "quantity": 2, "price": 4100, "sum": 8200},
         {"item": "Seal kit", "quantity": 12, "price": 189.5, "sum": 2274},
@@ -24,11 +28,12 @@ PAYMENT = {
     ],
     "checks": ["Vendor is known", "Amounts add up", "Delivery was confirmed"],
     "what the model says": (
-        "The invoice agrees with purchase order PO-8841 in all lines but one: the order has 10 seal kits, the invoice 12. "
-        "The delivery note of 19 December confirms 12, signed by the warehouse. The difference of 379.00 EUR is within the "
-        "tolerance of 5 % that the purchasing policy allows without another order. The bank account is the one on file since "
-        "2023, and was last used on 2 December. Nothing here points to a mistake or to fraud; I suggest to pay, and to tell "
-        "purchasing of the two additional kits so that the order can be mended."
+        "The invoice agrees with purchase order PO-8841 in all lines but one: the order has 10 seal kits, the "
+        "invoice 12. The delivery note of 19 December confirms 12, signed by the warehouse. The difference of "
+        "379.00 EUR is within the tolerance of 5 % that the purchasing policy allows without another order. "
+        "The bank account is the one on file since 2023, and was last used on 2 December. Nothing here points "
+        "to a mistake or to fraud; I suggest to pay, and to tell purchasing of the two additional kits so "
+        "that the order can be mended."
     ),
 }
 
@@ -70,7 +75,7 @@ ACCOUNT = {
 REPLY = {
     "to": "j.okafor@example.com",
     "subject": "Your order 20417",
-    "body": "Dear Ms Okafor,\n\nyour pump left our warehouse this morning and will be with you on Friday.\n\nKind regards",
+    "body": "Dear Ms Okafor,\n\nyour pump left our warehouse this morning and will be there on Friday.\n\nKind regards",
     "priority": 2,
     "attach_invoice": True,
 }
