@@ -15,9 +15,11 @@ class Bell(NotificationChannel):
 
     def __init__(self) -> None:
         self.rung: list[tuple[str, list[str]]] = []
+        self.heard = asyncio.Event()
 
     async def send(self, request: InteractionRequest, recipients: list[str]) -> bool:
         self.rung.append((request.title, recipients))
+        self.heard.set()
         return True
 
 
@@ -68,8 +70,7 @@ def test_who_is_asked_by_a_run_in_this_process_is_told() -> None:
     )
 
     async def answer_when_told() -> None:
-        while not bell.rung:
-            await asyncio.sleep(0)
+        await bell.heard.wait()
         (request,) = await manager.list_pending()
         await manager.respond(request.request_id, "ann", approved=True)
 
