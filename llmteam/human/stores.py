@@ -13,6 +13,7 @@ from llmteam.human.models import InteractionRequest, InteractionResponse
 from llmteam.human.rulings import Ruling
 from llmteam.ids import Clock, utc_now
 from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
+from llmteam.tenancy.exceptions import TenantContextError
 
 __all__ = ["InteractionStore", "MemoryInteractionStore"]
 
@@ -23,7 +24,8 @@ class InteractionStore(ABC):
     """Requests and answers, each tenant's apart. A thin ``async`` face of a synchronous ``core``.
 
     The methods here read and write past all rules; what people do goes through
-    :class:`~llmteam.human.manager.HumanInteractionManager`. The tenant is the current one.
+    :class:`~llmteam.human.manager.HumanInteractionManager`. The tenant is the current one; naming another one raises
+    :class:`TenantContextError`.
     """
 
     @property
@@ -39,8 +41,19 @@ class InteractionStore(ABC):
         """Call into the core without blocking the loop."""
         return await asyncio.to_thread(function, *args, **kwargs)
 
+    def own(self, tenant_id: str) -> str:
+        """``tenant_id``. Raises :class:`TenantContextError` when another tenant than that or the default is current."""
+        current = self.tenant()
+        if current not in (tenant_id, DEFAULT_TENANT):
+            raise TenantContextError(
+                f"A request of tenant '{tenant_id}' was given or asked for while '{current}' is current: "
+                "leave its context, or enter the other one's"
+            )
+        return tenant_id
+
     async def save(self, request: InteractionRequest) -> None:
         """Keep a new request."""
+        self.own(request.tenant_id)
         await self.call(self.core.create, Ruling(request))
 
     async def get(self, request_id: str) -> InteractionRequest | None:
@@ -50,11 +63,12 @@ class InteractionStore(ABC):
 
     async def update(self, request: InteractionRequest) -> None:
         """Keep a request as it is given."""
+        self.own(request.tenant_id)
         await self.call(self.core.replace, request)
 
     async def list_pending(self, tenant_id: str) -> list[InteractionRequest]:
         """The open requests of a tenant, oldest deadline first."""
-        return await self.call(self.core.open_requests, tenant_id)
+        return await self.call(self.core.open_requests, self.own(tenant_id))
 
     async def save_response(self, response: InteractionResponse) -> None:
         """Keep a final answer as it is given; the first one stays."""
