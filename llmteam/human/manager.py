@@ -295,6 +295,10 @@ class HumanInteractionManager:
         """Notify through ``channel`` too, if the store keeps no notifications."""
         self.channels[name] = channel
 
+    def close(self) -> None:
+        """Let go of the store's connections."""
+        self.store.close()
+
     async def _apply(self, request_id: str, rule: Callable[[Case, datetime], Ruling]) -> Ruling:
         tenant, now = self.store.tenant(), self._clock()
         ruling = await self.store.call(self.store.core.apply, tenant, request_id, lambda case: rule(case, now))

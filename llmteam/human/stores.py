@@ -37,6 +37,9 @@ class InteractionStore(ABC):
         """Whose requests are seen: the current tenant's, else those of the default one."""
         return get_current_tenant() or DEFAULT_TENANT
 
+    def close(self) -> None:  # noqa: B027  # a store without connections has nothing to let go of
+        """Let go of connections."""
+
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call into the core without blocking the loop."""
         return await asyncio.to_thread(function, *args, **kwargs)

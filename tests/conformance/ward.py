@@ -20,7 +20,7 @@ from llmteam.db import Database
 from llmteam.events.models import WorktrailEvent
 from llmteam.events.stores import EventStoreFace
 from llmteam.wakeup import MemoryWakeup
-from tests.conformance.desk import TENANT, Desk
+from tests.conformance.desk import TENANT, Desk, Outbox
 
 TENANTS = (TENANT, "globex")
 
@@ -29,9 +29,14 @@ class Ward(Desk):
     """``pass_time`` moves everything that was written back by that many seconds."""
 
     def __init__(
-        self, store: RunStore, events: EventStoreFace, sweeps: Sweeps, pass_time: Callable[[float], None]
+        self,
+        store: RunStore,
+        events: EventStoreFace,
+        sweeps: Sweeps,
+        pass_time: Callable[[float], None],
+        outbox: Outbox | None = None,
     ) -> None:
-        super().__init__(store, events)
+        super().__init__(store, events, outbox)
         self.sweeps = sweeps
         self.pass_time = pass_time
         self.wakeup = MemoryWakeup()
@@ -85,6 +90,12 @@ def in_memory_passes(store: MemoryRunStore) -> Callable[[float], None]:
             run.frozen = {key: (owner, at and at - by) for key, (owner, at) in run.frozen.items()}
             run.wake_at = run.wake_at and run.wake_at - by
             run.created_at -= by
+        people = store.interactions
+        for ident, case in people._cases.items():
+            moments = {name: getattr(case.request, name) for name in _REQUEST_MOMENTS}
+            earlier = {name: at - by for name, at in moments.items() if at is not None}
+            people._cases[ident] = replace(case, request=case.request.changed(**earlier))
+        people._looked.clear()
 
     return pass_time
 
@@ -95,6 +106,7 @@ def _earlier(value: Any, by: timedelta) -> Any:
 
 
 _RUN_MOMENTS = ("deadline", "wake_at", "created_at", "started_at", "finished_at", "paused_at")
+_REQUEST_MOMENTS = ("deadline", "frozen_at", "created_at", "updated_at")
 _STEP_MOMENTS = ("wake_at", "deadline", "ready_at", "started_at", "finished_at", "lease_until", "held_wake_at")
 
 
@@ -105,6 +117,7 @@ def in_postgres_passes(database: Database) -> Callable[[float], None]:
         return f"UPDATE llmteam.{table} SET {', '.join(f'{one} = {one} - %(by)s' for one in moments)};"
 
     script = update("runs", _RUN_MOMENTS) + update("run_steps", _STEP_MOMENTS) + update("payloads", ["created_at"])
+    script += update("interactions", [*_REQUEST_MOMENTS, "wake_at", "closed_at"])
 
     def pass_time(seconds: float) -> None:
         for tenant in TENANTS:

@@ -38,3 +38,7 @@ class PostgresInteractionStore(InteractionStore):
     def tenant(self) -> str:
         """This store's tenant, else as :meth:`InteractionStore.tenant`."""
         return self._tenant_id or super().tenant()
+
+    def close(self) -> None:
+        """Let go of connections; of a database that was given too."""
+        self._core.close()
