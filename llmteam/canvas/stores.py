@@ -72,7 +72,11 @@ class MemoryRunStore:
     def use_interactions(self, interactions: MemoryInteractions) -> None:
         """Keep what steps ask people there; before the first run."""
         self.interactions = interactions
-        interactions.tell = self._tell
+        interactions.tell, interactions.goes_on = self._tell, self._goes_on
+
+    def _goes_on(self, tenant_id: str, run_id: str) -> bool:
+        run = self._runs.get((tenant_id, run_id))
+        return run is not None and not run.state.status.is_terminal
 
     def _tell(self, tenant_id: str, run_id: str, events: Sequence[EventDraft], now: datetime) -> None:
         run = self._runs.get((tenant_id, run_id))

@@ -30,6 +30,8 @@ class MemoryInteractions:
         self.wakeup = MemoryWakeup()
         #: Set by the store of the runs that ask.
         self.tell: Tell = lambda tenant_id, run_id, events, now: None
+        #: Whether a run is there and not over; set likewise.
+        self.goes_on: Callable[[str, str], bool] = lambda tenant_id, run_id: False
         self._clock = clock
         self._cases: dict[tuple[str, str], Case] = {}
         self._messages: dict[tuple[str, str], list[InteractionMessage]] = {}
@@ -154,6 +156,23 @@ class MemoryInteractions:
             for _, found in due:
                 self._looked[found.tenant_id, found.request_id] = now + timedelta(seconds=10)
         return [found for _, found in due]
+
+    def purge(self, older_than: timedelta, limit: int) -> int:
+        """As :meth:`Interactions.purge`."""
+        before = self._clock() - older_than
+        with self._lock:
+            old = [
+                ident
+                for ident, case in self._cases.items()
+                if not case.request.status.is_open
+                and (case.request.updated_at or case.request.created_at) < before
+                and not self.goes_on(ident[0], case.request.run_id)
+            ][:limit]
+            for ident in old:
+                request = self._cases.pop(ident).request
+                self._messages.pop(ident, None)
+                self._steps.pop((request.tenant_id, request.run_id, request.step_name, request.visit), None)
+        return len(old)
 
     # -- what happens to the run that asks
 

@@ -28,14 +28,23 @@ class InteractionStore(ABC):
     :class:`TenantContextError`.
     """
 
+    #: The one tenant that the store is for; empty when it is for whoever is current.
+    bound_to = ""
+
     @property
     @abstractmethod
     def core(self) -> Interactions:
         """What the engine, the sweeps and the inbox work with."""
 
     def tenant(self) -> str:
-        """Whose requests are seen: the current tenant's, else those of the default one."""
-        return get_current_tenant() or DEFAULT_TENANT
+        """Whose requests are seen: those of this store's tenant, the current one's, or the default one's.
+
+        Raises :class:`TenantContextError` when the store is one tenant's and another is current.
+        """
+        current = get_current_tenant()
+        if self.bound_to and current not in ("", self.bound_to):
+            raise TenantContextError(f"A store of tenant '{self.bound_to}' was used while '{current}' is current")
+        return self.bound_to or current or DEFAULT_TENANT
 
     def close(self) -> None:  # noqa: B027  # a store without connections has nothing to let go of
         """Let go of connections."""
@@ -45,9 +54,9 @@ class InteractionStore(ABC):
         return await asyncio.to_thread(function, *args, **kwargs)
 
     def own(self, tenant_id: str) -> str:
-        """``tenant_id``. Raises :class:`TenantContextError` when another tenant than that or the default is current."""
-        current = self.tenant()
-        if current not in (tenant_id, DEFAULT_TENANT):
+        """``tenant_id``, if it is the current or the store's. Raises :class:`TenantContextError`."""
+        current = self.bound_to or get_current_tenant()
+        if current not in ("", tenant_id):
             raise TenantContextError(
                 f"A request of tenant '{tenant_id}' was given or asked for while '{current}' is current: "
                 "leave its context, or enter the other one's"

@@ -96,6 +96,62 @@ assert llm_agent.config_schema["type"] == "object"
 assert is_valid is True
 """,
     ),
+    "Segment Runner": Run(
+        why="a segment that asks a person, a tenant's context, a person who answers, a name that it does not import",
+        prelude="""
+import asyncio
+from llmteam.canvas import SegmentDefinition, SegmentStatus
+from llmteam.runtime import RuntimeContextManager
+from llmteam.tenancy import TenantContext
+from tests.waiting import wait_until_async
+
+segment = SegmentDefinition.from_dict({
+    "segment_id": "asking",
+    "name": "Asking",
+    "steps": [
+        {"step_id": "ask", "step_type": "human_task", "config": {"task_type": "approval", "title": "{query}?"}},
+        {"step_id": "after", "step_type": "transform", "config": {"expression": "input.comment"}},
+    ],
+    "edges": [{"source_step": "ask", "source_port": "approved", "target_step": "after"}],
+})
+runtime_context = RuntimeContextManager().create_runtime(tenant_id="acme", instance_id="i-1")
+
+async def person():
+    await wait_until_async(lambda: "human_handler" in globals(), "the block to make its handler")
+    manager = human_handler.manager
+    interactions = manager.store.core
+    asked = await wait_until_async(lambda: interactions.open_requests("acme"), "the person to be asked")
+    with TenantContext("acme"):
+        return await manager.respond(asked[0].request_id, "ann", approved=True, comment=asked[0].title)
+
+answering = asyncio.create_task(person())
+""",
+        afterwards="""
+assert (await answering).responder_id == "ann"
+assert result.status is SegmentStatus.COMPLETED
+assert result.outputs == {"output": "Process this data?"}
+""",
+    ),
+    "Human Task Handler": Run(
+        why="a name that the block does not import; a runner and a person, afterwards",
+        prelude="from llmteam.canvas import StepDefinition",
+        afterwards="""
+import asyncio
+from llmteam.canvas import SegmentDefinition, SegmentRunner, SegmentStatus
+from tests.waiting import wait_until_async
+
+runner = SegmentRunner()
+runner.register_handler("human_task", handler)
+segment = SegmentDefinition(segment_id="asking", name="Asking", steps=[step])
+running = asyncio.create_task(runner.run(segment, input_data={"rows": 3}))
+(asked,) = await wait_until_async(lambda: store.core.open_requests("default"), "the manager to be asked")
+assert (asked.title, asked.assignee_id) == ("Approve Data Processing", "manager@company.com")
+await manager.respond(asked.request_id, "manager@company.com", approved=False, reason="no")
+result = await running
+assert result.status is SegmentStatus.COMPLETED
+assert result.outputs["rejected"]["reason"] == "no"
+""",
+    ),
 }
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
@@ -111,8 +167,6 @@ PENDING: dict[str, str] = {
     "External Actions": "Limits shared by all workers",
     "Human Interaction": "People in the loop",
     "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
-    "Segment Runner": "People in the loop",
-    "Human Task Handler": "People in the loop",
 }
 
 
