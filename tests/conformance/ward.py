@@ -110,7 +110,7 @@ _RUN_MOMENTS = ("deadline", "wake_at", "created_at", "started_at", "finished_at"
 _STEP_MOMENTS = ("wake_at", "deadline", "ready_at", "started_at", "finished_at", "lease_until", "held_wake_at")
 
 
-def in_postgres_passes(database: Database) -> Callable[[float], None]:
+def in_postgres_passes(database: Database, tenants: Iterable[str] = TENANTS) -> Callable[[float], None]:
     """``pass_time`` of runs in Postgres."""
 
     def update(table: str, moments: Iterable[str]) -> str:
@@ -120,7 +120,7 @@ def in_postgres_passes(database: Database) -> Callable[[float], None]:
     script += update("interactions", (*_REQUEST_MOMENTS, "wake_at", "closed_at"))
 
     def pass_time(seconds: float) -> None:
-        for tenant in TENANTS:
+        for tenant in tenants:
             with database.hot(tenant) as connection:
                 connection.script(script, {"by": timedelta(seconds=seconds)})
 
