@@ -35,6 +35,8 @@ async def follow(
             tick()
             if _is_late(record.deadline, runs.engine.clock()):
                 await asyncio.to_thread(runs.engine.expire, tenant_id, run_id)
+                # People who are asked and pauses give a run more time.
+                record = await asyncio.to_thread(runs.record, tenant_id, run_id)
         if came.done():
             return came.result()
         reading.result()

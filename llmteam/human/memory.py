@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from llmteam.dispatch import Hint
 from llmteam.events.models import EventDraft
 from llmteam.human.deadlines import next_wake
 from llmteam.human.exceptions import AnswerLinkError, InteractionNotFoundError
@@ -32,6 +33,10 @@ class MemoryInteractions:
         self.tell: Tell = lambda tenant_id, run_id, events, now: None
         #: Whether a run is there and not over; set likewise.
         self.goes_on: Callable[[str, str], bool] = lambda tenant_id, run_id: False
+        #: Sets when a waiting step is looked at: given a moment, or now. Answers the queue of its hint. Set likewise.
+        self.wake: Callable[[InteractionRequest, datetime | None], str | None] = lambda request, moment: None
+        #: Sends the hint of a step that goes on.
+        self.send: Callable[[Hint], object] = lambda hint: None
         self._clock = clock
         self._cases: dict[tuple[str, str], Case] = {}
         self._messages: dict[tuple[str, str], list[InteractionMessage]] = {}
@@ -66,8 +71,17 @@ class MemoryInteractions:
                     raise AnswerLinkError("used")
                 self._links.add((tenant_id, ruling.link[0]))
             self._write(case, ruling)
+        moved = ruling.closes or ruling.request.deadline != case.request.deadline
+        if case.request.parked and case.request.status.is_open and moved:
+            self._wake(ruling)
         self._told(ruling)
         return ruling
+
+    def _wake(self, ruling: Ruling) -> None:
+        request = ruling.request
+        queue = self.wake(request, None if ruling.closes else request.deadline)
+        if ruling.closes and queue is not None:
+            self.send(Hint(request.tenant_id, request.run_id, request.step_name, request.visit, queue))
 
     def _write(self, case: Case, ruling: Ruling) -> None:
         ident = (ruling.request.tenant_id, ruling.request.request_id)
@@ -114,7 +128,7 @@ class MemoryInteractions:
         found = [
             case.request
             for (tenant, _), case in list(self._cases.items())
-            if (tenant, case.request.run_id) == (tenant_id, run_id)
+            if run_id and (tenant, case.request.run_id) == (tenant_id, run_id)
         ]
         found.sort(key=lambda request: (request.created_at, request.request_id))
         return [request.model_copy(deep=True) for request in found]
@@ -127,9 +141,9 @@ class MemoryInteractions:
         """As :meth:`Interactions.replace`."""
         ident = (request.tenant_id, request.request_id)
         with self._lock:
-            if request.parked:
-                self._steps.setdefault(_step_of(request), request.request_id)
-            self._cases[ident] = replace(self._cases.get(ident, Case(request)), request=request.model_copy(deep=True))
+            if ident not in self._cases:
+                raise InteractionNotFoundError(request.request_id)
+            self._cases[ident] = replace(self._cases[ident], request=request.model_copy(deep=True))
         self.wakeup.notify(request_channel(*ident))
 
     def put_response(self, tenant_id: str, response: InteractionResponse) -> None:

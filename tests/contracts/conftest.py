@@ -19,9 +19,11 @@ from llmteam.events import MemoryEventStore
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human import MemoryInteractionStore
 from llmteam.human.postgres import PostgresInteractionStore
-from tests.conformance.desk import Outbox
+from llmteam.tenancy import TenantContext
+from tests.conformance.desk import TENANT, Outbox
 from tests.conformance.fleets import Fleet, in_memory, in_postgres, on_celery
 from tests.conformance.office import Office
+from tests.conformance.people import Counter, in_memory_counter, in_postgres_counter
 from tests.conformance.ward import Ward, in_memory_passes, in_postgres_passes
 from tests.services import PostgresService
 
@@ -104,6 +106,17 @@ def office(request: pytest.FixtureRequest) -> Iterator[Office]:
     yield Office(ward, face)
     found = PostgresChecks(database, lease=timedelta(seconds=30), retry=MAX_RETRY_AFTER).check()
     assert found.counts == {}, found.rows
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def counter(request: pytest.FixtureRequest) -> Iterator[Counter]:
+    """Each store of requests in turn, with a tenant that is current."""
+    with TenantContext(TENANT):
+        yield (
+            in_memory_counter()
+            if request.param == "memory"
+            else in_postgres_counter(request.getfixturevalue("database"))
+        )
 
 
 @pytest.fixture

@@ -321,15 +321,75 @@ def test_a_sweep_escalates_and_the_step_waits_for_as_long_again(office: Office) 
     assert office.ward.kinds(run_id).count(EventType.HUMAN_TASK_ESCALATED) == 2
 
 
-def test_a_run_whose_time_is_over_while_a_person_is_asked_ends_and_takes_the_request_back(office: Office) -> None:
-    run_id = office.ward.start(ONE, timeout_seconds=60.0)
-    office.park(run_id)
+def test_the_time_that_people_take_is_none_of_the_runs(office: Office) -> None:
+    run_id = office.ward.start(asking(timeout_hours=2, escalation_chain=["boss"]), timeout_seconds=60.0)
+    request = office.park(run_id)
+    office.ward.pass_time(HOUR)
+    office.ward.sweeper.sweep_all()
+    assert office.ward.status(run_id) is SegmentStatus.RUNNING
+
+    office.ward.pass_time(2 * HOUR)
+    office.ward.sweeper.sweep_all()
+    office.answer(request, by="boss")
+    office.hint(run_id)
+
+    record = office.ward.record(run_id)
+    assert record.deadline is not None
+    assert timedelta(seconds=30) < record.deadline - office.ward.engine.clock() <= timedelta(seconds=60)
+    assert record.wake_at == record.deadline
     office.ward.pass_time(61)
-
     office.ward.sweeper.sweep("runs")
-
     assert office.ward.status(run_id) is SegmentStatus.TIMEOUT
-    assert office.request(run_id).status is InteractionStatus.CANCELLED
+
+
+def test_a_branch_that_is_not_waited_for_any_more_gives_the_run_no_time(office: Office) -> None:
+    lines = ("split_1 -> human_1", "split_1 -> b -> first_1", "human_1.approved -> first_1", "first_1 -> z")
+    run_id = office.ward.start(draw(*lines), timeout_seconds=60.0)
+    before = office.ward.record(run_id).deadline
+    assert before is not None
+    office.ward.do(run_id, "split_1")
+    office.park(run_id)
+    lent = office.ward.record(run_id).deadline
+    assert lent is not None
+    assert lent - before > timedelta(hours=23)
+
+    office.ward.do(run_id, "b")
+
+    record = office.ward.record(run_id)
+    assert office.ward.states(run_id)["human_1"] == "cancelled"
+    assert record.deadline is not None
+    assert timedelta() <= record.deadline - before < timedelta(seconds=30)
+    assert record.wake_at == record.deadline
+
+
+def test_a_pause_while_people_are_asked_changes_nothing_about_the_runs_time(office: Office) -> None:
+    run_id = office.ward.start(ONE, timeout_seconds=60.0)
+    request = office.park(run_id)
+    pause(office.ward, run_id)
+    office.ward.pass_time(100 * HOUR)
+    office.answer(request)
+    office.ward.surgery.resume(TENANT, run_id)
+
+    office.hint(run_id)
+
+    record = office.ward.record(run_id)
+    assert record.deadline is not None
+    assert timedelta(seconds=30) < record.deadline - office.ward.engine.clock() <= timedelta(seconds=60)
+
+
+def test_a_run_that_waits_for_a_person_and_for_nobody_else_does_not_end_before_they_could_answer(
+    office: Office,
+) -> None:
+    run_id = office.ward.start(asking(timeout_hours=2), timeout_seconds=60.0)
+    office.park(run_id)
+    office.ward.pass_time(2 * HOUR + 1)
+
+    office.ward.sweeper.sweep("people")
+    office.hint(run_id)
+
+    error = office.ward.row(run_id, "human_1").error
+    assert error is not None
+    assert error.error_type == "HumanTaskTimeoutError"
 
 
 # -- taking back
