@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,7 +214,7 @@ class _Command:
         if not place.embedded:
             queues = {fact.queue for fact in runs.pin(definition).facts.values()}
             threading.Thread(target=_warn_if_unserved, args=(place.settings, queues), daemon=True).start()
-        return runs, run_id, self._wait(runs, run_id, progress)
+        return runs, run_id, self._wait(runs, run_id, progress, self._people(place, run_id))
 
     def _staff(self, runs: Runs, definition: SegmentDefinition, place: Installation) -> None:
         if self._workers is None:
@@ -242,13 +243,25 @@ class _Command:
         key = self._request.key
         return runs.start(Start(tenant, definition, value, config, run_id, "", context, key, rules))
 
-    def _wait(self, runs: Runs, run_id: str, progress: Progress) -> signal.Signals | None:
+    def _people(self, place: Installation, run_id: str) -> Coroutine[Any, Any, None] | None:
+        """Those whom an example asks."""
+        if self._example is None:
+            return None
+        from llmteam.human.fleet import connect
+
+        manager = connect(place.settings, tenant_id=self._request.tenant)
+        self._stack.callback(manager.close)
+        return self._example.people(manager, run_id)
+
+    def _wait(
+        self, runs: Runs, run_id: str, progress: Progress, people: Coroutine[Any, Any, None] | None
+    ) -> signal.Signals | None:
         from llmteam.cli.follow import follow
 
         tenant = self._request.tenant
         tick = self._workers.tick if self._workers is not None else _nothing
         try:
-            return asyncio.run(follow(runs, tenant, run_id, progress, tick))
+            return asyncio.run(follow(runs, tenant, run_id, progress, tick, people))
         except LLMTeamError:
             if self._workers is not None and self._workers.any:
                 runs.cancel(tenant, run_id)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from datetime import UTC
 
 from llmteam.human.models import InteractionRequest, InteractionType
 from llmteam.human.rulings import Case
 from llmteam.tenancy.context import DEFAULT_TENANT
 
-__all__ = ["agreed", "answer_command", "asked_of", "next_of"]
+__all__ = ["agreed", "answer_command", "answer_in_words", "asked_of", "next_of", "question_in_words"]
 
 #: What a command says that answers a request of this type.
 _ANSWERS = {
@@ -32,6 +33,23 @@ def agreed(case: Case) -> tuple[int, int]:
     votes = [vote for vote in case.votes if vote.shown_hash == case.request.shown_hash]
     against = sum(vote.approved is False for vote in votes)
     return len(votes) - against, against
+
+
+def question_in_words(case: Case) -> str:
+    """``approval of ann until 2026-03-01 12:00:00Z: Pay 700?``"""
+    request = case.request
+    until = "" if request.deadline is None else f" until {request.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+    return f"{request.interaction_type.value} of {asked_of(request)}{until}: {request.title}"
+
+
+def answer_in_words(case: Case) -> str:
+    """``approved by ann: fine``; empty while there is no answer."""
+    response = case.response
+    if response is None:
+        return ""
+    said = "answered" if response.approved is None else "approved" if response.approved else "rejected"
+    words = [f"{said} by {response.responder_id}", response.selected_option, response.comment or response.reason]
+    return ": ".join(word for word in words if word)
 
 
 def next_of(request: InteractionRequest) -> str:
