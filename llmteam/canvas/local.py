@@ -128,6 +128,8 @@ class LocalFleet:
         assert self.engine is not None
         execution = await self._insist(self.engine.begin, hint)
         if execution is None:
+            # Of a run that goes on after a pause, or in another process, nobody watches for answers yet.
+            await self._until_answered(hint)
             return
         task = asyncio.current_task()
         assert task is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
@@ -25,7 +26,7 @@ from llmteam.human.models import (
     NotificationConfig,
 )
 from llmteam.human.rulings import Case, Policy, Ruling
-from llmteam.human.stores import InteractionStore
+from llmteam.human.stores import InteractionStore, MemoryInteractionStore
 from llmteam.ids import Clock, new_id, utc_now
 from llmteam.runtime.context import current_runtime
 
@@ -52,7 +53,7 @@ class HumanInteractionManager:
     """Asks people and hands on what they answer.
 
     Args:
-        store: where requests live.
+        store: where requests live; ``...`` is a new store in memory.
         notification_config: channels to set up. They, and those that are registered, serve stores that keep no
             notifications; those of a store in SQL are delivered by workers, through the channels of their settings.
         audit_trail: where changes are recorded; a store in SQL records them itself, in the same transaction.
@@ -61,14 +62,14 @@ class HumanInteractionManager:
 
     def __init__(
         self,
-        store: InteractionStore,
+        store: InteractionStore | EllipsisType,
         notification_config: NotificationConfig | None = None,
         audit_trail: AuditLike | None = None,
         *,
         policy: Policy = rules.may_answer,
         clock: Clock = utc_now,
     ) -> None:
-        self.store = store
+        self.store = MemoryInteractionStore(clock) if isinstance(store, EllipsisType) else store
         self.notification_config = notification_config or NotificationConfig()
         self.audit_trail = audit_trail
         self.channels: dict[str, NotificationChannel] = {}
@@ -302,6 +303,10 @@ class HumanInteractionManager:
     def register_channel(self, name: str, channel: NotificationChannel) -> None:
         """Notify through ``channel`` too, if the store keeps no notifications."""
         self.channels[name] = channel
+
+    def close(self) -> None:
+        """Let go of the store's connections."""
+        self.store.close()
 
     async def _apply(self, request_id: str, rule: Callable[[Case, datetime], Ruling]) -> Ruling:
         await self.settle()

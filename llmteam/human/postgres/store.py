@@ -216,6 +216,11 @@ class PostgresInteractions:
         """The moment by which this store decides."""
         return self._clock()
 
+    def close(self) -> None:
+        """Let go of connections."""
+        self.wakeup.close()
+        self._database.close()
+
     def _read(self, tenant_id: str, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         with self._database.hot(tenant_id) as connection:
             return connection.script(statement, params) or []
