@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from llmteam.errors import ConfigurationError, LLMTeamError
-from llmteam.ids import check_identifier
+from llmteam import variables
+from llmteam.variables import mask_path, mask_url, variable
 
-#: Variables that keep the name which their own tools gave them.
-_FOREIGN_NAMES = {"openai_api_key", "openai_base_url", "anthropic_api_key"}
-_POSTGRES_SCHEMES = {"postgresql", "postgres", "postgresql+psycopg2"}
-_REDIS_SCHEMES = {"redis", "rediss"}
-_USERINFO = re.compile(r"(://[^:/?#@]*|^[^:/?#@]*):(?!//).*@", re.DOTALL)
-_SECRET_QUERY = re.compile(r"((?:^|[?&\s])[^=&\s]*(?:password|secret|token)=)[^&\s]*", re.IGNORECASE)
-_MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
-_PRIVATE_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:/\d{1,3})?\]|[A-Za-z0-9_*.-]+(?:/\d{1,2})?):(\d{1,5})")
-_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+__all__ = ["Settings", "mask_url", "variable"]
+
 _MIB = 1024 * 1024
-
-
-def variable(name: str) -> str:
-    """The environment variable of the setting ``name``."""
-    return name.upper() if name in _FOREIGN_NAMES else f"LLMTEAM_{name.upper()}"
-
-
-def mask_url(url: str) -> str:
-    """``url`` with passwords replaced by ``***``; rather hides too much than too little of a malformed one."""
-    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\1:***@", url))
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,12 +56,23 @@ class Settings:
     #: Outputs up to this size stay in the step's row; larger ones are stored once by content hash.
     inline_bytes: int = 8192
     step_timeout_seconds: float = 600.0
+    #: Keys of answer links and access tokens: the first signs, all verify.
+    web_keys: tuple[bytes, ...] = ()
+    #: Where people reach the web inbox; links in notifications begin with it. No final slash.
+    public_url: str | None = None
+    notify_webhook_url: str | None = None
+    notify_webhook_key: bytes | None = None
+    notify_slack_url: str | None = None
+    notify_teams_url: str | None = None
+    smtp_url: str | None = None
+    #: Deliveries that are tried before a notification counts as dead.
+    notify_attempts: int = 8
     #: Where a value came from, by field name; fields that are not listed have their default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         derived = dict(self.origins)
-        for name, derive in (("redis_url", _redis_of), ("result_backend", _backend_of)):
+        for name, derive in (("redis_url", variables.redis_of), ("result_backend", variables.backend_of)):
             if getattr(self, name) is None and self.broker_url is not None:
                 value = derive(self.broker_url)
                 if value is not None:
@@ -106,7 +95,8 @@ class Settings:
         origins = dict.fromkeys(values, "environment")
         settings = cls(**values, origins=origins)
         if settings.inline_bytes > settings.max_output_bytes:
-            raise _bad(variable("inline_bytes"), f"at most {variable('max_output_bytes')}", settings.inline_bytes)
+            most = f"at most {variable('max_output_bytes')}"
+            raise variables.bad(variable("inline_bytes"), most, settings.inline_bytes)
         return settings
 
     def with_servers(self, *, database_url: str, broker_url: str) -> Settings:
@@ -118,6 +108,10 @@ class Settings:
             values["broker_url"] = broker_url
         origins = {**self.origins, **dict.fromkeys(values, "embedded server")}
         return replace(self, **values, origins=origins)
+
+    def with_web_key(self, key: str) -> Settings:
+        """These settings with ``key``, the home's own."""
+        return replace(self, web_keys=(key.encode(),), origins={**self.origins, "web_keys": "kept in the home"})
 
     def sources(self) -> list[tuple[str, str, str]]:
         """(variable, value with secrets masked, where it came from) of every setting, for ``llmteam doctor``."""
@@ -132,210 +126,40 @@ class Settings:
         return f"Settings({shown})"
 
 
-def _bad(name: str, shape: str, shown: object, fix: str = "") -> ConfigurationError:
-    hint = fix or f"correct {name} or unset it"
-    return ConfigurationError(f"{name} is {shown!r}, but must be {shape}: {hint}")
-
-
-def _bad_secret(name: str, shape: str, which: str) -> ConfigurationError:
-    return ConfigurationError(f"{name}: {which} is not {shape}: correct {name} or unset it")
-
-
-def _split(url: str) -> SplitResult:
-    try:
-        return urlsplit(url)
-    except ValueError:
-        return urlsplit("")
-
-
-def _postgres_url(name: str, text: str) -> str:
-    if _split(text).scheme not in _POSTGRES_SCHEMES:
-        raise _bad(name, "a Postgres URL like postgresql://user:password@host:5432/database", mask_url(text))
-    return text
-
-
-def _broker_url(name: str, text: str) -> str:
-    scheme = _split(text).scheme
-    if scheme == "unix":
-        raise _bad(
-            name, "a Celery broker URL", mask_url(text), "Celery writes a socket redis+socket:///path?virtual_host=0"
-        )
-    if not scheme or "://" not in text:
-        raise _bad(name, "a URL like redis://host:6379/0", mask_url(text))
-    return text
-
-
-def _redis_url(name: str, text: str) -> str:
-    found = _redis_of(text) or (text if text.startswith("unix://") else None)
-    if found is None:
-        raise _bad(name, "a URL like redis://host:6379/0 or unix:///path?db=0", mask_url(text))
-    return found
-
-
-def _redis_of(broker_url: str) -> str | None:
-    """What redis-py calls the server that Celery calls ``broker_url``, or None when that is no Redis."""
-    parts = _split(broker_url)
-    if parts.scheme in _REDIS_SCHEMES:
-        return broker_url
-    if parts.scheme != "redis+socket":
-        return None
-    number = parse_qs(parts.query).get("virtual_host", ["0"])[0].strip("/") or "0"
-    credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    return f"unix://{credentials}{parts.path}?db={number}"
-
-
-def _backend_of(broker_url: str) -> str | None:
-    return broker_url if _redis_of(broker_url) is not None else None
-
-
-def _http_url(name: str, text: str) -> str:
-    parts = _split(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise _bad(name, "an http or https URL", mask_url(text))
-    return text
-
-
-def _text(name: str, text: str) -> str:
-    return text
-
-
-def _path(name: str, text: str) -> Path:
-    return Path(text).expanduser()
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
-
-
-def _modules(name: str, text: str) -> tuple[str, ...]:
-    for part in _parts(text):
-        if _MODULE.fullmatch(part) is None:
-            raise _bad(name, "module names separated by commas, like myapp.steps,myapp.tools", part)
-    return _parts(text)
-
-
-def _networks(name: str, text: str) -> tuple[str, ...]:
-    for part in _parts(text):
-        match = _PRIVATE_HOST.fullmatch(part)
-        if match is None or not 1 <= int(match[1]) <= 65535:
-            raise _bad(name, "host:port or CIDR:port, separated by commas, like 10.0.0.0/8:443,[fd00::/8]:443", part)
-    return _parts(text)
-
-
-def _decoded(name: str, which: str, text: str) -> bytes:
-    try:
-        return base64.b64decode(text, altchars=b"-_" if "-" in text or "_" in text else None, validate=True)
-    except (binascii.Error, ValueError):
-        raise _bad_secret(name, "base64", which) from None
-
-
-def _encryption_keys(name: str, text: str) -> tuple[tuple[str, bytes], ...]:
-    keys: dict[str, bytes] = {}
-    for index, part in enumerate(_parts(text), start=1):
-        key_id, separator, encoded = part.partition(":")
-        if not separator or _KEY_ID.fullmatch(key_id) is None or key_id in keys:
-            raise _bad_secret(name, "'id:base64 of 32 bytes' with an id of its own", f"entry {index}")
-        key = _decoded(name, f"the key {key_id}", encoded)
-        if len(key) != 32:
-            raise _bad_secret(name, "32 bytes long", f"the key {key_id}")
-        keys[key_id] = key
-    return tuple(keys.items())
-
-
-def _start_keys(name: str, text: str) -> dict[str, bytes]:
-    keys: dict[str, bytes] = {}
-    for index, part in enumerate(_parts(text), start=1):
-        tenant, separator, encoded = part.partition("=")
-        try:
-            check_identifier("tenant", tenant)
-        except LLMTeamError:
-            separator = ""
-        if not separator or tenant in keys:
-            raise _bad_secret(name, "'tenant=base64' with a tenant of its own", f"entry {index}")
-        key = _decoded(name, f"the key of tenant {tenant}", encoded)
-        if len(key) < 16:
-            raise _bad_secret(name, "at least 16 bytes long", f"the key of tenant {tenant}")
-        keys[tenant] = key
-    return keys
-
-
-def _seconds(least: float, most: float) -> Callable[[str, str], float]:
-    return _number(least, most, "seconds")
-
-
-def _number(least: float, most: float, unit: str) -> Callable[[str, str], float]:
-    def parse(name: str, text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            raise _bad(name, f"a number of {unit} from {least:g} to {most:g}", text)
-        return value
-
-    return parse
-
-
-def _days(least: float, most: float) -> Callable[[str, str], float]:
-    return _number(least, most, "days")
-
-
-def _count(least: int, most: int) -> Callable[[str, str], int]:
-    return _whole(least, most, "")
-
-
-def _bytes(least: int, most: int) -> Callable[[str, str], int]:
-    return _whole(least, most, " of bytes")
-
-
-def _whole(least: int, most: int, unit: str) -> Callable[[str, str], int]:
-    def parse(name: str, text: str) -> int:
-        value = int(text) if re.fullmatch(r"[0-9]{1,12}", text) else -1
-        if not least <= value <= most:
-            raise _bad(name, f"a whole number{unit} from {least} to {most}", text)
-        return value
-
-    return parse
-
-
-def _log_level(name: str, text: str) -> str:
-    if text.upper() not in _LOG_LEVELS:
-        raise _bad(name, "one of " + ", ".join(_LOG_LEVELS), text)
-    return text.upper()
-
-
-def _log_format(name: str, text: str) -> str:
-    if text.lower() not in {"text", "json"}:
-        raise _bad(name, "text or json", text)
-    return text.lower()
-
-
 #: Every setting that has a variable, in the order in which ``doctor`` shows them.
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
-    "database_url": _postgres_url,
-    "broker_url": _broker_url,
-    "result_backend": _broker_url,
-    "redis_url": _redis_url,
-    "home": _path,
-    "imports": _modules,
-    "encryption_keys": _encryption_keys,
-    "start_keys": _start_keys,
-    "allow_private_networks": _networks,
-    "lease_seconds": _seconds(0.5, 3600),
-    "sweep_seconds": _seconds(0.1, 3600),
-    "drain_seconds": _seconds(0, 3600),
-    "hint_depth": _count(1, 10_000_000),
-    "retention_days": _days(0.01, 36_500),
-    "deaf_seconds": _seconds(1, 86400),
-    "log_level": _log_level,
-    "log_format": _log_format,
-    "openai_api_key": _text,
-    "openai_base_url": _http_url,
-    "anthropic_api_key": _text,
+    "database_url": variables.postgres_url,
+    "broker_url": variables.broker_url,
+    "result_backend": variables.broker_url,
+    "redis_url": variables.redis_url,
+    "home": variables.path,
+    "imports": variables.modules,
+    "encryption_keys": variables.encryption_keys,
+    "start_keys": variables.start_keys,
+    "allow_private_networks": variables.networks,
+    "lease_seconds": variables.seconds(0.5, 3600),
+    "sweep_seconds": variables.seconds(0.1, 3600),
+    "drain_seconds": variables.seconds(0, 3600),
+    "hint_depth": variables.count(1, 10_000_000),
+    "retention_days": variables.days(0.01, 36_500),
+    "deaf_seconds": variables.seconds(1, 86400),
+    "log_level": variables.log_level,
+    "log_format": variables.log_format,
+    "openai_api_key": variables.text,
+    "openai_base_url": variables.http_url,
+    "anthropic_api_key": variables.text,
     # Postgres takes no value over 1 GB, and a statement carries it as escaped text.
-    "max_output_bytes": _bytes(1024, 256 * _MIB),
-    "inline_bytes": _bytes(0, 256 * _MIB),
-    "step_timeout_seconds": _seconds(0.1, 7 * 86400),
+    "max_output_bytes": variables.byte_count(1024, 256 * _MIB),
+    "inline_bytes": variables.byte_count(0, 256 * _MIB),
+    "step_timeout_seconds": variables.seconds(0.1, 7 * 86400),
+    "web_keys": variables.long_keys,
+    "public_url": variables.public_url,
+    "notify_webhook_url": variables.secret_url,
+    "notify_webhook_key": variables.long_key,
+    "notify_slack_url": variables.secret_url,
+    "notify_teams_url": variables.secret_url,
+    "smtp_url": variables.smtp_url,
+    "notify_attempts": variables.count(1, 1000),
 }
 _DEFAULTS: dict[str, object] = {
     item.name: {} if item.name == "start_keys" else item.default for item in fields(Settings)
@@ -350,8 +174,12 @@ def _shown(name: str, value: object) -> str:
         return ",".join(f"{key_id}:***" for key_id, _ in value) or "not set"
     if name == "start_keys" and isinstance(value, Mapping):
         return ",".join(f"{tenant}=***" for tenant in value) or "not set"
-    if name.endswith("_api_key"):
+    if name == "web_keys" and isinstance(value, tuple):
+        return ",".join("***" for _ in value) or "not set"
+    if name.endswith("_key"):
         return "***"
+    if name == "smtp_url" or (name.startswith("notify_") and name.endswith("_url")):
+        return mask_path(str(value))
     if isinstance(value, tuple):
         return ",".join(value) or "not set"
     if isinstance(value, float):

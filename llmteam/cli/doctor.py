@@ -77,6 +77,7 @@ def _checks(settings: Settings) -> Iterator[Check]:
             yield from _attempt("deaf workers", lambda: _deaf(place.settings))
             yield from _attempt("sweeps", lambda: _sweeps(place))
     yield from _start_keys(settings)
+    yield from _web_keys(settings)
 
 
 def _attempt(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
@@ -239,4 +240,18 @@ def _start_keys(settings: Settings) -> Iterator[Check]:
             "info" if is_embedded(settings) else "warning",
             "whoever can write to the broker can start runs for any tenant",
             "set LLMTEAM_START_KEYS if others can reach the broker",
+        )
+
+
+def _web_keys(settings: Settings) -> Iterator[Check]:
+    if settings.web_keys:
+        yield Check("web keys", "ok", "answer links and access tokens can be signed")
+    elif is_embedded(settings):
+        yield Check("web keys", "info", "an embedded home makes one for itself")
+    else:
+        yield Check(
+            "web keys",
+            "warning" if settings.public_url else "info",
+            "notifications carry no answer links, and nobody can sign in to a web inbox",
+            "set LLMTEAM_WEB_KEYS to the output of: openssl rand -hex 32",
         )

@@ -14,6 +14,7 @@ from llmteam.cli import codes
 from llmteam.cli.database import db
 from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
+from llmteam.cli.inbox import inbox
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
 from llmteam.cli.runs import runs
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, up, worker, beat_command, flower_command, runs, explain, segment, catalog, db, doctor):
+for _command in (run, up, worker, beat_command, flower_command, runs, explain, inbox, segment, catalog, db, doctor):
     cli.add_command(_command)
 for _command in (pause, resume, retry, fork):
     runs.add_command(_command)

@@ -47,6 +47,7 @@ class Installation:
             "redis_url": settings.redis_url,
             "home": str(settings.home),
             "imports": ",".join(settings.imports),
+            "web_keys": ",".join(key.decode("utf-8", "surrogateescape") for key in settings.web_keys) or None,
         }
         return {variable(name): value for name, value in given.items() if value is not None}
 
@@ -78,13 +79,14 @@ def installation(settings: Settings) -> Iterator[Installation]:
     if not is_embedded(settings):
         yield Installation(settings)
         return
-    from llmteam.embedded import start
+    from llmteam.embedded import home_key, start
 
     postgres, valkey = settings.database_url is None, settings.broker_url is None
     with start(settings.home, postgres=postgres, valkey=valkey) as servers:
         found = settings.with_servers(
             database_url=servers.database_url if postgres else "", broker_url=servers.broker_url if valkey else ""
         )
+        found = found if found.web_keys else found.with_web_key(home_key(servers.home))
         place = Installation(replace(found, home=servers.home), servers)
         if postgres:
             _set_up(place, servers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -222,14 +223,13 @@ def _where(settings: Settings, name: str) -> str:
 
 @contextlib.contextmanager
 def _environment_file(place: Installation) -> Iterator[Path]:
-    """A file for the shells of this user while the embedded servers run; it holds the broker's password."""
+    """A file for the shells of this user while the embedded servers run; it holds the broker's password and a key."""
     path = place.home / "env"
     if not place.embedded:
         yield path
         return
-    lines = [
-        f"{name}='{value}'\n" for name, value in place.environment().items() if name.endswith(("_URL", "_BACKEND"))
-    ]
+    exported = ("_URL", "_BACKEND", "_KEYS")
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in place.environment().items() if name.endswith(exported)]
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.writelines(lines)
     try:

@@ -13,6 +13,7 @@ from llmteam.embedded.errors import (
     EmbeddedServerError,
     EmbeddedStartError,
 )
+from llmteam.embedded.keys import home_key
 from llmteam.embedded.names import BROKER_DATABASES, DATABASE, LOGIN
 from llmteam.embedded.owner import EmbeddedServers, start
 from llmteam.embedded.status import EmbeddedStatus, OwnerStatus, ServerStatus, status
@@ -29,6 +30,7 @@ __all__ = [
     "EmbeddedStatus",
     "OwnerStatus",
     "ServerStatus",
+    "home_key",
     "start",
     "status",
 ]

@@ -6,6 +6,7 @@ A request is a row. Whoever waits for its answer, a step of a run or a caller, h
 from __future__ import annotations
 
 from llmteam.human.exceptions import (
+    AccessTokenError,
     AnswerLinkError,
     InteractionChangedError,
     InteractionClosedError,
@@ -29,6 +30,7 @@ from llmteam.human.models import (
 from llmteam.human.stores import InteractionStore, MemoryInteractionStore
 
 __all__ = [
+    "AccessTokenError",
     "AnswerLinkError",
     "HumanInteractionManager",
     "InteractionChangedError",

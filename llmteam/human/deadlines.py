@@ -45,7 +45,7 @@ def tick(case: Case, now: datetime) -> Ruling | None:
         return _threshold(request, NotificationKind.SLA_WARNING, now, warned=True)
     if request.reminder is not None and start + request.reminder * (request.reminded + 1) <= now:
         # Those that were missed, while nobody looked, are told as one.
-        due = int((now - start) / request.reminder)
+        due = (now - start) // request.reminder
         changed = request.changed(reminded=due, updated_at=now)
         notice = Notice(NotificationKind.REMINDER, recipients(request))
         return Ruling(changed, notices=[notice], audit=[touched(request, "remind", "", reminders=due)])

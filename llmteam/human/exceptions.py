@@ -9,7 +9,8 @@
     ├── InvalidResponseError        the answer does not fit what was asked; also a ValueError
     ├── ResponderNotAllowedError    somebody else was asked; also a PermissionError
     ├── ResponseTooLargeError       a comment, message or form is over its limit
-    └── AnswerLinkError             a link is forged, expired, used, or another's
+    ├── AnswerLinkError             a link is forged, expired, used, or another's
+    └── AccessTokenError            a token for the inbox is forged or expired
 """
 
 from __future__ import annotations
@@ -101,4 +102,13 @@ class AnswerLinkError(InteractionError):
         super().__init__(
             f"this link cannot be used: {said.get(reason, reason)}. Ask for a new one, or answer in the inbox"
         )
+        self.reason = reason
+
+
+class AccessTokenError(InteractionError):
+    """A token for the inbox cannot be used. ``reason`` is ``forged`` or ``expired``."""
+
+    def __init__(self, reason: str) -> None:
+        said = {"forged": "it is not one of ours, or was cut off when it was copied", "expired": "it has expired"}
+        super().__init__(f"this access token cannot be used: {said.get(reason, reason)}. Ask an operator for another")
         self.reason = reason

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmteam.audit.models import AuditDraft
 from llmteam.human import rules
+from llmteam.human.checks import problems_of
 from llmteam.human.exceptions import InvalidRequestError
 from llmteam.human.interactions import request_channel
 from llmteam.human.models import (
@@ -133,10 +134,12 @@ class HumanInteractionManager:
 
     def _new(self, kind: InteractionType, title: str, text: str, fields: dict[str, Any]) -> InteractionRequest:
         given = dict(fields)
-        if "assignee" in given:
-            given["assignee_id"] = given.pop("assignee")
-        if given.get("context_data") is None:
-            given.pop("context_data", None)
+        assignee = given.pop("assignee", None)
+        if assignee is not None:
+            given["assignee_id"] = assignee
+        for name in ("context_data", "escalation_chain"):
+            if given.get(name) is None:
+                given.pop(name, None)
         runtime = current_runtime.get()
         given.setdefault("run_id", "" if runtime is None else runtime.run_id)
         given.setdefault("agent_name", "")
@@ -144,7 +147,6 @@ class HumanInteractionManager:
         given.setdefault("step_name", "")
         given.setdefault("timeout", DEFAULT_TIMEOUT)
         given.setdefault("priority", InteractionPriority.NORMAL)
-        given["escalation_chain"] = list(given.get("escalation_chain") or ())
         try:
             return InteractionRequest(
                 request_id="",
@@ -155,7 +157,7 @@ class HumanInteractionManager:
                 **given,
             )
         except (TypeError, ValueError) as exc:
-            raise InvalidRequestError(f"a request cannot be asked like this: {exc}") from None
+            raise InvalidRequestError(f"a request cannot be asked like this: {problems_of(exc)}") from None
 
     # -- answering
 
@@ -275,7 +277,8 @@ class HumanInteractionManager:
                 case = await self.store.call(core.case, tenant, request_id)
                 if case is None or not case.request.status.is_open:
                     return None if case is None else case.response
-                end = ends if ends is not None else case.request.deadline
+                deadline = None if case.request.frozen_at is not None else case.request.deadline
+                end = ends if ends is not None else deadline
                 left = POLL_SECONDS if end is None else (end - self._clock()).total_seconds()
                 if left <= 0:
                     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from llmteam.events.models import EventDraft
@@ -20,7 +21,7 @@ Tell = Callable[[str, str, Sequence[EventDraft], datetime], object]
 
 
 class MemoryInteractions:
-    """The :class:`~llmteam.human.interactions.Interactions` of one process. Values are frozen, so none is shared."""
+    """The :class:`~llmteam.human.interactions.Interactions` of one process. Copies go in, and copies come out."""
 
     keeps_notifications = False
     keeps_audit = False
@@ -42,11 +43,10 @@ class MemoryInteractions:
         request = ruling.request
         with self._lock:
             if request.parked:
-                step = (request.tenant_id, request.run_id, request.step_name, request.visit)
-                known = self._steps.setdefault(step, request.request_id)
+                known = self._steps.setdefault(_step_of(request), request.request_id)
                 if known != request.request_id:
-                    return self._cases[request.tenant_id, known].request
-            self._cases[request.tenant_id, request.request_id] = Case(request)
+                    return _copy(self._cases[request.tenant_id, known]).request
+            self._cases[request.tenant_id, request.request_id] = Case(request.model_copy(deep=True))
         self._told(ruling)
         return request
 
@@ -56,7 +56,7 @@ class MemoryInteractions:
             case = self._cases.get((tenant_id, request_id))
             if case is None:
                 raise InteractionNotFoundError(request_id)
-            ruling = rule(case)
+            ruling = rule(_copy(case))
             if ruling is None:
                 return None
             if ruling.link is not None:
@@ -69,13 +69,13 @@ class MemoryInteractions:
 
     def _write(self, case: Case, ruling: Ruling) -> None:
         ident = (ruling.request.tenant_id, ruling.request.request_id)
-        votes, response = list(case.votes), case.response
+        kept = Case(ruling.request.model_copy(deep=True), case.votes, case.response, case.messages)
         if ruling.vote is not None:
-            votes = [vote for vote in votes if vote.responder_id != ruling.vote.responder_id] + [ruling.vote]
-            response = ruling.vote if ruling.final else response
+            kept = _voted(kept, ruling.vote.model_copy(deep=True), final=ruling.final)
         if ruling.message is not None:
             self._messages.setdefault(ident, []).append(ruling.message)
-        self._cases[ident] = Case(ruling.request, votes, response, len(self._messages.get(ident, ())))
+            kept = replace(kept, messages=len(self._messages[ident]))
+        self._cases[ident] = kept
         self._looked.pop(ident, None)
 
     def _told(self, ruling: Ruling) -> None:
@@ -86,12 +86,13 @@ class MemoryInteractions:
 
     def case(self, tenant_id: str, request_id: str) -> Case | None:
         """As :meth:`Interactions.case`."""
-        return self._cases.get((tenant_id, request_id))
+        case = self._cases.get((tenant_id, request_id))
+        return None if case is None else _copy(case)
 
     def case_of_step(self, tenant_id: str, run_id: str, step_id: str, visit: int) -> Case | None:
         """As :meth:`Interactions.case_of_step`."""
         request_id = self._steps.get((tenant_id, run_id, step_id, visit))
-        return None if request_id is None else self._cases[tenant_id, request_id]
+        return None if request_id is None else self.case(tenant_id, request_id)
 
     def open_requests(
         self, tenant_id: str, *, person: str | None = None, groups: Collection[str] = (), limit: int = LISTED
@@ -104,7 +105,7 @@ class MemoryInteractions:
             and case.request.status.is_open
             and (person is None or is_asked(case.request, person, groups))
         ]
-        return sorted(found, key=_by_deadline)[:limit]
+        return [request.model_copy(deep=True) for request in sorted(found, key=_by_deadline)[:limit]]
 
     def of_run(self, tenant_id: str, run_id: str) -> list[InteractionRequest]:
         """As :meth:`Interactions.of_run`."""
@@ -113,7 +114,8 @@ class MemoryInteractions:
             for (tenant, _), case in list(self._cases.items())
             if (tenant, case.request.run_id) == (tenant_id, run_id)
         ]
-        return sorted(found, key=lambda request: (request.created_at, request.request_id))
+        found.sort(key=lambda request: (request.created_at, request.request_id))
+        return [request.model_copy(deep=True) for request in found]
 
     def messages(self, tenant_id: str, request_id: str, after: int = 0) -> list[InteractionMessage]:
         """As :meth:`Interactions.messages`."""
@@ -123,8 +125,9 @@ class MemoryInteractions:
         """As :meth:`Interactions.replace`."""
         ident = (request.tenant_id, request.request_id)
         with self._lock:
-            case = self._cases.get(ident, Case(request))
-            self._cases[ident] = Case(request, case.votes, case.response, case.messages)
+            if request.parked:
+                self._steps.setdefault(_step_of(request), request.request_id)
+            self._cases[ident] = replace(self._cases.get(ident, Case(request)), request=request.model_copy(deep=True))
         self.wakeup.notify(request_channel(*ident))
 
     def put_response(self, tenant_id: str, response: InteractionResponse) -> None:
@@ -135,7 +138,7 @@ class MemoryInteractions:
             if case is None:
                 raise InteractionNotFoundError(response.request_id)
             if case.response is None:
-                self._cases[ident] = Case(case.request, [*case.votes, response], response, case.messages)
+                self._cases[ident] = _voted(case, response.model_copy(deep=True), final=True)
         self.wakeup.notify(request_channel(*ident))
 
     def take_due(self, limit: int) -> Sequence[DueRequest]:
@@ -144,8 +147,8 @@ class MemoryInteractions:
         due: list[tuple[datetime, DueRequest]] = []
         with self._lock:
             for ident, case in self._cases.items():
-                moment = self._looked.get(ident) or next_wake(case.request)
-                if moment is not None and moment <= now:
+                moment = next_wake(case.request)
+                if moment is not None and self._looked.get(ident, moment) <= now:
                     due.append((moment, DueRequest(*ident)))
             due = sorted(due, key=lambda found: found[0])[:limit]
             for _, found in due:
@@ -191,8 +194,26 @@ class MemoryInteractions:
                 if (ident[0], request.run_id) == (tenant_id, run_id) and request.status.is_open:
                     changed = change(request)
                     if changed is not request:
-                        self._cases[ident] = Case(changed, case.votes, case.response, case.messages)
+                        self._cases[ident] = replace(case, request=changed)
                         self.wakeup.notify(request_channel(*ident))
+
+
+def _step_of(request: InteractionRequest) -> tuple[str, str, str, int]:
+    return (request.tenant_id, request.run_id, request.step_name, request.visit)
+
+
+def _copy(case: Case) -> Case:
+    return Case(
+        case.request.model_copy(deep=True),
+        tuple(vote.model_copy(deep=True) for vote in case.votes),
+        None if case.response is None else case.response.model_copy(deep=True),
+        case.messages,
+    )
+
+
+def _voted(case: Case, vote: InteractionResponse, *, final: bool) -> Case:
+    votes = (*(other for other in case.votes if other.responder_id != vote.responder_id), vote)
+    return replace(case, votes=votes, response=vote if final else case.response)
 
 
 def _by_deadline(request: InteractionRequest) -> tuple[bool, float, str]:

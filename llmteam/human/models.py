@@ -61,10 +61,21 @@ class InteractionPriority(StrEnum):
 
 
 Moment = Annotated[datetime, AfterValidator(as_utc)]
+
+
+def _duration(value: object) -> object:
+    if not isinstance(value, int | float):
+        return value
+    try:
+        return timedelta(seconds=value)
+    except OverflowError:
+        raise ValueError("no duration can be that long") from None
+
+
 #: A duration that JSON carries as seconds.
 Seconds = Annotated[
     timedelta,
-    BeforeValidator(lambda value: timedelta(seconds=value) if isinstance(value, int | float) else value),
+    BeforeValidator(_duration),
     PlainSerializer(lambda value: value.total_seconds(), return_type=float, when_used="json"),
 ]
 
@@ -76,8 +87,9 @@ class InteractionRequest(BaseModel):
     """What is asked of whom, until when, and where that stands. Frozen: rules and stores give changed copies.
 
     Beside the fields of the contract: ``visit`` is the step's visit; ``parked`` says that a step waits for the answer.
-    ``quorum`` is how many of ``approvers`` (empty: of those who may answer) have to approve. With ``four_eyes`` the
-    one who started the run, ``requester_id``, may not answer. ``reminder`` is the interval of reminders, ``reminded``
+    ``quorum`` is how many of ``approvers`` (empty: of those who may answer) have to approve; whoever an approver or an
+    escalation hands it to counts as one. With ``four_eyes`` the one who started the run, ``requester_id``, may not
+    answer. ``reminder`` is the interval of reminders, ``reminded``
     how many went out, ``warned`` and ``breached`` say that the SLA thresholds were told. ``claimed_by`` is who works on
     it. ``frozen_at`` is since when the run stands still; ``stood`` for how long it did before.
     """

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from llmteam.audit.models import AuditEventType, AuditSeverity
 from llmteam.events.models import EventDraft, EventType
-from llmteam.human.checks import check_answer, check_request, check_text
+from llmteam.human.checks import check_answer, check_request, check_text, fault_of_name, problems_of
 from llmteam.human.exceptions import (
     InteractionChangedError,
     InteractionClosedError,
+    InvalidRequestError,
     InvalidResponseError,
     ResponderNotAllowedError,
 )
@@ -28,9 +31,21 @@ from llmteam.human.models import (
     InteractionType,
     NotificationKind,
 )
-from llmteam.human.rulings import Case, Notice, Policy, Ruling, audit_draft, event, is_asked, recipients, touched
+from llmteam.human.rulings import (
+    Case,
+    Notice,
+    Policy,
+    Ruling,
+    asked_by_name,
+    audit_draft,
+    event,
+    is_asked,
+    recipients,
+    touched,
+)
 
 __all__ = [
+    "SHOWN",
     "Answer",
     "amend",
     "cancel",
@@ -44,6 +59,9 @@ __all__ = [
     "send_message",
 ]
 
+#: The fields that a person decides on, and that can be amended.
+SHOWN = ("title", "description", "context_data", "options", "input_schema")
+
 
 def may_answer(request: InteractionRequest, person: str, groups: Collection[str] = ()) -> str | None:
     """Why ``person`` may not answer, or None: the policy unless a manager is given another one.
@@ -51,7 +69,7 @@ def may_answer(request: InteractionRequest, person: str, groups: Collection[str]
     The assignee may, the members of the group, the approvers, and whoever the escalation has reached; a request that
     names nobody is anybody's. With four eyes the one who started the run may not, whatever else they are.
     """
-    if request.four_eyes and person == request.requester_id:
+    if _is_barred(request, person):
         return "whoever started the run may not decide in it (four eyes)"
     if is_asked(request, person, groups):
         return None
@@ -59,10 +77,14 @@ def may_answer(request: InteractionRequest, person: str, groups: Collection[str]
 
 
 def open_request(request: InteractionRequest, now: datetime) -> Ruling:
-    """Ask. Raises :class:`InvalidRequestError` for a request that nobody could answer."""
+    """Ask. What time and people did to a request so far is forgotten: it is a fresh one.
+
+    Raises :class:`InvalidRequestError` for a request that nobody could answer.
+    """
     check_request(request)
     deadline = request.deadline or now + request.timeout
-    asked = request.changed(status=InteractionStatus.PENDING, created_at=now, deadline=deadline)
+    fresh = {"current_escalation_level": 0, "reminded": 0, "warned": False, "breached": False, "claimed_by": None}
+    asked = request.changed(status=InteractionStatus.PENDING, created_at=now, deadline=deadline, **fresh)
     events = [event(EventType.HUMAN_TASK_CREATED, asked, task_type=asked.interaction_type.value, **_whom(asked))]
     audit = audit_draft(
         AuditEventType.APPROVAL_REQUESTED,
@@ -123,7 +145,10 @@ def respond(case: Case, answer: Answer, now: datetime, policy: Policy = may_answ
 
 
 def _outcome(case: Case, given: InteractionResponse) -> InteractionStatus | None:
-    """How the request ends with this answer; None while more have to agree. Votes on what has changed do not count."""
+    """How the request ends with this answer; None while more have to agree. Votes on what has changed do not count.
+
+    With approvers it is rejected once too few of those who are asked by name are left; else by the first rejection.
+    """
     request = case.request
     rejected = given.approved is False
     if request.quorum == 1:
@@ -132,11 +157,13 @@ def _outcome(case: Case, given: InteractionResponse) -> InteractionStatus | None
     if given.responder_id in cast:
         raise InvalidResponseError(request.request_id, "you have answered already, and others have yet to")
     cast[given.responder_id] = given
-    against = sum(vote.approved is False for vote in cast.values())
-    if len(cast) - against >= request.quorum:
+    granted = sum(vote.approved is not False for vote in cast.values())
+    if granted >= request.quorum:
         return InteractionStatus.COMPLETED
-    spare = len(request.approvers) - request.quorum if request.approvers else 0
-    return InteractionStatus.REJECTED if against > spare else None
+    if not request.approvers:
+        return InteractionStatus.REJECTED if rejected else None
+    left = {person for person in asked_by_name(request) if not _is_barred(request, person)} - cast.keys()
+    return InteractionStatus.REJECTED if granted + len(left) < request.quorum else None
 
 
 def claim(case: Case, person: str, now: datetime, groups: Collection[str] = (), policy: Policy = may_answer) -> Ruling:
@@ -144,6 +171,8 @@ def claim(case: Case, person: str, now: datetime, groups: Collection[str] = (), 
     request = case.request
     _open_now(request, now)
     _allowed(request, person, groups, policy)
+    if request.claimed_by == person:
+        return Ruling(request)
     changed = request.changed(status=_begun(request.status), claimed_by=person, updated_at=now)
     events = [event(EventType.HUMAN_TASK_ASSIGNED, request, assignee=person)]
     return Ruling(changed, events=events, audit=[touched(request, "claim", person, claimed_by=person)])
@@ -165,7 +194,9 @@ def reassign(case: Case, to: str, now: datetime, by: str = "") -> Ruling:
 
 
 def _assign(request: InteractionRequest, by: str, to: str, action: str, now: datetime) -> Ruling:
-    if request.four_eyes and to == request.requester_id:
+    if fault := fault_of_name(to):
+        raise InvalidRequestError(f"a request cannot be given to somebody whose name {fault}")
+    if _is_barred(request, to):
         raise ResponderNotAllowedError(request.request_id, to, "whoever started the run may not decide in it")
     changed = request.changed(assignee_id=to, claimed_by=None, updated_at=now)
     told = event(EventType.HUMAN_TASK_ASSIGNED, request, assignee=to)
@@ -176,11 +207,17 @@ def _assign(request: InteractionRequest, by: str, to: str, action: str, now: dat
 def amend(case: Case, now: datetime, by: str = "", **shown: Any) -> Ruling:
     """Change what is shown (title, description, context_data, options, input_schema).
 
-    Answers that were given about what was shown before do not count any more, and who is asked is told.
+    Answers that were given about what was shown before do not count any more, and who is asked is told. Raises
+    :class:`InvalidRequestError` for any other field, and for what nobody could answer.
     """
     request = case.request
     _open_now(request, now)
-    changed = request.changed(**shown, updated_at=now)
+    if others := sorted(shown.keys() - SHOWN):
+        raise InvalidRequestError(f"{', '.join(others)} cannot be amended: {', '.join(SHOWN)} can")
+    try:
+        changed = type(request).model_validate({**dict(request), **shown, "updated_at": now})
+    except ValidationError as exc:
+        raise InvalidRequestError(f"a request cannot be amended like this: {problems_of(exc)}") from None
     if changed.shown_hash == request.shown_hash:
         return Ruling(request)
     check_request(changed)
@@ -201,9 +238,9 @@ def send_message(
     _open_now(request, now)
     if request.interaction_type is not InteractionType.CHAT:
         raise InvalidResponseError(request.request_id, f"it asks for {_said(request)}, and is no chat")
-    if sender != request.agent_name:
+    if not sender or sender != request.agent_name:
         _allowed(request, sender, groups, policy)
-    check_text("message", text)
+    check_text(request.request_id, "message", text)
     if not text.strip():
         raise InvalidResponseError(request.request_id, "the message is empty")
     message = InteractionMessage(
@@ -218,7 +255,7 @@ def cancel(case: Case, now: datetime, reason: str = "", by: str = "") -> Ruling:
     request = case.request
     if not request.status.is_open:
         raise InteractionClosedError(request.request_id, request.status.value)
-    check_text("reason", reason)
+    check_text(request.request_id, "reason", reason)
     changed = request.changed(status=InteractionStatus.CANCELLED, updated_at=now)
     return Ruling(changed, audit=[touched(request, "cancel", by, reason=reason)])
 
@@ -240,9 +277,15 @@ def _open_now(request: InteractionRequest, now: datetime) -> None:
 
 
 def _allowed(request: InteractionRequest, person: str, groups: Collection[str], policy: Policy) -> None:
+    if fault := fault_of_name(person):
+        raise InvalidResponseError(request.request_id, f"the name of the person {fault}")
     reason = policy(request, person, groups)
     if reason is not None:
         raise ResponderNotAllowedError(request.request_id, person, reason)
+
+
+def _is_barred(request: InteractionRequest, person: str) -> bool:
+    return request.four_eyes and person == request.requester_id
 
 
 def _begun(status: InteractionStatus) -> InteractionStatus:

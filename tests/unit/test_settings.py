@@ -169,3 +169,57 @@ def test_settings_are_frozen_hashable_and_survive_pickling() -> None:
 )
 def test_whatever_stands_in_the_place_of_a_password_is_masked(before: str, secret: str, after: str) -> None:
     assert "S3" not in mask_url(f"{before}:{secret}@{after}")
+
+
+LONG = "a-key-that-nobody-guesses-0123456789"
+NOTIFYING = {
+    "LLMTEAM_WEB_KEYS": f"{LONG}, {LONG}2",
+    "LLMTEAM_PUBLIC_URL": "https://inbox.example.com/team/",
+    "LLMTEAM_NOTIFY_WEBHOOK_URL": "https://hooks.example.com/in/s3cret",
+    "LLMTEAM_NOTIFY_WEBHOOK_KEY": f"{LONG},3",
+    "LLMTEAM_NOTIFY_SLACK_URL": "https://hooks.slack.com/services/T0/B0/s3cret",
+    "LLMTEAM_NOTIFY_TEAMS_URL": "https://teams.example.com/s3cret",
+    "LLMTEAM_SMTP_URL": "smtp://ada:s3cret@mail.example.com:587?from=inbox@example.com&starttls=1",
+    "LLMTEAM_NOTIFY_ATTEMPTS": "3",
+}
+
+
+def test_what_notifications_need_is_read() -> None:
+    settings = load(**NOTIFYING)
+
+    assert settings.web_keys == (LONG.encode(), f"{LONG}2".encode())
+    assert settings.public_url == "https://inbox.example.com/team"
+    assert settings.notify_webhook_key == f"{LONG},3".encode()
+    assert settings.notify_attempts == 3
+
+
+def test_addresses_and_keys_of_notifications_are_not_shown() -> None:
+    settings = load(**NOTIFYING)
+
+    shown = repr(settings) + str(settings.sources())
+
+    assert "s3cret" not in shown
+    assert LONG not in shown
+    assert "https://hooks.slack.com/***" in shown
+    assert "smtp://mail.example.com:587/***" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("LLMTEAM_WEB_KEYS", f"{LONG},s3cret", "entry 2 is not at least 32 characters"),
+        ("LLMTEAM_NOTIFY_WEBHOOK_KEY", "s3cret", "at least 32 characters"),
+        ("LLMTEAM_PUBLIC_URL", "inbox.example.com", "http or https"),
+        ("LLMTEAM_PUBLIC_URL", "https://inbox.example.com/?team=1", "without user, query"),
+        ("LLMTEAM_NOTIFY_SLACK_URL", "hooks.slack.com/s3cret", "http or https"),
+        ("LLMTEAM_SMTP_URL", "mail.example.com:587/s3cret", "smtp://"),
+        ("LLMTEAM_SMTP_URL", "smtp://ada:s3cret@mail.example.com", r"from=inbox@example\.com"),
+        ("LLMTEAM_NOTIFY_ATTEMPTS", "0", "from 1 to"),
+    ],
+)
+def test_what_notifications_cannot_use_is_refused_without_being_told(name: str, value: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem) as refused:
+        load(**{name: value})
+
+    assert name in str(refused.value)
+    assert "s3cret" not in str(refused.value)
