@@ -1,10 +1,11 @@
-"""Signatures of messages, links and tokens. The one place where secrets are compared."""
+"""Signatures of messages, links, tokens and webhooks. The one place where secrets are compared."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from llmteam import codec
@@ -65,3 +66,34 @@ def is_signed(keys: Iterable[bytes], purpose: str, body: bytes, signature: str) 
     # A list, not a generator: every key is tried, so that the time does not tell which one fits.
     fits = [hmac.compare_digest(sign(key, purpose, body).encode(), given) for key in keys]
     return any(fits)
+
+
+#: Seconds for which a signed webhook is taken: longer than clocks differ, shorter than a copy of it is of use.
+WEBHOOK_SECONDS = 300.0
+
+
+def sign_webhook(key: bytes, body: bytes, moment: datetime) -> str:
+    """The header of a webhook: ``t=SECONDS,v1=HEX``, where HEX is HMAC-SHA-256 over ``SECONDS.BODY``."""
+    seconds = str(int(moment.timestamp()))
+    return f"t={seconds},v1={_webhook_digest(key, seconds, body)}"
+
+
+def verify_webhook(
+    key: bytes | str, header: str | None, body: bytes, now: datetime, *, tolerance: float = WEBHOOK_SECONDS
+) -> bool:
+    """Whether a webhook is ours: its body is what was signed with ``key``, at most ``tolerance`` seconds ago.
+
+    ``header`` is that of ``X-LLMTeam-Signature``, ``body`` the bytes as they came, before any parsing.
+    """
+    parts = [part.strip().partition("=") for part in (header or "").split(",")]
+    moments = [value for name, _, value in parts if name == "t"]
+    if len(moments) != 1 or not (moments[0].isascii() and moments[0].isdigit() and len(moments[0]) < 12):
+        return False
+    wanted = _webhook_digest(key.encode() if isinstance(key, str) else key, moments[0], body).encode()
+    given = [value.encode("utf-8", "replace") for name, _, value in parts if name == "v1"]
+    signed = any(hmac.compare_digest(wanted, one) for one in given)
+    return signed and abs(now.timestamp() - int(moments[0])) <= tolerance
+
+
+def _webhook_digest(key: bytes, seconds: str, body: bytes) -> str:
+    return hmac.new(key, seconds.encode() + b"." + body, hashlib.sha256).hexdigest()

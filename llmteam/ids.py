@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from llmteam.errors import LLMTeamError
 
@@ -56,3 +56,13 @@ def check_identifier(what: str, value: str) -> str:
     if not isinstance(value, str) or _IDENTIFIER.fullmatch(value) is None:
         raise InvalidIdentifierError(what, str(value))
     return value
+
+
+def random_id() -> str:
+    """A fresh UUIDv4 as text, for where an id must not tell when it was made."""
+    return str(uuid4())
+
+
+def random_hex(size: int) -> str:
+    """``size`` random bytes, fit for secrets, as lower-case hex."""
+    return os.urandom(size).hex()

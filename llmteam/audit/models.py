@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
+
+from llmteam.audit import canonical
+from llmteam.audit.exceptions import AuditError, InvalidAuditQueryError
+from llmteam.errors import NotJSONError
+from llmteam.ids import as_utc, random_id
+
+#: What a record may be sorted by; those of equal value stand by their number.
+ORDERS = ("timestamp", "sequence_number", "event_type", "severity", "actor_id", "resource_id")
+
+#: In the place of a checksum that was missing where a record was read from; no record has it.
+NO_CHECKSUM = "missing"
+
+#: Fields that are not part of a record's checksum: itself, and the payloads, for which their digests are.
+_UNHASHED = frozenset({"checksum", "old_value", "new_value", "metadata", "salt"})
 
 
 class AuditEventType(StrEnum):
@@ -62,7 +78,7 @@ class AuditSeverity(StrEnum):
 class AuditDraft:
     """What is to be recorded; the store adds id, number, time and its link in the chain.
 
-    ``idempotency_key`` makes a draft that is appended twice one record.
+    ``idempotency_key`` makes a draft that is appended twice one record. ``timestamp`` is for what happened earlier.
     """
 
     event_type: AuditEventType
@@ -85,3 +101,185 @@ class AuditDraft:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     tags: Sequence[str] = ()
     idempotency_key: str | None = None
+    timestamp: datetime | None = None
+
+
+def generate_audit_id() -> str:
+    """A fresh id for a record: a UUIDv4 as text."""
+    return random_id()
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One link of a tenant's chain: what happened, its number, and the checksums that tie it to the record before.
+
+    Without ``checksum`` it is computed. ``old_digest``, ``new_digest`` and ``metadata_digest`` stand for the payloads
+    in it; ``salt`` belongs to the payloads and is erased with them.
+    """
+
+    record_id: str
+    sequence_number: int
+    timestamp: datetime
+    event_type: AuditEventType
+    severity: AuditSeverity = AuditSeverity.INFO
+    tenant_id: str = ""
+    pipeline_id: str = ""
+    run_id: str = ""
+    agent_name: str = ""
+    step_name: str = ""
+    actor_type: str = ""
+    actor_id: str = ""
+    actor_ip: str = ""
+    actor_user_agent: str = ""
+    action: str = ""
+    resource_type: str = ""
+    resource_id: str = ""
+    old_value: dict[str, Any] | None = None
+    new_value: dict[str, Any] | None = None
+    success: bool = True
+    error_message: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
+    checksum: str = ""
+    previous_checksum: str = ""
+    idempotency_key: str | None = None
+    hash_version: int = canonical.HASH_VERSION
+    old_digest: str = ""
+    new_digest: str = ""
+    metadata_digest: str = ""
+    salt: str = ""
+
+    def __post_init__(self) -> None:
+        kept: dict[str, Any] = {
+            "timestamp": as_utc(self.timestamp),
+            "event_type": AuditEventType(self.event_type),
+            "severity": AuditSeverity(self.severity),
+            "old_value": deepcopy(self.old_value),
+            "new_value": deepcopy(self.new_value),
+            "metadata": deepcopy(self.metadata),
+            "tags": list(self.tags),
+        }
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
+        if not self.checksum:
+            for name, value in self._digests().items():
+                object.__setattr__(self, name, value)
+            object.__setattr__(self, "checksum", self.computed_checksum())
+
+    def _digests(self) -> dict[str, str]:
+        payloads = {"old_digest": self.old_value, "new_digest": self.new_value, "metadata_digest": self.metadata}
+        return {name: canonical.payload_digest(value, self.salt) for name, value in payloads.items()}
+
+    def computed_checksum(self) -> str:
+        """The checksum that the fields give now."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _UNHASHED}
+        values["timestamp"] = canonical.moment(self.timestamp)
+        return canonical.checksum(values)
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether the payloads were taken out of the record afterwards; their digests, and the chain, remain."""
+        empty = self.old_value is None and self.new_value is None and not self.metadata and not self.salt
+        return empty and not self._has_its_payloads
+
+    @property
+    def _has_its_payloads(self) -> bool:
+        return all(getattr(self, name) == value for name, value in self._digests().items())
+
+    def verify_integrity(self) -> bool:
+        """Whether the record is what its checksum was made of; an erased payload does no harm."""
+        try:
+            return self.checksum == self.computed_checksum() and (self._has_its_payloads or self.is_erased)
+        except NotJSONError:
+            # Nothing that was written: no record is made of such a value.
+            return False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as JSON; the timestamp in UTC with microseconds."""
+        document = {item.name: deepcopy(getattr(self, item.name)) for item in fields(self)}
+        return {
+            **document,
+            "timestamp": canonical.moment(self.timestamp),
+            "event_type": self.event_type.value,
+            "severity": self.severity.value,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The record of :meth:`to_dict`. One without a checksum never verifies. Raises :class:`AuditError`."""
+        known = {item.name for item in fields(cls)}
+        values = {name: value for name, value in data.items() if name in known}
+        values["checksum"] = values.get("checksum") or NO_CHECKSUM
+        try:
+            if isinstance(when := values["timestamp"], str):
+                values["timestamp"] = datetime.fromisoformat(when)
+            return cls(**values)
+        except KeyError as exc:
+            raise AuditError(f"an audit record lacks {exc}: it is not one that to_dict() wrote") from None
+        except (TypeError, ValueError, AttributeError) as exc:
+            raise AuditError(f"this is no audit record: {type(exc).__name__} in one of {sorted(values)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Which records are wanted: those for which every given condition holds.
+
+    ``event_types``, ``severities`` and ``tags`` mean any of them; both ends of the time are included and naive ones
+    read as UTC. ``search_text`` is looked for in ``action``, ``resource_id`` and ``error_message``, whereby the letters
+    A to Z stand for a to z as well. Raises :class:`InvalidAuditQueryError`.
+    """
+
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    tenant_id: str | None = None
+    event_types: Sequence[AuditEventType] | None = None
+    severities: Sequence[AuditSeverity] | None = None
+    actor_id: str | None = None
+    actor_type: str | None = None
+    pipeline_id: str | None = None
+    run_id: str | None = None
+    agent_name: str | None = None
+    resource_type: str | None = None
+    resource_id: str | None = None
+    success: bool | None = None
+    search_text: str | None = None
+    tags: Sequence[str] | None = None
+    limit: int = 100
+    offset: int = 0
+    order_by: str = "timestamp"
+    order_desc: bool = True
+
+    def __post_init__(self) -> None:
+        if self.order_by not in ORDERS:
+            raise InvalidAuditQueryError(f"audit records are not sorted by {self.order_by[:64]!r}: {', '.join(ORDERS)}")
+        if self.limit < 0 or self.offset < 0:
+            raise InvalidAuditQueryError(f"limit {self.limit} and offset {self.offset} must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What happened in a period, counted; days are UTC days, written ``YYYY-MM-DD``.
+
+    ``security_incidents`` (events of ``security.*`` that failed) and ``failed_operations`` hold the newest 100;
+    their totals count all. The chain was checked from the first to the last record of the period.
+    """
+
+    report_id: str
+    generated_at: datetime
+    generated_by: str
+    period_start: datetime
+    period_end: datetime
+    tenant_id: str
+    total_events: int
+    events_by_type: dict[str, int]
+    events_by_severity: dict[str, int]
+    events_by_actor: dict[str, int]
+    events_by_day: dict[str, int]
+    security_incidents: list[AuditRecord]
+    failed_operations: list[AuditRecord]
+    records: list[AuditRecord] = field(default_factory=list)
+    chain_valid: bool = True
+    missing_sequence_numbers: list[int] = field(default_factory=list)
+    security_incidents_total: int = 0
+    failed_operations_total: int = 0
+    invalid_record_ids: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -330,4 +331,70 @@ notifications = Table(
     Index("notifications_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
     Index("notifications_request", "tenant_id", "request_id"),
     Index("notifications_dead", "tenant_id", text("created_at DESC"), postgresql_where=text("state = 'dead'::text")),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    _text("tenant_id"),
+    Column("sequence_number", BigInteger, nullable=False),
+    _text("record_id"),
+    _time("timestamp", null=False),
+    _text("event_type"),
+    _text("severity"),
+    _text("pipeline_id", default=""),
+    _text("run_id", default=""),
+    _text("agent_name", default=""),
+    _text("step_name", default=""),
+    _text("actor_type", default=""),
+    _text("actor_id", default=""),
+    _text("actor_ip", default=""),
+    _text("actor_user_agent", default=""),
+    _text("action", default=""),
+    _text("resource_type", default=""),
+    _text("resource_id", default=""),
+    # The payloads and their salt are null once they are erased; their digests remain.
+    _json("old_value"),
+    _json("new_value"),
+    Column("success", Boolean, nullable=False, server_default=text("true")),
+    _text("error_message", default=""),
+    _json("metadata"),
+    Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    _text("checksum"),
+    _text("previous_checksum"),
+    _text("idempotency_key", null=True),
+    Column("hash_version", SmallInteger, nullable=False),
+    _text("old_digest", default=""),
+    _text("new_digest", default=""),
+    _text("metadata_digest", default=""),
+    _text("salt", null=True),
+    PrimaryKeyConstraint("tenant_id", "sequence_number"),
+    Index("audit_log_record_id", "tenant_id", "record_id", unique=True),
+    Index("audit_log_timestamp", "tenant_id", "timestamp"),
+    Index("audit_log_actor", "tenant_id", "actor_id", "timestamp", postgresql_where=text("actor_id <> ''::text")),
+    Index("audit_log_run", "tenant_id", "run_id", postgresql_where=text("run_id <> ''::text")),
+    Index(
+        "audit_log_resource",
+        "tenant_id",
+        "resource_id",
+        "timestamp",
+        postgresql_where=text("resource_id <> ''::text"),
+    ),
+    Index(
+        "audit_log_idempotency_key",
+        "tenant_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+)
+
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    _text("tenant_id"),
+    # Number and checksum of the last record; 0 and empty before the first one.
+    Column("sequence_number", BigInteger, nullable=False, server_default=text("0")),
+    _text("checksum", default=""),
+    PrimaryKeyConstraint("tenant_id"),
 )

@@ -32,8 +32,23 @@ MAX_DURATION = timedelta(days=3650)
 def check_request(request: InteractionRequest) -> None:
     """Raise :class:`InvalidRequestError` for what nobody could answer or see, or that cannot be kept."""
     _check_names(request)
-    _check_shown(request)
     _check_who(request)
+    for name in ("timeout", "sla_warning", "sla_breach", "reminder"):
+        duration = getattr(request, name)
+        if duration is not None and not timedelta() < duration <= MAX_DURATION:
+            raise InvalidRequestError(f"{name} must be longer than nothing, and at most {MAX_DURATION.days} days")
+    check_shown(request)
+
+
+def check_shown(request: InteractionRequest) -> None:
+    """Raise :class:`InvalidRequestError` unless what is shown can be kept, seen and answered."""
+    shown = {"context_data": request.context_data, "options": request.options, "schema": request.input_schema}
+    try:
+        size = len(codec.dumps({**shown, "title": request.title, "description": request.description}).encode())
+    except NotJSONError as exc:
+        raise InvalidRequestError(f"what is shown is not JSON: {exc}") from None
+    if size > MAX_SHOWN:
+        raise InvalidRequestError(f"what is shown has {size:,} bytes, and {MAX_SHOWN:,} are the most: show less")
     if not request.title.strip():
         raise InvalidRequestError("a request needs a title: it is what the person sees first")
     named = request.options and all(_names_of(option) for option in request.options)
@@ -41,10 +56,6 @@ def check_request(request: InteractionRequest) -> None:
         raise InvalidRequestError("a choice needs options, each with an id, a value or a label")
     if request.input_schema is not None:
         _check_schema(request.input_schema)
-    for name in ("timeout", "sla_warning", "sla_breach", "reminder"):
-        duration = getattr(request, name)
-        if duration is not None and not timedelta() < duration <= MAX_DURATION:
-            raise InvalidRequestError(f"{name} must be longer than nothing, and at most {MAX_DURATION.days} days")
 
 
 def fault_of_name(name: str) -> str | None:
@@ -77,16 +88,6 @@ def _check_who(request: InteractionRequest) -> None:
     able -= {request.requester_id} if request.four_eyes else set()
     if len(able) < request.quorum:
         raise InvalidRequestError(f"quorum is {request.quorum}, and only {len(able)} may approve")
-
-
-def _check_shown(request: InteractionRequest) -> None:
-    shown = {"context_data": request.context_data, "options": request.options, "schema": request.input_schema}
-    try:
-        size = len(codec.dumps({**shown, "title": request.title, "description": request.description}).encode())
-    except NotJSONError as exc:
-        raise InvalidRequestError(f"what is shown is not JSON: {exc}") from None
-    if size > MAX_SHOWN:
-        raise InvalidRequestError(f"what is shown has {size:,} bytes, and {MAX_SHOWN:,} are the most: show less")
 
 
 def _offered(request: InteractionRequest) -> list[str]:
@@ -183,8 +184,8 @@ def _check_input(request: InteractionRequest, response: InteractionResponse) -> 
         return
     try:
         found = best_match(validator_of(request.input_schema).iter_errors(response.input_data))
-    except RecursionError:
-        raise InvalidResponseError(request.request_id, "the form refers to itself without end") from None
+    except (RecursionError, Unresolvable):
+        raise InvalidResponseError(request.request_id, "what the form must look like cannot be told") from None
     if found is not None:
         raise InvalidResponseError(request.request_id, in_words(found), found.json_path)
 

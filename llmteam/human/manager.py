@@ -50,7 +50,8 @@ class HumanInteractionManager:
 
     Args:
         store: where requests live.
-        notification_config: channels to set up.
+        notification_config: channels to set up. They, and those that are registered, serve stores that keep no
+            notifications; those of a store in SQL are delivered by workers, through the channels of their settings.
         audit_trail: where changes are recorded; a store in SQL records them itself, in the same transaction.
         policy: who may answer.
     """
@@ -68,6 +69,10 @@ class HumanInteractionManager:
         self.notification_config = notification_config or NotificationConfig()
         self.audit_trail = audit_trail
         self.channels: dict[str, NotificationChannel] = {}
+        if notification_config is not None:
+            from llmteam.human.telling import channels_of
+
+            self.channels.update(channels_of(notification_config))
         self._policy = policy
         self._clock = clock
 
@@ -287,7 +292,7 @@ class HumanInteractionManager:
     # -- telling
 
     def register_channel(self, name: str, channel: NotificationChannel) -> None:
-        """Notify through ``channel`` too."""
+        """Notify through ``channel`` too, if the store keeps no notifications."""
         self.channels[name] = channel
 
     async def _apply(self, request_id: str, rule: Callable[[Case, datetime], Ruling]) -> Ruling:
@@ -299,5 +304,9 @@ class HumanInteractionManager:
 
     async def _after(self, ruling: Ruling) -> None:
         """What the store did not do in its transaction."""
+        if self.channels and not self.store.core.keeps_notifications and ruling.notices:
+            from llmteam.human.telling import tell
+
+            await tell(self.store, self.channels, ruling, self._clock())
         if self.audit_trail is not None and not self.store.core.keeps_audit and ruling.audit:
             await self.audit_trail.record(ruling.audit)

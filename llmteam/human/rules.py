@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from llmteam.audit.models import AuditEventType, AuditSeverity
 from llmteam.events.models import EventDraft, EventType
-from llmteam.human.checks import check_answer, check_request, check_text, fault_of_name, problems_of
+from llmteam.human.checks import check_answer, check_request, check_shown, check_text, fault_of_name, problems_of
 from llmteam.human.exceptions import (
     InteractionChangedError,
     InteractionClosedError,
@@ -83,8 +83,10 @@ def open_request(request: InteractionRequest, now: datetime) -> Ruling:
     """
     check_request(request)
     deadline = request.deadline or now + request.timeout
+    # An empty name is nobody's, as in a segment that leaves it out.
+    whom = {"assignee_id": request.assignee_id or None, "assignee_group": request.assignee_group or None}
     fresh = {"current_escalation_level": 0, "reminded": 0, "warned": False, "breached": False, "claimed_by": None}
-    asked = request.changed(status=InteractionStatus.PENDING, created_at=now, deadline=deadline, **fresh)
+    asked = request.changed(status=InteractionStatus.PENDING, created_at=now, deadline=deadline, **fresh, **whom)
     events = [event(EventType.HUMAN_TASK_CREATED, asked, task_type=asked.interaction_type.value, **_whom(asked))]
     audit = audit_draft(
         AuditEventType.APPROVAL_REQUESTED,
@@ -218,9 +220,9 @@ def amend(case: Case, now: datetime, by: str = "", **shown: Any) -> Ruling:
         changed = type(request).model_validate({**dict(request), **shown, "updated_at": now})
     except ValidationError as exc:
         raise InvalidRequestError(f"a request cannot be amended like this: {problems_of(exc)}") from None
+    check_shown(changed)
     if changed.shown_hash == request.shown_hash:
         return Ruling(request)
-    check_request(changed)
     audit = touched(request, "amend", by, shown=changed.shown_hash)
     return Ruling(changed, audit=[audit], notices=[Notice(NotificationKind.CHANGED, recipients(changed))])
 

@@ -13,6 +13,7 @@ from llmteam.human.models import InteractionRequest, InteractionResponse
 from llmteam.human.rulings import Ruling
 from llmteam.ids import Clock, utc_now
 from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
+from llmteam.tenancy.exceptions import TenantContextError
 
 __all__ = ["InteractionStore", "MemoryInteractionStore"]
 
@@ -23,8 +24,12 @@ class InteractionStore(ABC):
     """Requests and answers, each tenant's apart. A thin ``async`` face of a synchronous ``core``.
 
     The methods here read and write past all rules; what people do goes through
-    :class:`~llmteam.human.manager.HumanInteractionManager`. The tenant is the current one.
+    :class:`~llmteam.human.manager.HumanInteractionManager`. The tenant is the current one; naming another one raises
+    :class:`TenantContextError`.
     """
+
+    #: The one tenant that the store is for; empty when it is for whoever is current.
+    bound_to = ""
 
     @property
     @abstractmethod
@@ -32,15 +37,32 @@ class InteractionStore(ABC):
         """What the engine, the sweeps and the inbox work with."""
 
     def tenant(self) -> str:
-        """Whose requests are seen: the current tenant's, else those of the default one."""
-        return get_current_tenant() or DEFAULT_TENANT
+        """Whose requests are seen: those of this store's tenant, the current one's, or the default one's.
+
+        Raises :class:`TenantContextError` when the store is one tenant's and another is current.
+        """
+        current = get_current_tenant()
+        if self.bound_to and current not in ("", self.bound_to):
+            raise TenantContextError(f"A store of tenant '{self.bound_to}' was used while '{current}' is current")
+        return self.bound_to or current or DEFAULT_TENANT
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call into the core without blocking the loop."""
         return await asyncio.to_thread(function, *args, **kwargs)
 
+    def own(self, tenant_id: str) -> str:
+        """``tenant_id``. Raises :class:`TenantContextError` when another tenant is current, or the store is another's."""
+        current = self.bound_to or get_current_tenant()
+        if current not in ("", tenant_id):
+            raise TenantContextError(
+                f"A request of tenant '{tenant_id}' was given or asked for while '{current}' is current: "
+                "leave its context, or enter the other one's"
+            )
+        return tenant_id
+
     async def save(self, request: InteractionRequest) -> None:
         """Keep a new request."""
+        self.own(request.tenant_id)
         await self.call(self.core.create, Ruling(request))
 
     async def get(self, request_id: str) -> InteractionRequest | None:
@@ -50,11 +72,12 @@ class InteractionStore(ABC):
 
     async def update(self, request: InteractionRequest) -> None:
         """Keep a request as it is given."""
+        self.own(request.tenant_id)
         await self.call(self.core.replace, request)
 
     async def list_pending(self, tenant_id: str) -> list[InteractionRequest]:
         """The open requests of a tenant, oldest deadline first."""
-        return await self.call(self.core.open_requests, tenant_id)
+        return await self.call(self.core.open_requests, self.own(tenant_id))
 
     async def save_response(self, response: InteractionResponse) -> None:
         """Keep a final answer as it is given; the first one stays."""

@@ -1,4 +1,4 @@
-"""Everything that leaves the process over HTTP, behind one guard.
+"""Everything that leaves the process, HTTP and mail, behind one guard.
 
 Importing this package is cheap: the HTTP libraries load with the first client.
 """
@@ -14,6 +14,7 @@ from llmteam.net.errors import (
     HTTPStatusError,
     InvalidHeaderError,
     InvalidResponseError,
+    MailRefusedError,
     OutboundRefusedError,
     RequestCancelledError,
     RequestTimeoutError,
@@ -24,7 +25,8 @@ from llmteam.net.response import HttpResponse
 
 if TYPE_CHECKING:
     from llmteam.net.client import HttpClient
-    from llmteam.net.resources import BaseUrlClient
+    from llmteam.net.mail import MailClient, MailServer
+    from llmteam.net.resources import BaseUrlClient, UrlClient
     from llmteam.net.sdk_async import async_sdk_http_client
 
 __all__ = [
@@ -36,11 +38,15 @@ __all__ = [
     "HttpResponse",
     "InvalidHeaderError",
     "InvalidResponseError",
+    "MailClient",
+    "MailRefusedError",
+    "MailServer",
     "OutboundGuard",
     "OutboundRefusedError",
     "RequestCancelledError",
     "RequestTimeoutError",
     "ResponseTooLargeError",
+    "UrlClient",
     "async_sdk_http_client",
     "default_client",
     "default_guard",
@@ -53,6 +59,9 @@ _LAZY = {
     "async_sdk_http_client": "llmteam.net.sdk_async",
     "BaseUrlClient": "llmteam.net.resources",
     "HttpClient": "llmteam.net.client",
+    "MailClient": "llmteam.net.mail",
+    "MailServer": "llmteam.net.mail",
+    "UrlClient": "llmteam.net.resources",
 }
 
 

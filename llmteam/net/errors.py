@@ -11,7 +11,8 @@
     ├── RequestCancelledError       the caller gave up
     ├── ResponseTooLargeError       more bytes than allowed after decompression
     ├── InvalidResponseError        the answer is not what its headers say
-    └── HTTPStatusError             a status of 400 or above
+    ├── HTTPStatusError             a status of 400 or above
+    └── MailRefusedError            the mail server does not take a message
 
 Texts name host and path only: never a query, a header or a body, for these carry secrets.
 """
@@ -123,3 +124,14 @@ class HTTPStatusError(LLMTeamError):
         self.where = where
         self.retry_after = retry_after
         self.retryable = status in RETRYABLE_STATUSES or status >= 500
+
+
+class MailRefusedError(LLMTeamError):
+    """The mail server said no. ``what`` is what it does not take, ``code`` its reply code (RFC 5321), or 0."""
+
+    def __init__(self, where: str, what: str, code: int) -> None:
+        super().__init__(f"the mail server {where} refuses {what}" + (f" (reply {code})" if code else ""))
+        self.where = where
+        self.what = what
+        self.code = code
+        self.retryable = not 500 <= code <= 599

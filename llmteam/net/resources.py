@@ -1,4 +1,4 @@
-"""Clients for services that the operator registers: what ``client_ref`` names in a segment."""
+"""Clients for services that the operator registers: what ``client_ref`` names in a segment, and single addresses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from llmteam.errors import ConfigurationError
+from llmteam.errors import ConfigurationError, LLMTeamError
 from llmteam.net.addresses import Endpoint
 from llmteam.net.client import MAX_RESPONSE_BYTES, TIMEOUT_SECONDS, HttpClient
 from llmteam.net.defaults import default_guard
-from llmteam.net.errors import OutboundRefusedError
+from llmteam.net.errors import (
+    ConnectError,
+    HTTPStatusError,
+    InvalidResponseError,
+    OutboundRefusedError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+)
 from llmteam.net.guard import OutboundGuard
 from llmteam.net.headers import checked_headers
 from llmteam.net.response import HttpResponse
@@ -78,4 +85,68 @@ class BaseUrlClient:
             if self._client is None:
                 guard = self._guard or default_guard()
                 self._client = HttpClient(guard.trusting(str(Endpoint(self._base.host, self._base.port))))
+            return self._client
+
+
+class UrlClient:
+    """One address that the operator registered, to which things are posted; redirects are not followed.
+
+    Its exact host and port are trusted for this client, on a private network too. Its path and query may be secret:
+    no error of this class has them. Raises :class:`ConfigurationError` for what is no http or https URL.
+    """
+
+    def __init__(self, url: str, *, timeout: float, guard: OutboundGuard | None = None) -> None:
+        try:
+            self._target = parse_target(url)
+        except OutboundRefusedError as exc:
+            raise ConfigurationError(f"the address is not usable: {exc.reason}") from None
+        self._timeout = timeout
+        self._guard = guard
+        self._lock = threading.Lock()
+        self._client: HttpClient | None = None
+
+    def __repr__(self) -> str:
+        return f"UrlClient({self.where!r})"
+
+    @property
+    def where(self) -> str:
+        """Host and port, for error texts."""
+        return self._target.authority
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Post ``body``; returns when the answer's status is of 2xx. Raises the errors of :mod:`llmteam.net.errors`."""
+        failure: LLMTeamError
+        try:
+            answer = self._own_client().request(
+                "POST",
+                self._target.url,
+                headers=headers,
+                data=body,
+                timeout=self._timeout,
+                max_redirects=0,
+                raise_for_status=True,
+            )
+        except (ResponseTooLargeError, InvalidResponseError):
+            # It was taken; what was said about it does not matter.
+            return
+        except HTTPStatusError as exc:
+            failure = HTTPStatusError(exc.status, self.where, exc.retry_after)
+        except RequestTimeoutError as exc:
+            failure = RequestTimeoutError(self.where, exc.seconds)
+        except ConnectError as exc:
+            failure = type(exc)(self.where, exc.reason)
+        except OutboundRefusedError as exc:
+            failure = OutboundRefusedError(self.where, exc.reason, exc.remedy)
+        else:
+            if 200 <= answer.status < 300:
+                return
+            failure = HTTPStatusError(answer.status, self.where)
+        # Out here, so that the error it replaces, whose text has the path, is not its context.
+        raise failure
+
+    def _own_client(self) -> HttpClient:
+        with self._lock:
+            if self._client is None:
+                guard = self._guard or default_guard()
+                self._client = HttpClient(guard.trusting(str(Endpoint(self._target.host, self._target.port))))
             return self._client

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
 
 from llmteam.human import InteractionMessage, InteractionRequest, InteractionResponse
-from llmteam.human.interactions import LISTED
 from llmteam.human.rulings import Case
 from llmteam.web import inbox
 from llmteam.web.identity import ApiIdentity, Identity
@@ -17,12 +15,15 @@ from llmteam.web.models import (
     CancelBody,
     DelegateBody,
     IdentityView,
+    ListQuery,
     MessageBody,
     MessageList,
+    MessagesQuery,
     ProblemView,
     RequestList,
     RequestSummary,
     RequestView,
+    Scope,
 )
 from llmteam.web.parts import Parts, parts_of
 from llmteam.web.problems import MEDIA_TYPE
@@ -43,13 +44,6 @@ PartsHere = Annotated[Parts, Depends(parts_of)]
 RequestId = Annotated[str, Path(description="The request's id.")]
 
 
-class Scope(StrEnum):
-    """Whose requests."""
-
-    MINE = "mine"
-    ALL = "all"
-
-
 async def _view(parts: Parts, identity: Identity, case: Case) -> RequestView:
     return RequestView(
         request=case.request,
@@ -68,14 +62,9 @@ async def whoami(identity: ApiIdentity) -> IdentityView:
 
 
 @router.get("/requests", responses=_told(401, 403, 422, 503))
-async def list_requests(
-    parts: PartsHere,
-    identity: ApiIdentity,
-    scope: Annotated[Scope, Query(description="`all` is for members of the group `operators`.")] = Scope.MINE,
-    limit: Annotated[int, Query(ge=1, le=LISTED)] = LISTED,
-) -> RequestList:
+async def list_requests(parts: PartsHere, identity: ApiIdentity, query: Annotated[ListQuery, Query()]) -> RequestList:
     """Open requests, oldest deadline first: those that you are asked, or all."""
-    found = await inbox.open_requests(parts, identity, everybodys=scope is Scope.ALL, limit=limit)
+    found = await inbox.open_requests(parts, identity, everybodys=query.scope is Scope.ALL, limit=query.limit)
     return RequestList(requests=[RequestSummary.of(request) for request in found])
 
 
@@ -112,14 +101,11 @@ async def delegate(
 
 @router.get("/requests/{request_id}/messages", responses=_LOOKING)
 async def list_messages(
-    parts: PartsHere,
-    identity: ApiIdentity,
-    request_id: RequestId,
-    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only messages with a greater `seq`.")] = 0,
+    parts: PartsHere, identity: ApiIdentity, request_id: RequestId, query: Annotated[MessagesQuery, Query()]
 ) -> MessageList:
     """The messages of a chat, in order."""
     case = await inbox.seen_case(parts, identity, request_id)
-    return MessageList(messages=await inbox.messages_of(parts, case, after))
+    return MessageList(messages=await inbox.messages_of(parts, case, query.after))
 
 
 @router.post("/requests/{request_id}/messages", status_code=201, responses=_CHANGING)

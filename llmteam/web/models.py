@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from llmteam import codec
 from llmteam.errors import NotJSONError
+from llmteam.human.interactions import LISTED
 from llmteam.human.models import (
     InteractionMessage,
     InteractionPriority,
@@ -69,6 +71,30 @@ class CancelBody(Body):
     """Why nobody needs to answer any more."""
 
     reason: Text = ""
+
+
+class Scope(StrEnum):
+    """Whose requests."""
+
+    MINE = "mine"
+    ALL = "all"
+
+
+class ListQuery(BaseModel):
+    """Which requests are listed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: Scope = Field(Scope.MINE, description="`all` is for members of the group `operators`.")
+    limit: int = Field(LISTED, ge=1, le=LISTED)
+
+
+class MessagesQuery(BaseModel):
+    """Which messages are listed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    after: int = Field(0, ge=0, le=2**31 - 1, description="Only messages with a greater `seq`.")
 
 
 class View(BaseModel):

@@ -115,8 +115,7 @@ def _more(exc: Exception) -> dict[str, Any]:
 def _of_server(exc: HTTPException) -> Problem:
     # A body that cannot be parsed is invalid like one that says the wrong thing.
     status = 422 if exc.status_code == 400 else exc.status_code
-    headers = dict(exc.headers or {})
-    return Problem(status, _SAID.get(status, HTTPStatus(status).description or "refused"), headers=headers)
+    return Problem(status, _SAID.get(status, HTTPStatus(status).description or "refused"))
 
 
 def _invalid(errors: Sequence[Any]) -> Problem:

@@ -13,12 +13,23 @@ from sqlalchemy import Column, Table, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from llmteam.db import Database, InsecureLoginError, RolesNotGrantedError, StatementError, provision, roles_sql
-from llmteam.db.tables import definitions, events, metadata, payloads, run_steps, runs, segments, sweeps
+from llmteam.db.tables import (
+    audit_heads,
+    audit_log,
+    definitions,
+    events,
+    metadata,
+    payloads,
+    run_steps,
+    runs,
+    segments,
+    sweeps,
+)
 from llmteam.embedded import LOGIN
 from tests.services import PostgresService, url_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-TENANT_TABLES = [definitions, segments, runs, run_steps, events, payloads]
+TENANT_TABLES = [definitions, segments, runs, run_steps, events, payloads, audit_log, audit_heads]
 
 
 def sample(table: Table, tenant: str) -> dict[str, Any]:
@@ -113,7 +124,7 @@ def test_a_row_cannot_be_moved_to_another_tenant(two_tenants: Database) -> None:
 
 
 def test_what_is_written_once_cannot_be_changed_or_deleted(two_tenants: Database) -> None:
-    for table in (definitions, events, payloads):
+    for table in (definitions, events, payloads, audit_log):
         for statement in ("UPDATE {} SET tenant_id = tenant_id", "DELETE FROM {}", "TRUNCATE {}"):
             with two_tenants.hot("acme") as hot, pytest.raises(StatementError, match="permission denied"):
                 hot.script(statement.format(table.fullname))

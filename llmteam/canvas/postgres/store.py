@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from llmteam import codec
+from llmteam.audit.postgres import append_in
 from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
@@ -197,6 +198,10 @@ class PostgresRunStore(PostgresReads):
             scope = EventScope(*ident, header.instance_id, header.segment_id)
             self._events(script, scope, change.events, move.now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
+            if change.asks is not None:
+                script.run(connection)
+                append_in(connection, header.tenant_id, change.asks.audit, now=move.now)
+                script = Script()
             script.add(sql.COMMIT)
             script.run(connection)
         return change

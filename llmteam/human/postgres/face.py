@@ -28,13 +28,9 @@ class PostgresInteractionStore(InteractionStore):
     ) -> None:
         if isinstance(database, str):
             database = Database(database, application_name="llmteam-people")
-        self._tenant_id = tenant_id
+        self.bound_to = tenant_id or ""
         self._core = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
 
     @property
     def core(self) -> PostgresInteractions:
         return self._core
-
-    def tenant(self) -> str:
-        """This store's tenant, else as :meth:`InteractionStore.tenant`."""
-        return self._tenant_id or super().tenant()

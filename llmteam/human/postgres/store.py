@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
+from llmteam.audit.postgres import append_in
 from llmteam.db.engine import Database
 from llmteam.db.errors import constraint_of
 from llmteam.db.hot import HotConnection
@@ -128,6 +129,11 @@ class PostgresInteractions:
             writing.add(text + ";", *params)
             writing.add(sql.SET_NEXT_SEQ, next_seq + len(ruling.events), request.tenant_id, request.run_id)
         write_notices(writing, request, ruling.notices)
+        if ruling.audit:
+            if not writing.is_empty:
+                writing.run(connection)
+            append_in(connection, request.tenant_id, ruling.audit, now=self._clock())
+            writing = Writing()
         writing.add(sql.COMMIT).run(connection)
 
     def _after(self, request: InteractionRequest, queue: str | None) -> None:

@@ -33,6 +33,10 @@ class Writing:
         self._params.extend(params)
         return self
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._texts
+
     def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
         """As :meth:`HotConnection.script`."""
         return connection.script("".join(self._texts), self._params, begin=begin)

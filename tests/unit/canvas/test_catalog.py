@@ -70,7 +70,7 @@ def test_a_type_presents_itself(catalog: StepCatalog) -> None:
     [
         ("llm_agent", ("input",), ("output", "error"), False, "step", "llmteam.llm"),
         ("http_action", ("body", "input"), ("output", "response", "status"), False, "step", "llmteam.io"),
-        ("human_task", ("data",), ("approved", "rejected", "modified"), True, "step", "llmteam.control"),
+        ("human_task", ("data",), ("approved", "rejected", "modified", "timeout"), True, "step", "llmteam.control"),
         ("condition", ("input",), ("true", "false"), True, "step", "llmteam.io"),
         ("parallel_split", ("input",), ("branch_1", "branch_2"), True, "split", "llmteam.io"),
         ("parallel_join", ("branch_1", "branch_2"), ("output",), False, "join", "llmteam.io"),

@@ -106,6 +106,6 @@ def test_a_join_that_is_the_entrypoint_lists_the_runs_input() -> None:
     assert parallel_join(context("branch_1", "branch_2"), {}, "text") == {"output": ["text"]}
 
 
-def test_every_built_in_type_but_the_human_one_has_a_handler() -> None:
-    assert set(BUILTIN_HANDLERS) == {metadata.type_id for metadata, _ in BUILTIN_TYPES} - {"human_task"}
+def test_every_built_in_type_has_a_handler() -> None:
+    assert set(BUILTIN_HANDLERS) == {metadata.type_id for metadata, _ in BUILTIN_TYPES}
     assert isinstance(transform(CTX, {}, None), Ports)

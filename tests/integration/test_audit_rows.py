@@ -1,0 +1,142 @@
+"""Audit records in Postgres: written with the change they tell of, one after the other, and never changed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+
+from llmteam.audit import AuditDraft, AuditEventType, AuditRecord
+from llmteam.audit.postgres import append_in
+from llmteam.db import ConstraintError, Database, StatementError
+from llmteam.ids import utc_now
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def drafts(*resources: str, key: str | None = None) -> list[AuditDraft]:
+    return [
+        AuditDraft(event_type=AuditEventType.PIPELINE_STARTED, resource_id=one, metadata={"n": 1}, idempotency_key=key)
+        for one in resources
+    ]
+
+
+def append(database: Database, tenant: str, given: Sequence[AuditDraft]) -> list[AuditRecord]:
+    with database.hot(tenant) as hot:
+        hot.script("SELECT 1", begin=True)
+        records = append_in(hot, tenant, given, now=NOW)
+        hot.script("COMMIT")
+    return records
+
+
+def test_records_follow_each_other_over_transactions_and_tenants_apart(database: Database) -> None:
+    first = append(database, "acme", drafts("a", "b"))
+    other = append(database, "globex", drafts("x"))
+    second = append(database, "acme", drafts("c"))
+
+    assert [record.sequence_number for record in (*first, *second)] == [1, 2, 3]
+    assert first[0].previous_checksum == other[0].previous_checksum == ""
+    assert second[0].previous_checksum == first[1].checksum
+    assert all(record.verify_integrity() and record.timestamp == NOW for record in (*first, *other, *second))
+
+
+def test_an_append_takes_two_round_trips_however_many_records(database: Database) -> None:
+    append(database, "acme", drafts("warm", key="warm"))
+    with database.hot("acme") as hot:
+        hot.script("SELECT 1", begin=True)
+        before = database.round_trips
+
+        append_in(hot, "acme", [*drafts("a", "b", "c"), *drafts("d", key="d")], now=NOW)
+
+        assert database.round_trips - before == 2
+
+
+def test_what_is_rolled_back_leaves_no_gap(database: Database) -> None:
+    with database.hot("acme") as hot:
+        hot.script("SELECT 1", begin=True)
+        append_in(hot, "acme", drafts("lost"), now=NOW)
+        hot.rollback()
+
+    (record,) = append(database, "acme", drafts("kept"))
+
+    assert (record.sequence_number, record.previous_checksum) == (1, "")
+
+
+def test_a_known_key_gives_the_record_that_is_there(database: Database) -> None:
+    (first,) = append(database, "acme", drafts("a", key="k"))
+
+    again, fresh = append(database, "acme", [*drafts("changed", key="k"), *drafts("b", key="l")])
+    twice = append(database, "acme", drafts("c", "d", key="m"))
+    (foreign,) = append(database, "globex", drafts("a", key="k"))
+
+    assert again == first
+    assert (fresh.sequence_number, fresh.resource_id) == (2, "b")
+    assert twice[0] == twice[1]
+    assert foreign.sequence_number == 1
+
+
+def test_a_key_that_comes_twice_at_once_is_recorded_once(database: Database) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: append(database, "acme", drafts("a", key="k"))[0], range(24)))
+
+    assert len({record.record_id for record in made}) == 1
+
+
+def test_appends_of_one_tenant_take_turns_from_the_first_on(database: Database) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: append(database, "acme", drafts(str(n)))[0], range(40)))
+
+    made.sort(key=lambda record: record.sequence_number)
+    assert [record.sequence_number for record in made] == list(range(1, 41))
+    for before, record in pairwise(made):
+        assert record.previous_checksum == before.checksum
+
+
+def test_nothing_is_not_recorded(database: Database) -> None:
+    with database.hot("acme") as hot:
+        assert append_in(hot, "acme", [], now=utc_now()) == []
+
+
+@pytest.mark.parametrize("statement", ["UPDATE {} SET checksum = ''", "DELETE FROM {}", "TRUNCATE {}"])
+def test_records_are_neither_changed_nor_deleted_by_tenants_sweeps_or_the_owner(
+    database: Database, statement: str
+) -> None:
+    append(database, "acme", drafts("a"))
+    sql = statement.format("llmteam.audit_log")
+
+    with database.hot("acme") as hot, pytest.raises(StatementError, match="permission denied"):
+        hot.script(sql)
+    with database.hot(None) as hot, pytest.raises(StatementError, match="permission denied"):
+        hot.script(sql, role="llmteam_sweeper")
+    with pytest.raises(StatementError, match="only ever added"), database.owner_transaction() as connection:
+        connection.exec_driver_sql(sql)
+
+
+def test_the_end_of_a_chain_only_moves_on(database: Database) -> None:
+    append(database, "acme", drafts("a", "b"))
+
+    for statement, said in (
+        ("UPDATE llmteam.audit_heads SET sequence_number = 1", "only moves on"),
+        ("UPDATE llmteam.audit_heads SET tenant_id = 'globex'", "permission denied"),
+        ("DELETE FROM llmteam.audit_heads", "permission denied"),
+        ("TRUNCATE llmteam.audit_heads", "permission denied"),
+    ):
+        with database.hot("acme") as hot, pytest.raises(StatementError, match=said):
+            hot.script(statement)
+    for statement in ("DELETE FROM llmteam.audit_heads", "TRUNCATE llmteam.audit_heads"):
+        with pytest.raises(StatementError, match="only ever added"), database.owner_transaction() as connection:
+            connection.exec_driver_sql(statement)
+
+
+def test_a_number_is_given_once_whoever_writes_the_row(database: Database) -> None:
+    append(database, "acme", drafts("a"))
+    insert = (
+        "INSERT INTO llmteam.audit_log (tenant_id, sequence_number, record_id, timestamp, event_type, severity, "
+        "checksum, previous_checksum, hash_version) VALUES ('acme', 1, 'r', now(), 'data.created', 'info', '', '', 1)"
+    )
+
+    with database.hot("acme") as hot, pytest.raises(ConstraintError, match="audit_log_pkey"):
+        hot.script(insert)
