@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
 
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
+from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from llmteam.errors import InfrastructureError
@@ -22,8 +23,8 @@ from llmteam.ids import Clock
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without an event after which a follower looks by itself, and tells its client that it is there.
-LOOK_SECONDS = 5.0
+#: Bytes that are sent at once, so that one who takes nothing has no more of them waiting in this process.
+PIECE_BYTES = 32_768
 #: Seconds until a client comes back whose connection broke.
 RECONNECT_SECONDS = 1
 #: Seconds between two looks while the database is away.
@@ -34,8 +35,10 @@ STALLED_SECONDS = 60.0
 _HEARTBEAT = format_sse_event(comment="nothing has happened")
 
 
-class EventSource(EventSourceResponse):
+class EventSource(StreamingResponse):
     """A stream that frees all it holds as soon as its client has gone, or takes nothing any more."""
+
+    media_type = "text/event-stream"
 
     def __init__(self, chunks: AsyncGenerator[bytes]) -> None:
         # Proxies that collect a response before they pass it on are told not to (nginx, ngx_http_proxy_module).
@@ -73,7 +76,8 @@ async def told(
                 async for batch in batches:
                     if clock() >= until:
                         return
-                    yield _text_of(batch)
+                    for piece in _pieces(batch):
+                        yield piece
                     after = (batch[-1].seq or after) if batch else after
             return
         except InfrastructureError as exc:
@@ -82,9 +86,13 @@ async def told(
             await asyncio.sleep(RETRY_SECONDS)
 
 
-def _text_of(batch: Sequence[WorktrailEvent]) -> bytes:
-    if not batch:
-        return _HEARTBEAT
-    return b"".join(
-        format_sse_event(data_str=event.to_json(), event=event.event_type.value, id=str(event.seq)) for event in batch
-    )
+def _pieces(batch: Sequence[WorktrailEvent]) -> Iterator[bytes]:
+    """The events as text, several small ones together; of none, that we are there."""
+    piece = b"" if batch else _HEARTBEAT
+    for event in batch:
+        piece += format_sse_event(data_str=event.to_json(), event=event.event_type.value, id=str(event.seq))
+        if len(piece) >= PIECE_BYTES:
+            yield piece
+            piece = b""
+    if piece:
+        yield piece

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from llmteam.canvas.models import EdgeDefinition, SegmentDefinition, StepDefinition, StepPosition, StepUIMetadata
 from llmteam.canvas.records import RunRecord, StepRecord
@@ -14,7 +14,7 @@ from llmteam.canvas.runs import IfClosed, IfOpen
 from llmteam.canvas.state import Owner, SegmentStatus, StepState
 from llmteam.canvas.surgery import PAUSE_GRACE_SECONDS
 from llmteam.events.models import ErrorInfo
-from llmteam.web.models import Body, RequestSummary, Value, View
+from llmteam.web.models import Body, Data, RequestSummary, Text, Value, View
 
 #: Seconds that a pause lets running steps finish at most, so that callers get their answer.
 MAX_GRACE = 60.0
@@ -23,7 +23,7 @@ MAX_GRACE = 60.0
 class StartBody(Body):
     """A run to start. With a `run_id` or `idempotency_key` it happens once, however often it is asked for."""
 
-    segment: Annotated[str, Field(min_length=1, max_length=511)] | dict[str, Any] = Field(
+    segment: Annotated[Text, Field(min_length=1, max_length=511)] | Data = Field(
         description="`id` or `id@version` of a published segment, or a whole definition."
     )
     input: Value = Field(default=None, description="Any JSON.")
@@ -31,6 +31,45 @@ class StartBody(Body):
     idempotency_key: str | None = Field(default=None, description="Your name for this start.")
     if_open: IfOpen = Field(default="return", description="What to do about an open run of the same id or key.")
     if_closed: IfClosed = Field(default="return", description="What to do about one that is over.")
+
+
+class _Query(BaseModel):
+    """What stands behind the question mark; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunsQuery(_Query):
+    """Which runs are listed."""
+
+    status: SegmentStatus | None = Field(None, description="Only runs of this status.")
+    segment: Text | None = Field(None, description="Only runs of the segment with this id.")
+    limit: int = Field(50, ge=1, le=200)
+    cursor: str | None = Field(None, description="`next` of the page before.")
+
+
+class RunQuery(_Query):
+    """What is shown of a run."""
+
+    outputs: bool = Field(False, description="Also its input, its outputs and those of its steps.")
+
+
+class FollowQuery(_Query):
+    """Where following begins."""
+
+    after: int = Field(0, ge=0, lt=10**9, description="Only events with a greater number.")
+
+
+class SegmentsQuery(_Query):
+    """Which segments are listed."""
+
+    archived: bool = Field(False, description="Also archived versions.")
+
+
+class SegmentQuery(_Query):
+    """Which version is shown."""
+
+    version: Text | None = Field(None, description="The latest that is not archived by default.")
 
 
 class PauseBody(Body):

@@ -84,7 +84,11 @@ PAGE = {"tenant": "acme", "run": "run-3", "runs": 50, "steps": 50_000, "named": 
 BOUNDS = dict.fromkeys(("lease", "retry", "hint", "apart", "grace"), timedelta(minutes=1))
 OF_MANY: dict[str, tuple[str, Params, HotRole]] = {
     "runs": (sql.READ_RECORDS, ("acme", None, None, None, None, None, None, None, 50), "llmteam_app"),
-    "runs by status": (sql.READ_RECORDS, ("acme", "running", "running", None, None, None, None, None, 50), "llmteam_app"),
+    "runs by status": (
+        sql.READ_RECORDS,
+        ("acme", "running", "running", None, None, None, None, None, 50),
+        "llmteam_app",
+    ),
     "a further page of runs": (sql.READ_RECORDS, ("acme", *[None] * 4, PAGE_END, PAGE_END, "run-9", 50), "llmteam_app"),
     "due steps": (sweeps.TAKE_DUE, (["llmteam.io"], 500), "llmteam_sweeper"),
     "expired leases": (sweeps.TAKE_EXPIRED, (500,), "llmteam_sweeper"),
