@@ -82,6 +82,20 @@ def apply_hold(run: MemoryRun, hold: Hold, now: datetime) -> None:
         run.frozen.clear()
 
 
+def wake_step(run: MemoryRun, key: Key, moment: datetime | None, now: datetime) -> str | None:
+    """As :data:`llmteam.db.waking.WAKE_STEP`."""
+    row, paused_at = run.rows[key], run.state.paused_at
+    at = moment or (now if paused_at is None else min(now, paused_at))
+    if row.state is not StepState.WAITING:
+        return None
+    run.hints.pop(key, None)
+    if row.owner == "pause":
+        run.frozen[key] = (run.frozen[key][0], moment or paused_at)
+    else:
+        run.rows[key] = replace(row, wake_at=at)
+    return run.nodes[key[0]].facts.queue if run.state.status is SegmentStatus.RUNNING else None
+
+
 def wake_of_claim(claimed: StepRow, until: datetime) -> datetime:
     """When a sweep looks at a running step: when its lease ends, or its deadline has passed unnoticed."""
     return until if claimed.deadline is None else min(until, claimed.deadline + DEADLINE_GRACE)

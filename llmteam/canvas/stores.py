@@ -22,6 +22,7 @@ from llmteam.canvas.memory import (
     sealed_input,
     shown,
     wake_of_claim,
+    wake_step,
 )
 from llmteam.canvas.records import (
     Claimed,
@@ -46,6 +47,7 @@ from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, NeedRows, SegmentStatus, Slice, StepRow, StepState
 from llmteam.events.models import EventDraft, EventScope, WorktrailEvent
 from llmteam.human.memory import MemoryInteractions
+from llmteam.human.models import InteractionRequest
 from llmteam.ids import Clock, utc_now
 
 __all__ = ["MemoryRunStore"]
@@ -72,7 +74,18 @@ class MemoryRunStore:
     def use_interactions(self, interactions: MemoryInteractions) -> None:
         """Keep what steps ask people there; before the first run."""
         self.interactions = interactions
-        interactions.tell = self._tell
+        interactions.tell, interactions.goes_on, interactions.wake = self._tell, self._goes_on, self._wake
+
+    def _wake(self, request: InteractionRequest, moment: datetime | None) -> str | None:
+        run = self._runs.get((request.tenant_id, request.run_id))
+        if run is None:
+            return None
+        with run.lock:
+            return wake_step(run, (request.step_name, request.visit), moment, self._clock())
+
+    def _goes_on(self, tenant_id: str, run_id: str) -> bool:
+        run = self._runs.get((tenant_id, run_id))
+        return run is not None and not run.state.status.is_terminal
 
     def _tell(self, tenant_id: str, run_id: str, events: Sequence[EventDraft], now: datetime) -> None:
         run = self._runs.get((tenant_id, run_id))

@@ -100,8 +100,11 @@ class Sweeper:
         return catch_up(case, self._engine.clock())
 
     def _purge(self) -> int:
-        """Delete runs that have been over for longer than they are kept."""
-        return 0 if self._retention is None else self._sweeps.purge(self._retention, PURGE_BATCH)
+        """Delete runs that have been over for longer than they are kept, and what people were asked."""
+        if self._retention is None:
+            return 0
+        asked = self._engine.store.interactions.purge(self._retention, PURGE_BATCH)
+        return self._sweeps.purge(self._retention, PURGE_BATCH) + asked
 
     def _careful(self, what: str, move: Callable[[], object]) -> None:
         """One run or request that cannot be moved must not keep the others from it; the next sweep tries it again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from llmteam.human.models import InteractionMessage, InteractionRequest, InteractionResponse
@@ -93,4 +94,10 @@ class Interactions(Protocol):
 
     def take_due(self, limit: int) -> Sequence[DueRequest]:
         """Open requests of all tenants about which something is due, their next look pushed out."""
+        ...
+
+    def purge(self, older_than: timedelta, limit: int) -> int:
+        """Delete requests that were closed so long ago, with all that is theirs, and links that have expired; how many
+        requests. One whose run goes on is kept.
+        """
         ...

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from llmteam.dispatch import Hint
 from llmteam.events.models import EventDraft
 from llmteam.human.deadlines import next_wake
 from llmteam.human.exceptions import AnswerLinkError, InteractionNotFoundError
@@ -30,6 +31,12 @@ class MemoryInteractions:
         self.wakeup = MemoryWakeup()
         #: Set by the store of the runs that ask.
         self.tell: Tell = lambda tenant_id, run_id, events, now: None
+        #: Whether a run is there and not over; set likewise.
+        self.goes_on: Callable[[str, str], bool] = lambda tenant_id, run_id: False
+        #: Sets when a waiting step is looked at: given a moment, or now. Answers the queue of its hint. Set likewise.
+        self.wake: Callable[[InteractionRequest, datetime | None], str | None] = lambda request, moment: None
+        #: Sends the hint of a step that goes on.
+        self.send: Callable[[Hint], object] = lambda hint: None
         self._clock = clock
         self._cases: dict[tuple[str, str], Case] = {}
         self._messages: dict[tuple[str, str], list[InteractionMessage]] = {}
@@ -64,8 +71,17 @@ class MemoryInteractions:
                     raise AnswerLinkError("used")
                 self._links.add((tenant_id, ruling.link[0]))
             self._write(case, ruling)
+        moved = ruling.closes or ruling.request.deadline != case.request.deadline
+        if case.request.parked and case.request.status.is_open and moved:
+            self._wake(ruling)
         self._told(ruling)
         return ruling
+
+    def _wake(self, ruling: Ruling) -> None:
+        request = ruling.request
+        queue = self.wake(request, None if ruling.closes else request.deadline)
+        if ruling.closes and queue is not None:
+            self.send(Hint(request.tenant_id, request.run_id, request.step_name, request.visit, queue))
 
     def _write(self, case: Case, ruling: Ruling) -> None:
         ident = (ruling.request.tenant_id, ruling.request.request_id)
@@ -154,6 +170,23 @@ class MemoryInteractions:
             for _, found in due:
                 self._looked[found.tenant_id, found.request_id] = now + timedelta(seconds=10)
         return [found for _, found in due]
+
+    def purge(self, older_than: timedelta, limit: int) -> int:
+        """As :meth:`Interactions.purge`."""
+        before = self._clock() - older_than
+        with self._lock:
+            old = [
+                ident
+                for ident, case in self._cases.items()
+                if not case.request.status.is_open
+                and (case.request.updated_at or case.request.created_at) < before
+                and not self.goes_on(ident[0], case.request.run_id)
+            ][:limit]
+            for ident in old:
+                request = self._cases.pop(ident).request
+                self._messages.pop(ident, None)
+                self._steps.pop((request.tenant_id, request.run_id, request.step_name, request.visit), None)
+        return len(old)
 
     # -- what happens to the run that asks
 

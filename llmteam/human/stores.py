@@ -51,7 +51,7 @@ class InteractionStore(ABC):
         return await asyncio.to_thread(function, *args, **kwargs)
 
     def own(self, tenant_id: str) -> str:
-        """``tenant_id``. Raises :class:`TenantContextError` when another tenant is current, or the store is another's."""
+        """``tenant_id``, if it is the current or the store's. Raises :class:`TenantContextError`."""
         current = self.bound_to or get_current_tenant()
         if current not in ("", tenant_id):
             raise TenantContextError(

@@ -85,6 +85,12 @@ def in_memory_passes(store: MemoryRunStore) -> Callable[[float], None]:
             run.frozen = {key: (owner, at and at - by) for key, (owner, at) in run.frozen.items()}
             run.wake_at = run.wake_at and run.wake_at - by
             run.created_at -= by
+        cases = store.interactions._cases
+        for ident, case in cases.items():
+            moments = [getattr(case.request, one) for one in _REQUEST_MOMENTS]
+            earlier = {one: at and at - by for one, at in zip(_REQUEST_MOMENTS, moments, strict=True)}
+            cases[ident] = replace(case, request=case.request.changed(**earlier))
+        store.interactions._looked.clear()
 
     return pass_time
 
@@ -94,6 +100,7 @@ def _earlier(value: Any, by: timedelta) -> Any:
     return replace(value, **{name: at - by for name, at in moments.items() if isinstance(at, datetime)})
 
 
+_REQUEST_MOMENTS = ("deadline", "frozen_at", "created_at", "updated_at")
 _RUN_MOMENTS = ("deadline", "wake_at", "created_at", "started_at", "finished_at", "paused_at")
 _STEP_MOMENTS = ("wake_at", "deadline", "ready_at", "started_at", "finished_at", "lease_until", "held_wake_at")
 
@@ -105,6 +112,7 @@ def in_postgres_passes(database: Database) -> Callable[[float], None]:
         return f"UPDATE llmteam.{table} SET {', '.join(f'{one} = {one} - %(by)s' for one in moments)};"
 
     script = update("runs", _RUN_MOMENTS) + update("run_steps", _STEP_MOMENTS) + update("payloads", ["created_at"])
+    script += update("interactions", (*_REQUEST_MOMENTS, "wake_at", "closed_at"))
 
     def pass_time(seconds: float) -> None:
         for tenant in TENANTS:

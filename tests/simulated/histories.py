@@ -63,6 +63,8 @@ def play(seed: int, world_class: type[World] = World) -> History:
     world.hire(1, apart=True)
     for _ in range(chance.choice((1, 1, 2))):
         world.sweep()
+    for _ in range(chance.choice((1, 1, 2))):
+        world.employ()
     _plague(world, chance)
     world.run_for(chance.choice((10.0, 40.0, 90.0, 150.0)))
     world.heal()
@@ -75,7 +77,12 @@ def _subject(chance: Random, run_id: str) -> Subject:
     definition, graph = shape(chance.randrange(SHAPES))
     retries, delay = chance.randint(0, 3), chance.choice((0.0, 1.0, 4.0))
     timeout = chance.choice((None, None, None, 20.0, 120.0))
-    replies = Replies(chance.randrange(2**32), chance.choice((0.0, 0.1, 0.3)), chance.choice((0.0, 0.0, 0.1)))
+    replies = Replies(
+        chance.randrange(2**32),
+        chance.choice((0.0, 0.1, 0.3)),
+        chance.choice((0.0, 0.0, 0.1)),
+        chance.choice((0.0, 0.0, 0.3)),
+    )
     options = {"max_retries": retries, "retry_delay": delay, "timeout_seconds": timeout, "step_timeout": STEP_TIMEOUT}
     run = new_run(definition, run_id, input_text='{"order":17}', **options)
     return Subject(run, graph, replies, retries, delay, timeout)
@@ -161,6 +168,7 @@ def _check(history: History) -> None:
     world = history.world
     for run_id in world.known():
         world.witness.settled(TENANT, run_id)
+        world.witness.nobody_is_asked(TENANT, run_id)
     for subject in history.subjects:
         if _is_comparable(world, subject):
             _compare(world, subject)
@@ -198,7 +206,8 @@ def _is_accident(subject: Subject, story: Story, key: Key) -> bool:
     hung = [subject.replies(subject.graph.nodes[key[0]], key, attempt, None).hangs for attempt in range(len(told) + 1)]
     late = [error == "StepTimeoutError" for error in told]
     unnoticed = story.over[key] is StepState.COMPLETED and hung[-1]
-    return "WorkerLostError" in told or unnoticed or late != hung[:-1]
+    too_late = "HumanTaskTimeoutError" in told
+    return "WorkerLostError" in told or too_late or unnoticed or late != hung[:-1]
 
 
 def _compare(world: World, subject: Subject) -> None:

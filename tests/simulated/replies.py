@@ -11,13 +11,17 @@ from typing import Any
 from llmteam import codec
 from llmteam.canvas.exceptions import StepTimeoutError
 from llmteam.canvas.graph import Graph, Node
-from llmteam.canvas.ports import Ports
+from llmteam.canvas.handlers.document import only_value
+from llmteam.canvas.handlers.human_task import answer_ports
+from llmteam.canvas.ports import Ask, Ports
 from llmteam.canvas.records import run_outputs
 from llmteam.canvas.routing import Source, StepOutput, decide_edges, failure_output, gather_input, shape_output
 from llmteam.canvas.state import Completed, Failed, Key, Outcome, RetryPolicy, StepRow
 from llmteam.errors import LLMTeamError
 from llmteam.events.models import ErrorInfo
-from tests.simulation import Simulation
+from llmteam.human.models import InteractionRequest, InteractionResponse, InteractionType
+from llmteam.human.rulings import Case
+from tests.simulation import EPOCH, Simulation
 
 #: What every step of a simulated run may take, in seconds: longer than a lease.
 STEP_TIMEOUT = 60.0
@@ -40,15 +44,18 @@ class Reply:
     seconds: float = 0.0
     hangs: bool = False
     kills: bool = False
+    asks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """Draws replies. ``failing`` and ``hanging`` are probabilities of an attempt, ``poison`` names steps that kill."""
+    """Draws replies. ``failing`` and ``hanging`` are probabilities of an attempt, ``asking`` that a step
+    asks a person; ``poison`` names steps that kill."""
 
     seed: int
     failing: float = 0.0
     hanging: float = 0.0
+    asking: float = 0.0
     poison: frozenset[str] = frozenset()
 
     def __call__(self, node: Node, key: Key, attempt: int, given: Any) -> Reply:
@@ -60,7 +67,37 @@ class Replies:
             return Reply(error=BrokenError(chance.choice((None, None, True, False))), seconds=seconds)
         if chance.random() < self.hanging:
             return Reply("too late", seconds=STEP_TIMEOUT + 20.0, hangs=True)
+        if node.facts.kind == "step" and Random(f"{self.seed}/{key}/asks").random() < self.asking:
+            return Reply(Ask(_request(key, given)), seconds=seconds, asks=True)
         return Reply(_value(node, key, given, chance), seconds=seconds)
+
+
+def _request(key: Key, given: Any) -> InteractionRequest:
+    """What a step asks. Who is asked has so long that only somebody who is never there is too late."""
+    fields = dict.fromkeys(("run_id", "pipeline_id", "agent_name", "tenant_id", "request_id", "description"), "")
+    chance = Random(f"{key}/request")
+    return InteractionRequest(
+        interaction_type=InteractionType.REVIEW,
+        step_name=key[0],
+        title=f"{key[0]}#{key[1]}",
+        context_data={"saw": codec.digest(codec.canonical(given))[:12]},
+        timeout=timedelta(seconds=chance.choice((20, 10_000, 10_000))),
+        escalation_chain=chance.choice(([], ["bob"])),
+        reminder=timedelta(seconds=chance.choice((7, 300))),
+        **fields,
+    )
+
+
+def answer_of(request: InteractionRequest) -> InteractionResponse:
+    """What whoever is asked answers; always the same to one request of a step, whoever gives it, however often."""
+    chance = Random(f"{request.title}/{request.context_data['saw']}/answer")
+    return InteractionResponse(
+        request_id=request.request_id,
+        responder_id="ann",
+        approved=chance.choice((True, False, None)),
+        review_changes={"pick": chance.randrange(3)},
+        response_time=EPOCH,
+    )
 
 
 def _value(node: Node, key: Key, given: Any, chance: Random) -> Any:
@@ -117,12 +154,19 @@ class Reference(Simulation):
         if reply.error is not None:
             return self._failure(key, reply.error)
         try:
-            output = shape_output(node, reply.value)
+            output = shape_output(node, self._said(key, reply))
             decisions = decide_edges(node, output)
         except LLMTeamError as exc:
             return self._failure(key, exc)
         self._outputs[key] = output
         return Completed(decisions, {}, {"output": output.as_result})
+
+    def _said(self, key: Key, reply: Reply) -> Any:
+        if not isinstance(reply.value, Ask):
+            return reply.value
+        request = reply.value.request
+        given = only_value(self._inputs[key], self.graph.nodes[key[0]].inputs)
+        return answer_ports(Case(request, response=answer_of(request)), given)
 
     def _failure(self, key: Key, exc: Exception) -> Failed:
         retryable = getattr(exc, "retryable", None)

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from llmteam.canvas import losses
+from llmteam.canvas.asking import Asking
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.memory import MemorySweeps
-from llmteam.canvas.records import Expired
-from llmteam.canvas.state import Change, Slice
+from llmteam.canvas.records import Expired, Work
+from llmteam.canvas.state import Change, Slice, StepState
 from llmteam.canvas.stores import MemoryRunStore, _attempt
 from llmteam.dispatch import Hint
+from llmteam.human.memory import MemoryInteractions
+from llmteam.human.models import InteractionRequest, InteractionStatus
+from llmteam.human.rulings import Case, Rule, Ruling
 from tests.conformance.desk import new_run
 from tests.drawing import draw
 from tests.simulated import actors
@@ -133,6 +137,56 @@ class ForgetsPauses(MemoryRunStore):
         super()._write(run, change)
 
 
+class NeverWakes(MemoryRunStore):
+    """Leaves a step that waits for a person alone when they answer."""
+
+    def _wake(self, request: InteractionRequest, moment: datetime | None) -> str | None:
+        return None
+
+
+class LeavesRequests(MemoryRunStore):
+    """Leaves people asked whose answer nobody needs any more."""
+
+    def _ask(self, run: Any, change: Change) -> None:
+        if change.asks is not None:
+            self.interactions.create(change.asks)
+
+
+class AnswersTwice(MemoryRunStore):
+    """Takes an answer to a request that has one."""
+
+    def use_interactions(self, interactions: MemoryInteractions) -> None:
+        super().use_interactions(interactions)
+        rightly = interactions.apply
+
+        def wrongly(tenant_id: str, request_id: str, rule: Rule) -> Ruling | None:
+            return rightly(tenant_id, request_id, lambda case: rule(_opened(case)))
+
+        interactions.apply = wrongly  # type: ignore[method-assign]
+
+
+def _opened(case: Case) -> Case:
+    again = case.response is not None
+    return replace(case, request=case.request.changed(status=InteractionStatus.PENDING)) if again else case
+
+
+class AsksAgain(Asking):
+    """Asks a second time when a step is looked at that waits."""
+
+    def reply(self, hint: Hint, work: Work) -> bool:
+        gone_on = super().reply(hint, work)
+        if not gone_on and work.row.owner == "person":
+            work.row.state, work.row.owner = StepState.READY, "queue"
+            self._store._runs[work.header.tenant_id, work.header.run_id].rows[work.row.key] = work.row  # type: ignore[attr-defined]
+        return gone_on
+
+
+class AsksAgainEngine(Engine):
+    def __init__(self, store: Any, **how: Any) -> None:
+        super().__init__(store, **how)
+        self.asking = AsksAgain(store, self._graphs, self.outbox, lambda: self.limits, self.clock)
+
+
 def world_with(**replaced: Any) -> type[World]:
     return type("Mutant", (World,), replaced)
 
@@ -146,6 +200,10 @@ MUTANTS: dict[str, tuple[type[World], str]] = {
     "claims without looking": (world_with(store_class=ClaimsAll), "claimed while it was held|claimed although"),
     "retries that a sweep puts off for ever": (world_with(store_class=TimerStore), "do not end"),
     "a pause that fences nothing": (world_with(store_class=ForgetsPauses), "waits for"),
+    "answers that wake nobody": (world_with(store_class=NeverWakes), "do not end"),
+    "requests that outlive their run": (world_with(store_class=LeavesRequests), "people are asked|while paused|after its end"),
+    "second answers": (world_with(store_class=AnswersTwice), "answered twice"),
+    "steps that ask again": (world_with(engine_class=AsksAgainEngine), "claimed while it waits for a person"),
 }
 
 

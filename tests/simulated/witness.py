@@ -24,6 +24,7 @@ _WAITS = {
     StepState.PENDING: ("inputs",),
     StepState.READY: ("queue", "timer"),
     StepState.RUNNING: ("lease",),
+    StepState.WAITING: ("person",),
 }
 
 
@@ -39,6 +40,7 @@ class Story:
     told: Counter[tuple[str, Key]] = field(default_factory=Counter)
     errors: dict[Key, list[str]] = field(default_factory=dict)
     over: dict[Key, StepState] = field(default_factory=dict)
+    asked: set[Key] = field(default_factory=set)
 
 
 class Witness:
@@ -81,8 +83,17 @@ class Witness:
         kind = event.event_type
         story.told[kind, key] += 1
         where = f"{event.run_id}: {key}"
-        assert not story.paused, f"{where}: {kind} while paused"
+        # What people decide meanwhile is kept for the resume.
+        assert not story.paused or kind is EventType.HUMAN_TASK_COMPLETED, f"{where}: {kind} while paused"
+        if kind is EventType.HUMAN_TASK_CREATED:
+            assert key in story.live, f"{where} asks without a claim"
+            assert key not in story.asked, f"{where} asks twice"
+            story.live.discard(key)
+            story.asked.add(key)
+        if kind is EventType.HUMAN_TASK_COMPLETED:
+            assert story.told[kind, key] == 1, f"{where} was answered twice"
         if kind is EventType.STEP_STARTED:
+            assert key not in story.asked, f"{where} was claimed while it waits for a person"
             assert key not in story.live, f"{where} was claimed while it was held"
             assert key not in story.over, f"{where} was claimed although it is over"
             story.live.add(key)
@@ -91,6 +102,9 @@ class Witness:
             return
         if kind is EventType.STEP_COMPLETED:
             assert story.told[kind, key] == 1, f"{where} completed twice"
+            if key in story.asked:
+                assert story.told[EventType.HUMAN_TASK_COMPLETED, key] == 1, f"{where} completed and nobody decided"
+                return
             assert self.writing, f"{where} completed and nobody answered"
             assert self.writing[-1] == (event.run_id, key, story.claims[key]), (
                 f"{where} completed by {self.writing[-1]} instead of claim {story.claims[key]}"
@@ -99,7 +113,7 @@ class Witness:
             assert event.error.error_type != "StoppedError", f"{where}: {kind} because it was told to stop"
             story.errors.setdefault(key, []).append(event.error.error_type)
         lost = event.error is not None and event.error.error_type == "WorkerLostError"
-        by_itself = kind is EventType.STEP_FAILED and (lost or story.claims[key] == 0)
+        by_itself = kind is EventType.STEP_FAILED and (lost or story.claims[key] == 0 or key in story.asked)
         assert by_itself or key in story.live, f"{where}: {kind} without a claim"
         story.live.discard(key)
 
@@ -141,7 +155,11 @@ class Witness:
         sleeps = row.owner in ("inputs", "pause")
         assert sleeps == (row.wake_at is None), f"{row.key} is {row.state} and wakes at {row.wake_at}"
         if paused:
-            assert row.state is StepState.READY, f"{row.key} runs in a paused run"
+            assert row.state is not StepState.RUNNING, f"{row.key} runs in a paused run"
+        if row.state is StepState.WAITING:
+            assert self.store is not None
+            ident = (run.header.tenant_id, run.header.run_id)
+            assert self.store.interactions.case_of_step(*ident, *row.key) is not None, f"{row.key} waits for nobody"
 
     # -- messages and leases
 
@@ -180,6 +198,19 @@ class Witness:
             assert row.losses == lost, f"{run_id}: {key} counts {row.losses} losses of {lost}"
             assert row.losses <= 5, f"{run_id}: {key} was lost {row.losses} times"
             assert row.fence == story.claims[key], f"{run_id}: {key} has fence {row.fence} of {story.claims[key]}"
+
+    def nobody_is_asked(self, tenant_id: str, run_id: str) -> None:
+        """What holds for the requests of a run that is over."""
+        assert self.store is not None
+        story = self.stories[run_id]
+        requests = self.store.interactions.of_run(tenant_id, run_id)
+        assert not [one for one in requests if one.status.is_open], f"{run_id} is over and people are asked"
+        assert {(one.step_name, one.visit) for one in requests} == story.asked, f"{run_id} asked something else"
+        for one in requests:
+            case = self.store.interactions.case(tenant_id, one.request_id)
+            assert case is not None
+            answered = one.status.value in ("completed", "rejected")
+            assert (case.response is not None) == answered, f"{run_id}: {one.step_name} is {one.status}"
 
     def _taken_over(self, run: MemoryRun, tenant_id: str, parent_run_id: str, row: StepRow) -> None:
         """A row of a retry or a fork that nothing claimed is as it was in its parent, or nothing came of it."""

@@ -13,6 +13,7 @@ from llmteam.canvas.sweeper import ESSENTIAL
 from tests.simulated.actors import SWEEP_SECONDS, Beat, Caller, Worker
 from tests.simulated.broker import Broker
 from tests.simulated.faults import Faults, Rates
+from tests.simulated.people import Person
 from tests.simulated.replies import Handler, Reply
 from tests.simulated.schedule import Schedule
 from tests.simulated.witness import Witness
@@ -35,6 +36,7 @@ class World:
         self.witness.store = self.store
         self.faults = Faults(self.schedule, Random(f"faults {seed}"), rates or Rates(), crash_at)
         self.broker = Broker(self.schedule, self.faults, self.witness)
+        self.store.interactions.send = self.broker.publish
         #: Compiled graphs do not change, so that all processes share them here.
         self.graphs = GraphCache(self.store)
         self.replies: dict[str, Handler] = {}
@@ -54,6 +56,10 @@ class World:
         worker = Worker(self, f"worker {len(self.workers)}", width, apart=apart)
         self.workers.append(worker)
         return worker
+
+    def employ(self) -> Person:
+        """Somebody more who answers what is asked."""
+        return Person(self, "person")
 
     def sweep(self) -> Beat:
         """A process more that sweeps."""

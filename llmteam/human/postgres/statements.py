@@ -124,4 +124,32 @@ UPDATE llmteam.interactions i SET wake_at = now() + interval '10 seconds'
 RETURNING i.tenant_id, i.request_id
 """
 
+#: Requests that are closed go with all that is theirs, unless a run is still to be told the answer.
+PURGE = """
+WITH old AS (
+  SELECT i.tenant_id, i.request_id FROM llmteam.interactions i
+   WHERE i.closed_at < now() - %s::interval AND i.closed_at IS NOT NULL
+     AND NOT EXISTS (SELECT 1 FROM llmteam.runs r
+                      WHERE r.tenant_id = i.tenant_id AND r.run_id = i.run_id AND r.finished_at IS NULL)
+   ORDER BY i.closed_at LIMIT %s),
+answers AS (
+  DELETE FROM llmteam.interaction_responses a USING old
+   WHERE a.tenant_id = old.tenant_id AND a.request_id = old.request_id),
+said AS (
+  DELETE FROM llmteam.interaction_messages m USING old
+   WHERE m.tenant_id = old.tenant_id AND m.request_id = old.request_id),
+told AS (
+  DELETE FROM llmteam.notifications n USING old
+   WHERE n.tenant_id = old.tenant_id AND n.request_id = old.request_id)
+DELETE FROM llmteam.interactions i USING old
+ WHERE i.tenant_id = old.tenant_id AND i.request_id = old.request_id
+RETURNING 1
+"""
+
+PURGE_LINKS = """
+DELETE FROM llmteam.used_links WHERE (tenant_id, link_id) IN (
+  SELECT tenant_id, link_id FROM llmteam.used_links WHERE expires_at < now() ORDER BY expires_at LIMIT %s)
+RETURNING 1
+"""
+
 COMMIT = "COMMIT;"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam.audit.postgres import append_in
@@ -23,6 +24,8 @@ from llmteam.human.postgres.writing import Writing, write_new, write_notices
 from llmteam.human.rulings import Case, Rule, Ruling
 from llmteam.ids import Clock, utc_now
 from llmteam.wakeup import MemoryWakeup, Wakeup, channel
+
+logger = logging.getLogger(__name__)
 
 
 class PostgresInteractions:
@@ -143,7 +146,10 @@ class PostgresInteractions:
         self.wakeup.notify(*names)
         if queue is not None and self._dispatcher is not None:
             hint = Hint(request.tenant_id, request.run_id, request.step_name, request.visit, queue)
-            self._dispatcher.send([hint])
+            try:
+                self._dispatcher.send([hint])
+            except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, the answer is written
+                logger.warning("a hint was not sent (%s); a sweep sends it again", exc)
 
     # -- looking
 
@@ -190,9 +196,16 @@ class PostgresInteractions:
 
     def take_due(self, limit: int) -> list[DueRequest]:
         """As :meth:`Interactions.take_due`; as the sweeper."""
+        return [DueRequest(*row) for row in self._sweep(sql.TAKE_DUE, limit)]
+
+    def purge(self, older_than: timedelta, limit: int) -> int:
+        """As :meth:`Interactions.purge`; as the sweeper."""
+        self._sweep(sql.PURGE_LINKS, limit)
+        return len(self._sweep(sql.PURGE, older_than, limit))
+
+    def _sweep(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         with self._database.hot(None) as connection:
-            found = connection.script(sql.TAKE_DUE, (limit,), role="llmteam_sweeper") or []
-        return [DueRequest(*row) for row in found]
+            return connection.script(statement, params, role="llmteam_sweeper") or []
 
     def now(self) -> datetime:
         """The moment by which this store decides."""

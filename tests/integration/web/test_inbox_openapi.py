@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from typing import Any
 
@@ -50,7 +51,8 @@ def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> sche
         return case
     request = asked(number // 4)
     case.path_parameters["request_id"] = request.request_id
-    if isinstance(case.body, dict) and isinstance(case.body.get("shown_hash"), str):
+    shown = case.body.get("shown_hash") if isinstance(case.body, dict) else None
+    if isinstance(shown, str) and re.fullmatch(r"[0-9a-f]{64}", shown):
         case.body["shown_hash"] = request.shown_hash
     return case
 
