@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmteam.audit import *
     from llmteam.canvas import *
     from llmteam.errors import *
     from llmteam.events import *
@@ -21,6 +22,10 @@ __version__ = "2.0.0"
 
 # Module -> the names that it gives to this package.
 _NAMES = {
+    "audit": (
+        "AuditEventType AuditQuery AuditRecord AuditReport AuditSeverity AuditStore AuditTrail MemoryAuditStore "
+        "TenantAwareAuditTrail"
+    ),
     "canvas": (
         "CanvasError EdgeDefinition InvalidConditionError InvalidStepConfigError PortDefinition PortSpec Ports "
         "RunConfig SegmentClient SegmentDefinition SegmentParams SegmentResult SegmentRunner SegmentStatus "

@@ -1,4 +1,4 @@
-"""Signatures of messages, links, tokens and webhooks. The one place where secrets are compared."""
+"""Signatures: of messages, links, tokens, webhooks, audit chains. The one place where secrets are compared."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmteam import codec
-from llmteam.errors import LLMTeamError
+from llmteam.errors import ConfigurationError, LLMTeamError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 
 class StartSignatureError(LLMTeamError):
@@ -97,3 +100,99 @@ def verify_webhook(
 
 def _webhook_digest(key: bytes, seconds: str, body: bytes) -> str:
     return hmac.new(key, seconds.encode() + b"." + body, hashlib.sha256).hexdigest()
+
+
+class SigningKeyError(ConfigurationError):
+    """A key for signatures is not an Ed25519 key in PEM, or is protected by a passphrase."""
+
+
+class VerifyKey:
+    """An Ed25519 public key (RFC 8032), with which anyone can check what was signed."""
+
+    def __init__(self, key: Ed25519PublicKey) -> None:
+        self._key = key
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> VerifyKey:
+        """The key of a ``PUBLIC KEY`` block. Raises :class:`SigningKeyError`."""
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        try:
+            key = load_pem_public_key(pem)
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PublicKey):
+            raise SigningKeyError("this is no Ed25519 public key in PEM: openssl pkey -in key.pem -pubout makes one")
+        return cls(key)
+
+    def to_pem(self) -> bytes:
+        """The key as a ``PUBLIC KEY`` block."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return self._key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def key_id(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the key's 32 bytes."""
+        return codec.digest(self._key.public_bytes_raw())[:16]
+
+    def is_signature(self, signature: str, message: str) -> bool:
+        """Whether ``signature`` (hex) is this key's for ``message`` (UTF-8)."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self._key.verify(bytes.fromhex(signature), message.encode())
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+class SigningKey:
+    """An Ed25519 private key (RFC 8032). Its text form shows the key id only."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+
+    def __repr__(self) -> str:
+        return f"SigningKey(key_id={self.verify_key.key_id!r})"
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """A fresh key."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> SigningKey:
+        """The key of an unprotected ``PRIVATE KEY`` block. Raises :class:`SigningKeyError`."""
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        try:
+            key = load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise SigningKeyError(
+                "this is no Ed25519 private key in PEM, unprotected: openssl genpkey -algorithm ed25519 makes one"
+            )
+        return cls(key)
+
+    def to_pem(self) -> bytes:
+        """The key as a ``PRIVATE KEY`` block, unprotected."""
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @property
+    def verify_key(self) -> VerifyKey:
+        """The public half."""
+        return VerifyKey(self._key.public_key())
+
+    def sign(self, message: str) -> str:
+        """The signature of ``message`` (UTF-8), as hex."""
+        return self._key.sign(message.encode()).hex()

@@ -28,6 +28,7 @@ from llmteam.crypto import check_start
 from llmteam.db import Database
 from llmteam.dispatch import CeleryDispatcher, Hint
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
+from llmteam.human.fleet import courier
 from llmteam.ids import new_id
 from llmteam.settings import Settings
 from llmteam.tasks import leaving
@@ -71,6 +72,7 @@ class StepWorker:
         self._dispatcher = CeleryDispatcher(current_app)
         sweeping = Database(settings.database_url, application_name="llmteam-sweep", pool_size=SWEEP_CONNECTIONS)
         sweeps = PostgresSweeps(sweeping)
+        deliveries = courier(settings, sweeping, self.engine.store.interactions, self.engine.clock)
         self.sweeper = Sweeper(
             self.engine,
             sweeps,
@@ -78,6 +80,7 @@ class StepWorker:
             self.runs.surgery,
             busy_queues=BusyQueues(current_app, settings.hint_depth),
             retention=None if settings.retention_days is None else timedelta(days=settings.retention_days),
+            deliver=deliveries.deliver_due,
         )
         self.stand_in = StandIn(self.sweeper, sweeps, settings.sweep_seconds)
         self.stand_in.start()

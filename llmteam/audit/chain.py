@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -63,7 +63,6 @@ def link(
         None if value is None else canonical.plain(value, sensitive)
         for value in (draft.old_value, draft.new_value, draft.metadata)
     )
-    key = draft.idempotency_key
     texts: dict[str, Any] = {name: canonical.storable(getattr(draft, name)) for name in _TEXTS}
     return AuditRecord(
         record_id=generate_audit_id(),
@@ -79,10 +78,44 @@ def link(
         metadata=metadata or {},
         tags=[canonical.storable(tag) for tag in draft.tags],
         previous_checksum=after.checksum,
-        idempotency_key=None if key is None else canonical.storable(key),
+        idempotency_key=stored_key(draft),
         # Without a payload there is nothing to hide, and the checksum follows from the fields that are seen.
         salt="" if old is new is None and not metadata else random_hex(16),
     )
+
+
+def link_all(
+    drafts: Iterable[AuditDraft],
+    tenant_id: str,
+    after: ChainPoint,
+    known: Mapping[str, AuditRecord],
+    *,
+    now: datetime,
+    sensitive: Sensitive = canonical.is_sensitive,
+) -> tuple[list[AuditRecord], list[AuditRecord]]:
+    """The record of each draft, and those among them that are to be kept now.
+
+    ``known`` are records by idempotency key: a draft with such a key, or with that of an earlier draft, is that record.
+    """
+    by_key = dict(known)
+    records: list[AuditRecord] = []
+    fresh: list[AuditRecord] = []
+    for draft in drafts:
+        key = stored_key(draft)
+        record = None if key is None else by_key.get(key)
+        if record is None:
+            record = link(draft, tenant_id, after, now=now, sensitive=sensitive)
+            after = ChainPoint.of(record)
+            fresh.append(record)
+            if key is not None:
+                by_key[key] = record
+        records.append(record)
+    return records, fresh
+
+
+def stored_key(draft: AuditDraft) -> str | None:
+    """The idempotency key of ``draft`` as it is kept."""
+    return None if draft.idempotency_key is None else canonical.storable(draft.idempotency_key)
 
 
 class FaultKind(StrEnum):
@@ -137,6 +170,11 @@ class ChainVerification(tuple[bool, list[int]]):
         self.checked = checked
         self.erased_record_ids = list(erased)
         return self
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # A tuple would be copied from its two parts.
+        rest = {"checked": self.checked, "erased": self.erased_record_ids, "faults_total": self.faults_total}
+        return (self.faults, self.missing), rest
 
     @property
     def valid(self) -> bool:
@@ -198,10 +236,26 @@ class ChainChecker:
         for record in records:
             self._check(record)
 
+    def vouch(self, point: ChainPoint) -> None:
+        """Hold the chain against ``point``, which comes to light only now: of the record just read, or a later one."""
+        self._vouched.setdefault(point.sequence_number, set()).add(point.checksum)
+        before = self._before
+        if before is not None and before.sequence_number == point.sequence_number and before != point:
+            detail = f"record {point.sequence_number} is not the one that was vouched for"
+            self._fault(FaultKind.FORGED, point.sequence_number, "", detail)
+
+    def report(self, fault: ChainFault) -> None:
+        """Add what the caller found wrong itself."""
+        self._fault(fault.kind, fault.sequence_number, fault.record_id, fault.detail)
+
     def finish(self, last: int) -> ChainVerification:
         """What was found, now that nothing follows. ``last`` is the number to which there should be records."""
         if self._next <= last:
             self._lack(last, FaultKind.TRUNCATED)
+        return self.so_far()
+
+    def so_far(self) -> ChainVerification:
+        """What was found in the records that were read until now."""
         return ChainVerification(
             self._faults,
             self._missing,

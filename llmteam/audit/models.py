@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any, Self
 
 from llmteam.audit import canonical
@@ -17,8 +18,24 @@ from llmteam.ids import as_utc, random_id
 #: What a record may be sorted by; those of equal value stand by their number.
 ORDERS = ("timestamp", "sequence_number", "event_type", "severity", "actor_id", "resource_id")
 
+#: Conditions of a query that ask for one value of a field, and the fields in which its text is looked for.
+EQUALITIES = (
+    "tenant_id",
+    "actor_id",
+    "actor_type",
+    "pipeline_id",
+    "run_id",
+    "agent_name",
+    "resource_type",
+    "resource_id",
+    "success",
+)
+SEARCHED = ("action", "resource_id", "error_message")
+
 #: In the place of a checksum that was missing where a record was read from; no record has it.
 NO_CHECKSUM = "missing"
+
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 #: Fields that are not part of a record's checksum: itself, and the payloads, for which their digests are.
 _UNHASHED = frozenset({"checksum", "old_value", "new_value", "metadata", "salt"})
@@ -63,6 +80,11 @@ class AuditEventType(StrEnum):
     DATA_EXPORTED = "data.exported"
     DATA_IMPORTED = "data.imported"
 
+    @property
+    def is_security(self) -> bool:
+        """Whether it tells of access or authentication."""
+        return self.value.startswith("security.")
+
 
 class AuditSeverity(StrEnum):
     """How serious a record is, from DEBUG (least) to CRITICAL."""
@@ -102,6 +124,11 @@ class AuditDraft:
     tags: Sequence[str] = ()
     idempotency_key: str | None = None
     timestamp: datetime | None = None
+
+
+def lowered(text: str) -> str:
+    """``text`` with a to z for A to Z: what every database folds alike, whatever its locale."""
+    return text.translate(_LOWER)
 
 
 def generate_audit_id() -> str:
@@ -213,10 +240,12 @@ class AuditRecord:
         try:
             if isinstance(when := values["timestamp"], str):
                 values["timestamp"] = datetime.fromisoformat(when)
+            if type(values["sequence_number"]) is not int:
+                raise TypeError("sequence_number")
             return cls(**values)
         except KeyError as exc:
             raise AuditError(f"an audit record lacks {exc}: it is not one that to_dict() wrote") from None
-        except (TypeError, ValueError, AttributeError) as exc:
+        except (TypeError, ValueError, AttributeError, RecursionError) as exc:
             raise AuditError(f"this is no audit record: {type(exc).__name__} in one of {sorted(values)}") from None
 
 
@@ -254,6 +283,31 @@ class AuditQuery:
             raise InvalidAuditQueryError(f"audit records are not sorted by {self.order_by[:64]!r}: {', '.join(ORDERS)}")
         if self.limit < 0 or self.offset < 0:
             raise InvalidAuditQueryError(f"limit {self.limit} and offset {self.offset} must not be negative")
+        # As the texts of records are kept.
+        for name in (item.name for item in fields(self) if isinstance(getattr(self, item.name), str)):
+            object.__setattr__(self, name, canonical.storable(getattr(self, name)))
+        if self.tags is not None:
+            object.__setattr__(self, "tags", [canonical.storable(tag) for tag in self.tags])
+
+    def matches(self, record: AuditRecord) -> bool:
+        """Whether every condition holds for ``record``."""
+        equal = all(
+            wanted is None or getattr(record, name) == wanted
+            for name, wanted in ((name, getattr(self, name)) for name in EQUALITIES)
+        )
+        return (
+            equal
+            and (self.start_time is None or record.timestamp >= as_utc(self.start_time))
+            and (self.end_time is None or record.timestamp <= as_utc(self.end_time))
+            and (self.event_types is None or record.event_type in self.event_types)
+            and (self.severities is None or record.severity in self.severities)
+            and (self.tags is None or not set(self.tags).isdisjoint(record.tags))
+            and (self.search_text is None or self._is_found_in(record))
+        )
+
+    def _is_found_in(self, record: AuditRecord) -> bool:
+        wanted = lowered(self.search_text or "")
+        return any(wanted in lowered(getattr(record, name)) for name in SEARCHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +315,8 @@ class AuditReport:
     """What happened in a period, counted; days are UTC days, written ``YYYY-MM-DD``.
 
     ``security_incidents`` (events of ``security.*`` that failed) and ``failed_operations`` hold the newest 100;
-    their totals count all. The chain was checked from the first to the last record of the period.
+    their totals count all. The chain was checked from the first to the last record of the period and to their
+    neighbours.
     """
 
     report_id: str

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Select, Text, UnaryExpression, case, collate, func, or_, select, tuple_
 
 from llmteam import codec
 from llmteam.audit import canonical
 from llmteam.audit.canonical import Sensitive
-from llmteam.audit.chain import ChainPoint, link
-from llmteam.audit.exceptions import AuditIntegrityError
-from llmteam.audit.models import NO_CHECKSUM, AuditDraft, AuditRecord
+from llmteam.audit.chain import GENESIS, ChainPoint, UnreadableRecord, link_all, stored_key
+from llmteam.audit.exceptions import AuditIntegrityError, AuditStorageError
+from llmteam.audit.models import EQUALITIES, NO_CHECKSUM, SEARCHED, AuditDraft, AuditQuery, AuditRecord, lowered
+from llmteam.audit.stores import AuditStoreFace, AuditSummary, ChainEnds, refuse_place
+from llmteam.db.engine import Database
+from llmteam.db.errors import StatementError, run_transaction
 from llmteam.db.hot import HotConnection, Prepared
 from llmteam.db.tables import audit_heads as heads
 from llmteam.db.tables import audit_log as table
+from llmteam.errors import InfrastructureError
+from llmteam.ids import Clock, as_utc, utc_now
+from llmteam.tenancy.exceptions import TenantContextError
+
+T = TypeVar("T")
 
 _COLUMNS = tuple(column.name for column in table.columns)
 _NAMES = ", ".join(_COLUMNS)
@@ -72,18 +84,7 @@ def _append(
     if not drafts:
         return []
     after, known = _lock(connection, tenant_id, drafts, begin=whole)
-    records: list[AuditRecord] = []
-    fresh: list[AuditRecord] = []
-    for draft in drafts:
-        key = None if draft.idempotency_key is None else canonical.storable(draft.idempotency_key)
-        record = None if key is None else known.get(key)
-        if record is None:
-            record = link(draft, tenant_id, after, now=now, sensitive=sensitive)
-            after = ChainPoint.of(record)
-            fresh.append(record)
-            if key is not None:
-                known[key] = record
-        records.append(record)
+    records, fresh = link_all(drafts, tenant_id, after, known, now=now, sensitive=sensitive)
     insert_in(connection, tenant_id, fresh, end="COMMIT" if whole else "")
     return records
 
@@ -92,7 +93,7 @@ def _lock(
     connection: HotConnection, tenant_id: str, drafts: Sequence[AuditDraft], *, begin: bool
 ) -> tuple[ChainPoint, dict[str, AuditRecord]]:
     """Take the head row, which is made on first use; where the chain ends, and the records that the drafts repeat."""
-    keys = [canonical.storable(draft.idempotency_key) for draft in drafts if draft.idempotency_key is not None]
+    keys = [key for key in map(stored_key, drafts) if key is not None]
     script, params = _MAKE_HEAD.call + _LOCK_HEAD.call, [tenant_id, tenant_id]
     if not keys:
         found = connection.script(script, params, begin=begin, prepared=(_MAKE_HEAD, _LOCK_HEAD)) or []
@@ -142,3 +143,179 @@ def record_of(row: Mapping[str, Any]) -> AuditRecord:
             "not exist: it was altered, or a newer llmteam wrote it",
             [row["record_id"]],
         ) from None
+
+
+def _record_or_not(row: Mapping[str, Any]) -> AuditRecord | UnreadableRecord:
+    try:
+        return record_of(row)
+    except AuditIntegrityError:
+        return UnreadableRecord(row["sequence_number"], row["record_id"], row["checksum"])
+
+
+def _conditions(query: AuditQuery) -> list[ColumnElement[bool]]:
+    wanted = {name: getattr(query, name) for name in EQUALITIES}
+    conditions: list[ColumnElement[bool]] = [
+        table.c[name] == value for name, value in wanted.items() if value is not None
+    ]
+    if query.start_time is not None:
+        conditions.append(table.c.timestamp >= as_utc(query.start_time))
+    if query.end_time is not None:
+        conditions.append(table.c.timestamp <= as_utc(query.end_time))
+    if query.event_types is not None:
+        conditions.append(table.c.event_type.in_([one.value for one in query.event_types]))
+    if query.severities is not None:
+        conditions.append(table.c.severity.in_([one.value for one in query.severities]))
+    if query.tags is not None:
+        conditions.append(table.c.tags.overlap(list(query.tags)))
+    if query.search_text is not None:
+        text = lowered(query.search_text)
+        # The collation that folds the letters of ASCII alone, as `lowered` does.
+        found = (func.strpos(func.lower(collate(table.c[name], "C")), text) > 0 for name in SEARCHED)
+        conditions.append(or_(*found))
+    return conditions
+
+
+def _order(query: AuditQuery) -> list[UnaryExpression[Any]]:
+    column = table.c[query.order_by]
+    place = collate(column, "C") if isinstance(column.type, Text) else column
+    by = (place, table.c.sequence_number)
+    return [one.desc() if query.order_desc else one.asc() for one in by]
+
+
+def records_wanted(query: AuditQuery) -> Select[Any]:
+    """The statement of a query."""
+    statement = select(table).where(*_conditions(query)).order_by(*_order(query))
+    return statement.limit(query.limit).offset(query.offset)
+
+
+def _summary(query: AuditQuery) -> Select[Any]:
+    """Every count of a report from one look at the rows: ``kind`` says what was grouped, ``value`` by which value."""
+    day = func.to_char(func.timezone("UTC", table.c.timestamp), "YYYY-MM-DD").label("day")
+    seen = select(table, day).where(*_conditions(query)).subquery()
+    groups = {"type": seen.c.event_type, "severity": seen.c.severity, "actor": seen.c.actor_id, "day": seen.c.day}
+    failed = ~seen.c.success
+    return select(
+        case(*((func.grouping(column) == 0, kind) for kind, column in groups.items()), else_="all").label("kind"),
+        func.coalesce(*groups.values()).label("value"),
+        func.count().label("total"),
+        func.count().filter(failed).label("failed"),
+        func.count().filter(failed & seen.c.event_type.startswith("security.")).label("incidents"),
+        func.min(seen.c.sequence_number).label("first"),
+        func.max(seen.c.sequence_number).label("last"),
+    ).group_by(func.grouping_sets(*map(tuple_, groups.values()), tuple_()))
+
+
+class PostgresAuditStore(AuditStoreFace):
+    """Records in Postgres, each tenant's behind row security, written before the call returns.
+
+    ``database`` is the process's :class:`Database`, or a ``postgresql://`` URL, for which the store has a pool of its
+    own until :meth:`close`. ``tenant_id`` is for code without a current tenant.
+    """
+
+    def __init__(
+        self,
+        database: Database | str,
+        *,
+        tenant_id: str | None = None,
+        clock: Clock = utc_now,
+        sensitive: Sensitive = canonical.is_sensitive,
+    ) -> None:
+        self._database = Database(database, pool_size=4) if isinstance(database, str) else database
+        self._is_own = isinstance(database, str)
+        self._tenant_id = tenant_id
+        self._clock = clock
+        self._sensitive = sensitive
+
+    def close(self) -> None:
+        """Close the store's own connections; those of a :class:`Database` that was given stay."""
+        if self._is_own:
+            self._database.close()
+
+    def tenant_for(self, tenant_id: str | None) -> str:
+        """The named tenant, this store's, or the current one. Raises :class:`TenantContextError` without any."""
+        tenant = super().tenant_for(tenant_id or self._tenant_id)
+        if tenant is None:
+            raise TenantContextError(
+                "Whose audit records? Enter a TenantContext, name the tenant, or give the store a tenant_id"
+            )
+        return tenant
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call something of the core in a thread."""
+        return await asyncio.to_thread(function, *args)
+
+    def add(self, tenant_id: str, drafts: Sequence[AuditDraft]) -> list[AuditRecord]:
+        """Number, link and keep ``drafts`` in one transaction of two round trips."""
+        now = self._clock()
+
+        def work() -> list[AuditRecord]:
+            with self._database.hot(tenant_id) as hot:
+                return _append(hot, tenant_id, drafts, now=now, sensitive=self._sensitive, whole=True)
+
+        with _wrapped("written"):
+            return run_transaction(work)
+
+    def insert(self, record: AuditRecord) -> None:
+        """Keep a finished record behind the last one."""
+
+        def work() -> None:
+            with self._database.hot(record.tenant_id) as hot:
+                after, _ = _lock(hot, record.tenant_id, (), begin=True)
+                refuse_place(record, after.sequence_number)
+                insert_in(hot, record.tenant_id, [record], end="COMMIT")
+
+        with _wrapped("written"):
+            run_transaction(work)
+
+    def select(self, query: AuditQuery) -> list[AuditRecord]:
+        """The wanted records of ``query.tenant_id``."""
+        return [record_of(row) for row in self._rows(query.tenant_id or "", records_wanted(query))]
+
+    def links(self, tenant_id: str, start: int, end: int) -> list[AuditRecord | UnreadableRecord]:
+        """What is there from one number to another."""
+        number = table.c.sequence_number
+        statement = select(table).where(table.c.tenant_id == tenant_id, number.between(start, end)).order_by(number)
+        return [_record_or_not(row) for row in self._rows(tenant_id, statement)]
+
+    def ends(self, tenant_id: str) -> ChainEnds:
+        """Where the tenant's chain begins and ends, seen at one moment."""
+        last = select(func.max(table.c.sequence_number)).where(table.c.tenant_id == tenant_id)
+        head = [select(heads.c[name]).where(heads.c.tenant_id == tenant_id) for name in ("sequence_number", "checksum")]
+        parts = [
+            part.scalar_subquery().label(name)
+            for name, part in zip(("last", "number", "checksum"), (last, *head), strict=True)
+        ]
+        (row,) = self._rows(tenant_id, select(*parts))
+        point = GENESIS if row["number"] is None else ChainPoint(row["number"], row["checksum"])
+        return ChainEnds(GENESIS, point, row["last"] or 0)
+
+    def summarize(self, tenant_id: str, start: datetime, end: datetime) -> AuditSummary:
+        """What happened in a period, counted by one statement."""
+        rows = self._rows(tenant_id, _summary(AuditQuery(tenant_id=tenant_id, start_time=start, end_time=end)))
+        whole = next(row for row in rows if row["kind"] == "all")
+        # An empty value is that of actors without a name.
+        counted: dict[str, Any] = {
+            f"by_{kind}": {row["value"]: row["total"] for row in rows if row["kind"] == kind and row["value"]}
+            for kind in ("type", "severity", "actor", "day")
+        }
+        numbers: dict[str, Any] = {name: whole[name] or 0 for name in ("total", "failed", "incidents", "first", "last")}
+        return AuditSummary(**counted, **numbers)
+
+    def total(self, tenant_id: str | None) -> int:
+        """How many records the tenant has."""
+        statement = select(func.count().label("n")).select_from(table).where(table.c.tenant_id == tenant_id)
+        (row,) = self._rows(tenant_id or "", statement)
+        return int(row["n"])
+
+    def _rows(self, tenant_id: str, statement: Any) -> list[Mapping[str, Any]]:
+        with _wrapped("read"), self._database.tenant_transaction(tenant_id) as connection:
+            return [dict(row._mapping) for row in connection.execute(statement)]
+
+
+@contextmanager
+def _wrapped(what: str) -> Iterator[None]:
+    """Raise errors of the database as :class:`AuditStorageError`, with their cause."""
+    try:
+        yield
+    except (InfrastructureError, StatementError) as exc:
+        raise AuditStorageError(f"audit records cannot be {what}: {exc}", exc.retryable is not False) from exc

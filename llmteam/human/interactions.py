@@ -77,7 +77,7 @@ class Interactions(Protocol):
         ...
 
     def of_run(self, tenant_id: str, run_id: str) -> list[InteractionRequest]:
-        """All requests of a run, oldest first."""
+        """All requests of a run, oldest first; none for those that belong to no run."""
         ...
 
     def messages(self, tenant_id: str, request_id: str, after: int = 0) -> list[InteractionMessage]:
@@ -85,11 +85,17 @@ class Interactions(Protocol):
         ...
 
     def replace(self, request: InteractionRequest) -> None:
-        """Write a request as it is given, past all rules: for stores that are copied."""
+        """Write a request that is there as it is given, past all rules; where it belongs (run, step, visit) stays.
+
+        Raises :class:`InteractionNotFoundError`.
+        """
         ...
 
     def put_response(self, tenant_id: str, response: InteractionResponse) -> None:
-        """Write a final answer as it is given, past all rules. The first one stays."""
+        """Write a final answer as it is given, past all rules. The first one stays.
+
+        Raises :class:`InteractionNotFoundError`.
+        """
         ...
 
     def take_due(self, limit: int) -> Sequence[DueRequest]:

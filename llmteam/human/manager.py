@@ -7,10 +7,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import ValidationError
+
 from llmteam.audit.models import AuditDraft
 from llmteam.human import rules
 from llmteam.human.checks import problems_of
-from llmteam.human.exceptions import InvalidRequestError
+from llmteam.human.exceptions import InvalidRequestError, InvalidResponseError
 from llmteam.human.interactions import request_channel
 from llmteam.human.models import (
     DEFAULT_TIMEOUT,
@@ -112,7 +114,8 @@ class HumanInteractionManager:
 
     async def request_chat(self, message: str, *, assignee: str | None = None, **fields: Any) -> InteractionRequest:
         """Begin a chat, which the person or the caller closes."""
-        return await self._ask(InteractionType.CHAT, None, None, message, {**fields, "assignee": assignee})
+        title = fields.pop("title", None)
+        return await self._ask(InteractionType.CHAT, title, None, message, {**fields, "assignee": assignee})
 
     async def _ask(
         self,
@@ -188,13 +191,13 @@ class HumanInteractionManager:
 
         Raises the errors of :mod:`llmteam.human.exceptions`; then nothing has changed.
         """
-        response = InteractionResponse(
-            request_id=request_id,
+        response = _response(
+            request_id,
             responder_id=responder_id,
             approved=approved,
             selected_option=selected_option,
-            input_data=dict(input_data or {}),
-            review_changes=dict(review_changes or {}),
+            input_data={} if input_data is None else input_data,
+            review_changes={} if review_changes is None else review_changes,
             comment=comment,
             reason=reason,
             shown_hash=shown_hash,
@@ -310,3 +313,10 @@ class HumanInteractionManager:
             await tell(self.store, self.channels, ruling, self._clock())
         if self.audit_trail is not None and not self.store.core.keeps_audit and ruling.audit:
             await self.audit_trail.record(ruling.audit)
+
+
+def _response(request_id: str, **fields: Any) -> InteractionResponse:
+    try:
+        return InteractionResponse(request_id=request_id, **fields)
+    except ValidationError as exc:
+        raise InvalidResponseError(request_id, problems_of(exc)) from None

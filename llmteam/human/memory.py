@@ -128,7 +128,7 @@ class MemoryInteractions:
         found = [
             case.request
             for (tenant, _), case in list(self._cases.items())
-            if (tenant, case.request.run_id) == (tenant_id, run_id)
+            if run_id and (tenant, case.request.run_id) == (tenant_id, run_id)
         ]
         found.sort(key=lambda request: (request.created_at, request.request_id))
         return [request.model_copy(deep=True) for request in found]
@@ -141,9 +141,9 @@ class MemoryInteractions:
         """As :meth:`Interactions.replace`."""
         ident = (request.tenant_id, request.request_id)
         with self._lock:
-            if request.parked:
-                self._steps.setdefault(_step_of(request), request.request_id)
-            self._cases[ident] = replace(self._cases.get(ident, Case(request)), request=request.model_copy(deep=True))
+            if ident not in self._cases:
+                raise InteractionNotFoundError(request.request_id)
+            self._cases[ident] = replace(self._cases[ident], request=request.model_copy(deep=True))
         self.wakeup.notify(request_channel(*ident))
 
     def put_response(self, tenant_id: str, response: InteractionResponse) -> None:

@@ -71,7 +71,7 @@ class InteractionStore(ABC):
         return None if case is None else case.request
 
     async def update(self, request: InteractionRequest) -> None:
-        """Keep a request as it is given."""
+        """Keep a request as it is given. Raises :class:`InteractionNotFoundError`."""
         self.own(request.tenant_id)
         await self.call(self.core.replace, request)
 
@@ -80,7 +80,7 @@ class InteractionStore(ABC):
         return await self.call(self.core.open_requests, self.own(tenant_id))
 
     async def save_response(self, response: InteractionResponse) -> None:
-        """Keep a final answer as it is given; the first one stays."""
+        """Keep a final answer as it is given; the first one stays. Raises :class:`InteractionNotFoundError`."""
         await self.call(self.core.put_response, self.tenant(), response)
 
     async def get_response(self, request_id: str) -> InteractionResponse | None:

@@ -55,6 +55,22 @@ assert (step_ctx.tenant_id, step_ctx.instance_id, step_ctx.step_id) == ("acme", 
 """,
         variables={"OPENAI_API_KEY": "sk-not-a-real-key"},
     ),
+    "Audit Trail": Run(
+        why="nothing but the date and time class",
+        prelude="""
+from datetime import datetime
+""",
+        afterwards="""
+from llmteam.audit import AuditQuery
+(record,) = await audit.query(AuditQuery())
+assert (record.tenant_id, record.actor_id, record.resource_id) == ("acme", "user@acme.com", "pipeline_123")
+assert (record.sequence_number, record.previous_checksum, len(record.checksum)) == (1, "", 64)
+assert await audit.verify_chain() == (True, [])
+assert (report.tenant_id, report.total_events, report.chain_valid) == ("acme", 0, True)
+now = await audit.generate_report(record.timestamp, record.timestamp)
+assert now.events_by_type == {"pipeline.started": 1}
+""",
+    ),
     "Worktrail Events": Run(
         why="a run and a step with input, output, duration and an error",
         prelude="""
@@ -101,7 +117,6 @@ assert is_valid is True
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
     "Multi-Tenant Isolation": "Trust: tenants, tamper-evident audit, sealed contexts",
-    "Audit Trail": "Trust: tenants, tamper-evident audit, sealed contexts",
     "Context Security": "Trust: tenants, tamper-evident audit, sealed contexts",
     "Rate Limiting": "Limits shared by all workers",
     "Hierarchical Context": "Trust: tenants, tamper-evident audit, sealed contexts",

@@ -17,7 +17,10 @@ from llmteam.canvas.stores import MemoryRunStore
 from llmteam.db import Database
 from llmteam.events import MemoryEventStore
 from llmteam.events.postgres import PostgresEventStore
+from llmteam.tenancy import TenantContext
+from tests.conformance.desk import TENANT
 from tests.conformance.fleets import Fleet, in_memory, in_postgres, on_celery
+from tests.conformance.people import Counter, in_memory_counter, in_postgres_counter
 from tests.conformance.ward import Ward, in_memory_passes, in_postgres_passes
 from tests.services import PostgresService
 
@@ -76,6 +79,17 @@ def ward(request: pytest.FixtureRequest) -> Iterator[Ward]:
     )
     found = PostgresChecks(database, lease=timedelta(seconds=30), retry=MAX_RETRY_AFTER).check()
     assert found.counts == {}, found.rows
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def counter(request: pytest.FixtureRequest) -> Iterator[Counter]:
+    """Each store of requests in turn, with a tenant that is current."""
+    with TenantContext(TENANT):
+        yield (
+            in_memory_counter()
+            if request.param == "memory"
+            else in_postgres_counter(request.getfixturevalue("database"))
+        )
 
 
 @pytest.fixture

@@ -3,49 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.canvas.state import SegmentStatus
 from llmteam.db import Database
-from llmteam.db.hot import HotConnection
 from llmteam.events import EventType
 from tests.conformance.desk import TENANT, Desk
 from tests.drawing import draw
+from tests.integration.locks import LOCK_RUN, LOCK_STEP, holding, in_background, waits
 from tests.unit.events.samples import event
 from tests.waiting import wait_until
 
-LOCK_RUN = "SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s FOR NO KEY UPDATE"
-LOCK_STEP = "SELECT 1 FROM llmteam.run_steps WHERE tenant_id = %s AND run_id = %s AND step_id = %s FOR UPDATE"
 SPLIT = draw("s -> split_1 -> a -> all_1 -> end", "split_1 -> b -> all_1")
-
-
-@contextmanager
-def holding(other: Database, statement: str, *values: str) -> Iterator[HotConnection]:
-    """A session that holds what ``statement`` locks, until the block ends."""
-    with other.hot(TENANT) as session:
-        assert session.script(statement, (TENANT, *values), begin=True), "nothing to hold"
-        yield session
-        session.rollback()
-
-
-def waits(other: Database) -> bool:
-    """Whether a session of the store waits for a lock."""
-    look = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'llmteam'"
-    with other.login_transaction() as connection:
-        return bool(connection.execute(text(look)).scalar_one())
-
-
-@contextmanager
-def in_background(work: Callable[[], Any]) -> Iterator[Future[Any]]:
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(work)
 
 
 def moves(desk: Desk) -> dict[str, Callable[[], Any]]:

@@ -30,9 +30,9 @@ class Person(Actor):
 
     def _look(self) -> None:
         chance = self.world.chance
-        self.later(chance.choice((0.2, 1.0, 5.0, 15.0)), self._look)
+        self.later(chance.choice((0.2, 1.0, 5.0, 30.0, 60.0)), self._look)
         for request in self.world.store.interactions.open_requests(TENANT):
-            if chance.random() < 0.5:
+            if chance.random() < 0.4:
                 self.answer(request)
 
     def answer(self, request: InteractionRequest) -> None:

@@ -81,8 +81,8 @@ def _request(key: Key, given: Any) -> InteractionRequest:
         step_name=key[0],
         title=f"{key[0]}#{key[1]}",
         context_data={"saw": codec.digest(codec.canonical(given))[:12]},
-        timeout=timedelta(seconds=chance.choice((20, 10_000, 10_000))),
-        escalation_chain=chance.choice(([], ["bob"])),
+        timeout=timedelta(seconds=chance.choice((15, 40, 10_000))),
+        escalation_chain=chance.choice(([], ["bob"], ["bob", "eve"])),
         reminder=timedelta(seconds=chance.choice((7, 300))),
         **fields,
     )

@@ -54,12 +54,14 @@ INSERT INTO llmteam.interactions (tenant_id, request_id, run_id, step_id, visit,
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s, %s, %s, %s, %s, %s, %s, %s);
 """
 
-UPDATE_REQUEST = """
+_UPDATE_REQUEST = """
 UPDATE llmteam.interactions
    SET status = %s, asked = %s::text[], assignee_group = %s, document = %s, deadline = %s, wake_at = %s, frozen_at = %s,
        stood = %s, updated_at = %s, closed_at = %s
- WHERE tenant_id = %s AND request_id = %s;
+ WHERE tenant_id = %s AND request_id = %s
 """
+UPDATE_REQUEST = f"{_UPDATE_REQUEST};"
+REPLACE_REQUEST = f"{_UPDATE_REQUEST} RETURNING 1"
 
 #: Somebody whose vote does not count any more, since what was shown has changed, may vote again.
 PUT_RESPONSE = """

@@ -181,7 +181,8 @@ class PostgresInteractions:
 
     def replace(self, request: InteractionRequest) -> None:
         """As :meth:`Interactions.replace`."""
-        self._read(request.tenant_id, sql.UPDATE_REQUEST + "SELECT 1", *rows.changed_values(request))
+        if not self._read(request.tenant_id, sql.REPLACE_REQUEST, *rows.changed_values(request)):
+            raise InteractionNotFoundError(request.request_id)
         self._after(request, None)
 
     def put_response(self, tenant_id: str, response: InteractionResponse) -> None:

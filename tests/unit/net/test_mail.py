@@ -25,7 +25,7 @@ from llmteam.net import (
     OutboundGuard,
     RequestTimeoutError,
 )
-from llmteam.net.mail import looks_like_address
+from llmteam.net.mail_address import looks_like_address
 from tests.mailbox import Mailbox, mail_server
 from tests.unit.net.loopback import certificate, server_context
 
