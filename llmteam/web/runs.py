@@ -54,7 +54,9 @@ from llmteam.web.run_models import (
 _LISTING = refusals(401, 403, 422, 503)
 _LOOKING = refusals(401, 403, 404, 422, 503)
 _STEERING = refusals(401, 403, 404, 409, 413, 422, 503)
-_STARTED: dict[int | str, dict[str, Any]] = {200: {"model": RunSummary, "description": "The run that was there already"}}
+_STARTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": RunSummary, "description": "The run that was there already"}
+}
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`id` is the event's number, `event` its type, `data` the event as JSON",
