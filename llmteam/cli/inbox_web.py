@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -32,13 +33,12 @@ def serve(host: str, port: int, imports: tuple[str, ...]) -> None:
 
     Other machines should reach it through a proxy that speaks https; LLMTEAM_PUBLIC_URL is then its address.
     """
+    serve_until_signal = _serving()
     given = load_settings(imports)
     import_modules(given)
     with installation(given) as place:
         settings = place.settings
         app = _application(place)
-        from llmteam.web.serve import serve as serve_until_signal
-
         secure = (settings.public_url or "").startswith("https:")
         if host not in _LOOPBACK and not secure:
             warn(f"tokens and answers travel unencrypted: put https before it, and set {variable('public_url')}")
@@ -50,14 +50,20 @@ def serve(host: str, port: int, imports: tuple[str, ...]) -> None:
         serve_until_signal(app, host, port, ready)
 
 
-def _application(place: Installation) -> FastAPI:
-    """The application over the servers of an installation."""
+def _serving() -> Callable[[FastAPI, str, int, Callable[[int], None]], None]:
+    """What serves, before any server is started for it. Raises :class:`ConfigurationError` without the extra."""
     try:
-        from llmteam.web import Parts, create_app
+        from llmteam.web.serve import serve as serve_until_signal
     except ImportError as exc:
         raise ConfigurationError(f"the web inbox needs {exc.name}: pip install 'llmteam[web]'") from None
+    return serve_until_signal
+
+
+def _application(place: Installation) -> FastAPI:
+    """The application over the servers of an installation."""
     from llmteam.canvas.fleet import connect as connect_runs
     from llmteam.human.fleet import connect
+    from llmteam.web import Parts, create_app
 
     database = place.database("llmteam-check")
     try:
@@ -74,7 +80,14 @@ def _application(place: Installation) -> FastAPI:
 @click.option("--user", required=True, metavar="U", help="Who they are: the name that requests are assigned to.")
 @tenant_option
 @click.option("--group", "groups", multiple=True, metavar="G", help="A group they are in; may be repeated.")
-@click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=12, show_default=True, metavar="N")
+@click.option(
+    "--hours",
+    type=click.FloatRange(0, 24 * 366, min_open=True),
+    default=12,
+    show_default=True,
+    metavar="N",
+    help="For how long.",
+)
 def token(user: str, tenant: str, groups: tuple[str, ...], hours: float) -> None:
     """Let somebody into the inbox: write an access token, and tell where to sign in with it.
 

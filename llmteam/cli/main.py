@@ -44,6 +44,7 @@ _COMMANDS = (
     flower_command,
     runs,
     explain,
+    inbox,
     segment,
     catalog,
     audit,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
 
 from llmteam.human import InteractionMessage, InteractionRequest, InteractionResponse
+from llmteam.human.interactions import LISTED
 from llmteam.human.rulings import Case
 from llmteam.web import inbox
 from llmteam.web.identity import ApiIdentity, Identity
@@ -15,7 +17,6 @@ from llmteam.web.models import (
     CancelBody,
     DelegateBody,
     IdentityView,
-    ListQuery,
     MessageBody,
     MessageList,
     MessagesQuery,
@@ -42,6 +43,15 @@ router = APIRouter(prefix="/api", tags=["inbox"])
 
 PartsHere = Annotated[Parts, Depends(parts_of)]
 RequestId = Annotated[str, Path(description="The request's id.")]
+
+
+class ListQuery(BaseModel):
+    """Which requests are listed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: Scope = Field(Scope.MINE, description="`all` is for members of the group `operators`.")
+    limit: int = Field(LISTED, ge=1, le=LISTED)
 
 
 async def _view(parts: Parts, identity: Identity, case: Case) -> RequestView:

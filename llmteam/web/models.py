@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from llmteam import codec
 from llmteam.errors import NotJSONError
-from llmteam.human.interactions import LISTED
 from llmteam.human.models import (
     InteractionMessage,
     InteractionPriority,
@@ -79,15 +78,6 @@ class Scope(StrEnum):
 
     MINE = "mine"
     ALL = "all"
-
-
-class ListQuery(BaseModel):
-    """Which requests are listed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scope: Scope = Field(Scope.MINE, description="`all` is for members of the group `operators`.")
-    limit: int = Field(LISTED, ge=1, le=LISTED)
 
 
 class MessagesQuery(BaseModel):
