@@ -90,7 +90,7 @@ def _cases(store: RunStore, tenant: str, run_id: str, steps: Iterable[StepRecord
     if not waiting:
         return {}
     asked = [one for one in store.interactions.of_run(tenant, run_id) if one.parked]
-    found = {(one.step_name, one.visit): store.interactions.case(tenant, one.request_id) for one in asked[:_ASKED]}
+    found = {(one.step_name, one.visit): store.interactions.case(tenant, one.request_id) for one in asked[:100]}
     return {key: case for key, case in found.items() if case is not None and key in waiting}
 
 
