@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from llmteam.cli.options import load_settings, tenant_option
+from llmteam.cli.options import import_modules, imports_option, load_settings, tenant_option
 from llmteam.cli.render import say, warn
 from llmteam.cli.servers import Installation, installation
 from llmteam.errors import ConfigurationError
@@ -27,13 +27,16 @@ _LOOPBACK = {HOST, "::1", "localhost"}
 @click.command()
 @click.option("--host", default=HOST, show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 takes a free one.")
-def serve(host: str, port: int) -> None:
-    """Serve the inbox: pages for people and a JSON API. Ctrl-C stops it when answers under way are done.
+@imports_option
+def serve(host: str, port: int, imports: tuple[str, ...]) -> None:
+    """Serve the inbox: pages for people and a JSON API, also of runs. Ctrl-C stops it when answers under way are done.
 
     Other machines should reach it through a proxy that speaks https; LLMTEAM_PUBLIC_URL is then its address.
     """
     serve_until_signal = _serving()
-    with installation(load_settings()) as place:
+    given = load_settings(imports)
+    import_modules(given)
+    with installation(given) as place:
         settings = place.settings
         app = _application(place)
         secure = (settings.public_url or "").startswith("https:")
@@ -58,6 +61,7 @@ def _serving() -> Callable[[FastAPI, str, int, Callable[[int], None]], None]:
 
 def _application(place: Installation) -> FastAPI:
     """The application over the servers of an installation."""
+    from llmteam.canvas.fleet import connect as connect_runs
     from llmteam.human.fleet import connect
     from llmteam.web import Parts, create_app
 
@@ -68,7 +72,8 @@ def _application(place: Installation) -> FastAPI:
     finally:
         database.close()
     settings = place.settings
-    return create_app(Parts(connect(settings), settings.web_keys, settings.public_url or ""))
+    runs = connect_runs(settings, application_name="llmteam-web", pool_size=8)
+    return create_app(Parts(connect(settings), settings.web_keys, settings.public_url or "", runs=runs))
 
 
 @click.command()

@@ -30,14 +30,14 @@ from llmteam.web.parts import Parts, parts_of
 from llmteam.web.problems import MEDIA_TYPE
 
 
-def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How the OpenAPI document describes refusals."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemView"}}}
     return {status: {"model": ProblemView, "content": content} for status in statuses}
 
 
-_LOOKING = _told(401, 403, 404, 422, 503)
-_CHANGING = _told(401, 403, 404, 409, 413, 422, 503)
+_LOOKING = refusals(401, 403, 404, 422, 503)
+_CHANGING = refusals(401, 403, 404, 409, 413, 422, 503)
 
 router = APIRouter(prefix="/api", tags=["inbox"])
 
@@ -65,13 +65,13 @@ async def _view(parts: Parts, identity: Identity, case: Case) -> RequestView:
     )
 
 
-@router.get("/me", responses=_told(401, 503))
+@router.get("/me", responses=refusals(401, 503))
 async def whoami(identity: ApiIdentity) -> IdentityView:
     """Who the token says you are."""
     return IdentityView(tenant_id=identity.tenant_id, person=identity.person, groups=sorted(identity.groups))
 
 
-@router.get("/requests", responses=_told(401, 403, 422, 503))
+@router.get("/requests", responses=refusals(401, 403, 422, 503))
 async def list_requests(parts: PartsHere, identity: ApiIdentity, query: Annotated[ListQuery, Query()]) -> RequestList:
     """Open requests, oldest deadline first: those that you are asked, or all."""
     found = await inbox.open_requests(parts, identity, everybodys=query.scope is Scope.ALL, limit=query.limit)

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 import llmteam
 from llmteam.errors import LLMTeamError
-from llmteam.web import api, links, pages
+from llmteam.web import api, links, pages, runs
 from llmteam.web.exceptions import BodyTooLargeError
 from llmteam.web.parts import Parts
 from llmteam.web.problems import TOLD, api_response, is_api, problem_of
@@ -45,7 +45,8 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(Exception, _fail)
     app.add_middleware(BodyLimit, limit=MAX_BODY, refuse=_too_large)
     app.add_middleware(SecurityHeaders, headers=headers)
-    for router in _ROUTERS:
+    app.state.routers = _ROUTERS if parts.runs is None else (*_ROUTERS, runs.router)
+    for router in app.state.routers:
         app.include_router(router)
     app.add_api_route("/health", _health, methods=["GET"], include_in_schema=False)
     for name, kind in _FILES.items():
@@ -67,7 +68,7 @@ async def _refuse(request: Request, exc: Exception) -> Response:
 
 def _methods(request: Request) -> list[str]:
     """All methods that this address takes; the server itself tells those of the first route only."""
-    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
+    routes = [route for router in request.app.state.routers for route in router.routes if isinstance(route, Route)]
     matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return sorted({method for route in matching for method in route.methods or ()})
 

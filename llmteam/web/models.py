@@ -30,6 +30,7 @@ def _carried(value: Any) -> Any:
     return value
 
 
+Value = Annotated[Any, AfterValidator(_carried)]
 Text = Annotated[str, AfterValidator(_carried)]
 Data = Annotated[dict[str, Any], AfterValidator(_carried)]
 Person = Annotated[str, Field(min_length=1, max_length=255, pattern=r"\S"), AfterValidator(_carried)]
