@@ -15,6 +15,7 @@ from llmteam.cli.audit import audit
 from llmteam.cli.database import db
 from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
+from llmteam.cli.inbox import inbox
 from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
@@ -43,9 +44,11 @@ _COMMANDS = (
     flower_command,
     runs,
     explain,
+    inbox,
     segment,
     catalog,
     audit,
+    inbox,
     notifications,
     db,
     doctor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -79,11 +79,17 @@ OF_A_RUN: dict[str, tuple[Prepared | str, tuple[Any, ...] | None]] = {
     "thaw": (holds.THAW, (None, LEASE, LEASE, *ONE_RUN)),
     "copy": (links.COPY, (*ONE_RUN, "run-77")),
 }
+PAGE_END = datetime.now(UTC) - timedelta(minutes=30)
 PAGE = {"tenant": "acme", "run": "run-3", "runs": 50, "steps": 50_000, "named": 100}
 BOUNDS = dict.fromkeys(("lease", "retry", "hint", "apart", "grace"), timedelta(minutes=1))
 OF_MANY: dict[str, tuple[str, Params, HotRole]] = {
-    "runs": (sql.READ_RECORDS, ("acme", None, None, None, None, 50), "llmteam_app"),
-    "runs by status": (sql.READ_RECORDS, ("acme", "running", "running", None, None, 50), "llmteam_app"),
+    "runs": (sql.READ_RECORDS, ("acme", None, None, None, None, None, None, None, 50), "llmteam_app"),
+    "runs by status": (
+        sql.READ_RECORDS,
+        ("acme", "running", "running", None, None, None, None, None, 50),
+        "llmteam_app",
+    ),
+    "a further page of runs": (sql.READ_RECORDS, ("acme", *[None] * 4, PAGE_END, PAGE_END, "run-9", 50), "llmteam_app"),
     "due steps": (sweeps.TAKE_DUE, (["llmteam.io"], 500), "llmteam_sweeper"),
     "expired leases": (sweeps.TAKE_EXPIRED, (500,), "llmteam_sweeper"),
     "late runs": (sweeps.LATE_RUNS, (500,), "llmteam_sweeper"),
