@@ -41,31 +41,32 @@ class TestClock:
 
 @dataclass
 class Site:
-    """A running inbox: where it is, through what it works, and tokens and links for it."""
+    """A running inbox: where it is, through what it works, and tokens and links for it. Its people are one tenant's."""
 
     url: str
     parts: Parts
+    tenant: str = "acme"
 
     @property
     def manager(self) -> HumanInteractionManager:
         return self.parts.manager
 
-    def token(self, person: str, *groups: str, tenant: str = "acme", hours: float = 1) -> str:
+    def token(self, person: str, *groups: str, tenant: str = "", hours: float = 1) -> str:
         until = self.parts.now() + timedelta(hours=hours)
-        return self.parts.signer.sign_access(Access(tenant, person, groups, until))
+        return self.parts.signer.sign_access(Access(tenant or self.tenant, person, groups, until))
 
     def link(self, request: Any, person: str, *, hours: float = 1, link_id: str | None = None) -> str:
         until = self.parts.now() + timedelta(hours=hours)
         said = (request.tenant_id, request.request_id, person, request.shown_hash, link_id or new_id())
         return f"/answer/{self.parts.signer.sign_link(AnswerLink(*said, until))}"
 
-    def api(self, person: str = "ann", *groups: str, tenant: str = "acme") -> Api:
+    def api(self, person: str = "ann", *groups: str, tenant: str = "") -> Api:
         return Api(self.url, self.token(person, *groups, tenant=tenant))
 
     def browser(self) -> Browser:
         return Browser(self.url)
 
-    def signed_in(self, person: str = "ann", *groups: str, tenant: str = "acme") -> Browser:
+    def signed_in(self, person: str = "ann", *groups: str, tenant: str = "") -> Browser:
         browser = self.browser()
         browser.open("/sign-in")
         browser.send({"token": self.token(person, *groups, tenant=tenant)})

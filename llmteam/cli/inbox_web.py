@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import click
 
-from llmteam.cli.options import load_settings, tenant_option
+from llmteam.cli.options import import_modules, imports_option, load_settings, tenant_option
 from llmteam.cli.render import say, warn
 from llmteam.cli.servers import Installation, installation
 from llmteam.errors import ConfigurationError
@@ -26,16 +27,18 @@ _LOOPBACK = {HOST, "::1", "localhost"}
 @click.command()
 @click.option("--host", default=HOST, show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 takes a free one.")
-def serve(host: str, port: int) -> None:
-    """Serve the inbox: pages for people and a JSON API. Ctrl-C stops it when answers under way are done.
+@imports_option
+def serve(host: str, port: int, imports: tuple[str, ...]) -> None:
+    """Serve the inbox: pages for people and a JSON API, also of runs. Ctrl-C stops it when answers under way are done.
 
     Other machines should reach it through a proxy that speaks https; LLMTEAM_PUBLIC_URL is then its address.
     """
-    with installation(load_settings()) as place:
+    serve_until_signal = _serving()
+    given = load_settings(imports)
+    import_modules(given)
+    with installation(given) as place:
         settings = place.settings
         app = _application(place)
-        from llmteam.web.serve import serve as serve_until_signal
-
         secure = (settings.public_url or "").startswith("https:")
         if host not in _LOOPBACK and not secure:
             warn(f"tokens and answers travel unencrypted: put https before it, and set {variable('public_url')}")
@@ -47,13 +50,20 @@ def serve(host: str, port: int) -> None:
         serve_until_signal(app, host, port, ready)
 
 
-def _application(place: Installation) -> FastAPI:
-    """The application over the servers of an installation."""
+def _serving() -> Callable[[FastAPI, str, int, Callable[[int], None]], None]:
+    """What serves, before any server is started for it. Raises :class:`ConfigurationError` without the extra."""
     try:
-        from llmteam.web import Parts, create_app
+        from llmteam.web.serve import serve as serve_until_signal
     except ImportError as exc:
         raise ConfigurationError(f"the web inbox needs {exc.name}: pip install 'llmteam[web]'") from None
+    return serve_until_signal
+
+
+def _application(place: Installation) -> FastAPI:
+    """The application over the servers of an installation."""
+    from llmteam.canvas.fleet import connect as connect_runs
     from llmteam.human.fleet import connect
+    from llmteam.web import Parts, create_app
 
     database = place.database("llmteam-check")
     try:
@@ -62,14 +72,22 @@ def _application(place: Installation) -> FastAPI:
     finally:
         database.close()
     settings = place.settings
-    return create_app(Parts(connect(settings), settings.web_keys, settings.public_url or ""))
+    runs = connect_runs(settings, application_name="llmteam-web", pool_size=8)
+    return create_app(Parts(connect(settings), settings.web_keys, settings.public_url or "", runs=runs))
 
 
 @click.command()
 @click.option("--user", required=True, metavar="U", help="Who they are: the name that requests are assigned to.")
 @tenant_option
 @click.option("--group", "groups", multiple=True, metavar="G", help="A group they are in; may be repeated.")
-@click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=12, show_default=True, metavar="N")
+@click.option(
+    "--hours",
+    type=click.FloatRange(0, 24 * 366, min_open=True),
+    default=12,
+    show_default=True,
+    metavar="N",
+    help="For how long.",
+)
 def token(user: str, tenant: str, groups: tuple[str, ...], hours: float) -> None:
     """Let somebody into the inbox: write an access token, and tell where to sign in with it.
 

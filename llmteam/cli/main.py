@@ -48,6 +48,7 @@ _COMMANDS = (
     segment,
     catalog,
     audit,
+    inbox,
     notifications,
     db,
     doctor,

@@ -9,6 +9,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ def form_problems(schema: Mapping[str, Any], data: Any) -> list[FormProblem]:
     """All that is wrong with the data, each part once; what is missing is named where it should stand."""
     try:
         return list(_found(schema, data).values())
-    except RecursionError:
-        return [FormProblem((), "the form refers to itself without end")]
+    except (RecursionError, Unresolvable):
+        return [FormProblem((), "what the form must look like cannot be told")]
 
 
 def _found(schema: Mapping[str, Any], data: Any) -> dict[tuple[str | int, ...], FormProblem]:
@@ -58,7 +59,7 @@ def _rule(error: ValidationError) -> str:
     if kind == "required":
         return f"{error.message.split(' is ')[0]} is missing"
     if kind == "type":
-        return f"must be of type {rule if isinstance(rule, str) else ' or '.join(map(str, rule))}"
+        return f"must be of type {' or '.join(rule) if isinstance(rule, list) else rule}"
     said = _SAID.get(kind)
     return f"does not satisfy {kind}" if said is None else said.format(str(rule)[:200])
 

@@ -67,14 +67,14 @@ def _choice(request: InteractionRequest, form: Form, decision: str, given: Fille
     chosen = form.get(CHOICE)
     if chosen is None:
         given.problems[CHOICE] = "choose one"
-    given.answer |= {"approved": True, "selected_option": chosen}
+    given.answer["selected_option"] = chosen
 
 
 def _input(request: InteractionRequest, form: Form, decision: str, given: Filled) -> None:
     drawn = forms.form_of(request.input_schema)
     entered = forms.read(drawn, form)
     given.problems |= forms.problems_of(drawn, request.input_schema, entered)
-    given.answer |= {"approved": True, "input_data": entered.data}
+    given.answer["input_data"] = entered.data
 
 
 def _review(request: InteractionRequest, form: Form, decision: str, given: Filled) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
 
 from llmteam.human import InteractionMessage, InteractionRequest, InteractionResponse
 from llmteam.human.interactions import LISTED
@@ -19,23 +19,25 @@ from llmteam.web.models import (
     IdentityView,
     MessageBody,
     MessageList,
+    MessagesQuery,
     ProblemView,
     RequestList,
     RequestSummary,
     RequestView,
+    Scope,
 )
 from llmteam.web.parts import Parts, parts_of
 from llmteam.web.problems import MEDIA_TYPE
 
 
-def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How the OpenAPI document describes refusals."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemView"}}}
     return {status: {"model": ProblemView, "content": content} for status in statuses}
 
 
-_LOOKING = _told(401, 403, 404, 422, 503)
-_CHANGING = _told(401, 403, 404, 409, 413, 422, 503)
+_LOOKING = refusals(401, 403, 404, 422, 503)
+_CHANGING = refusals(401, 403, 404, 409, 413, 422, 503)
 
 router = APIRouter(prefix="/api", tags=["inbox"])
 
@@ -43,11 +45,13 @@ PartsHere = Annotated[Parts, Depends(parts_of)]
 RequestId = Annotated[str, Path(description="The request's id.")]
 
 
-class Scope(StrEnum):
-    """Whose requests."""
+class ListQuery(BaseModel):
+    """Which requests are listed."""
 
-    MINE = "mine"
-    ALL = "all"
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: Scope = Field(Scope.MINE, description="`all` is for members of the group `operators`.")
+    limit: int = Field(LISTED, ge=1, le=LISTED)
 
 
 async def _view(parts: Parts, identity: Identity, case: Case) -> RequestView:
@@ -61,21 +65,16 @@ async def _view(parts: Parts, identity: Identity, case: Case) -> RequestView:
     )
 
 
-@router.get("/me", responses=_told(401, 503))
+@router.get("/me", responses=refusals(401, 503))
 async def whoami(identity: ApiIdentity) -> IdentityView:
     """Who the token says you are."""
     return IdentityView(tenant_id=identity.tenant_id, person=identity.person, groups=sorted(identity.groups))
 
 
-@router.get("/requests", responses=_told(401, 403, 422, 503))
-async def list_requests(
-    parts: PartsHere,
-    identity: ApiIdentity,
-    scope: Annotated[Scope, Query(description="`all` is for members of the group `operators`.")] = Scope.MINE,
-    limit: Annotated[int, Query(ge=1, le=LISTED)] = LISTED,
-) -> RequestList:
+@router.get("/requests", responses=refusals(401, 403, 422, 503))
+async def list_requests(parts: PartsHere, identity: ApiIdentity, query: Annotated[ListQuery, Query()]) -> RequestList:
     """Open requests, oldest deadline first: those that you are asked, or all."""
-    found = await inbox.open_requests(parts, identity, everybodys=scope is Scope.ALL, limit=limit)
+    found = await inbox.open_requests(parts, identity, everybodys=query.scope is Scope.ALL, limit=query.limit)
     return RequestList(requests=[RequestSummary.of(request) for request in found])
 
 
@@ -112,14 +111,11 @@ async def delegate(
 
 @router.get("/requests/{request_id}/messages", responses=_LOOKING)
 async def list_messages(
-    parts: PartsHere,
-    identity: ApiIdentity,
-    request_id: RequestId,
-    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only messages with a greater `seq`.")] = 0,
+    parts: PartsHere, identity: ApiIdentity, request_id: RequestId, query: Annotated[MessagesQuery, Query()]
 ) -> MessageList:
     """The messages of a chat, in order."""
     case = await inbox.seen_case(parts, identity, request_id)
-    return MessageList(messages=await inbox.messages_of(parts, case, after))
+    return MessageList(messages=await inbox.messages_of(parts, case, query.after))
 
 
 @router.post("/requests/{request_id}/messages", status_code=201, responses=_CHANGING)

@@ -6,15 +6,18 @@ import logging
 from importlib.resources import files
 
 from fastapi import FastAPI, Request, Response
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 import llmteam
 from llmteam.errors import LLMTeamError
-from llmteam.web import api, links, pages
+from llmteam.web import api, links, pages, runs
 from llmteam.web.exceptions import BodyTooLargeError
 from llmteam.web.parts import Parts
 from llmteam.web.problems import TOLD, api_response, is_api, problem_of
 from llmteam.web.protection import MAX_BODY, BodyLimit, SecurityHeaders, secure_response, security_headers
+
+_ROUTERS = (api.router, pages.router, links.router)
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +43,9 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(Exception, _fail)
     app.add_middleware(BodyLimit, limit=MAX_BODY, refuse=_too_large)
     app.add_middleware(SecurityHeaders, headers=headers)
-    app.include_router(api.router)
-    app.include_router(pages.router)
-    app.include_router(links.router)
+    app.state.routers = _ROUTERS if parts.runs is None else (*_ROUTERS, runs.router)
+    for router in app.state.routers:
+        app.include_router(router)
     app.add_api_route("/health", _health, methods=["GET"], include_in_schema=False)
     app.add_api_route("/static/inbox.css", _style, methods=["GET"], include_in_schema=False)
     return app
@@ -55,7 +58,16 @@ async def _refuse(request: Request, exc: Exception) -> Response:
         # The route and not the path: a path may hold a link that still works.
         route = getattr(request.scope.get("route"), "path", "")
         logger.error("%s %s: %s", request.method, route, type(exc).__name__, exc_info=exc)
+    if problem.status == 405:
+        problem.headers["Allow"] = ", ".join(_methods(request) or ["GET"])
     return api_response(problem) if is_api(request) else pages.problem_page(request, problem)
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods that this address takes; the server itself tells those of the first route only."""
+    routes = [route for router in request.app.state.routers for route in router.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 async def _fail(request: Request, exc: Exception) -> Response:

@@ -68,7 +68,10 @@ def form_of(schema: Schema | None) -> Field:
 
 def form_of_data(data: Mapping[str, Any]) -> Field:
     """The form to change ``data`` in: one field for each part, filled with it."""
-    return form_of(_schema_of(data)) if data else Field("data", (), "Changes, as JSON", "json", default="{}")
+    drawn = _Drawing({}).field("", (), _schema_of(data), required=True) if data else None
+    if drawn is not None and drawn.kind == "group":
+        return drawn
+    return Field("data", (), "Changes, as JSON", "json", required=True, default=written("json", dict(data)))
 
 
 def _schema_of(value: Any) -> dict[str, Any]:
@@ -81,13 +84,18 @@ def _schema_of(value: Any) -> dict[str, Any]:
             return {"type": "number", "default": value}
         case str():
             return {"type": "string", "default": value, "x-keeps-empty": True}
-        case list() if value and all(isinstance(part, str) and part.strip() and "\n" not in part for part in value):
+        case list() if value and all(isinstance(part, str) and _is_line(part) for part in value):
             return {"type": "array", "items": {"type": "string"}, "default": value}
         case dict() if value:
             properties = {key: _schema_of(part) for key, part in value.items()}
-            return {"type": "object", "properties": properties, "required": list(value)}
+            return {"type": "object", "properties": properties, "required": list(value), "default": value}
         case _:
             return {"default": value}
+
+
+def _is_line(text: str) -> bool:
+    """Whether a text comes back the same as one line of several."""
+    return text == text.strip() != "" and "\n" not in text and "\r" not in text
 
 
 class _Drawing:
@@ -137,7 +145,7 @@ def _kind(schema: Schema, depth: int) -> tuple[Kind, bool]:
     given = schema.get("type")
     types = [given] if isinstance(given, str) else list(given or ())
     nullable = "null" in types
-    types = [one for one in types if one != "null"]
+    types = [one for one in types if one != "null"] or (["object"] if "properties" in schema else [])
     if "$ref" in schema or _DRAWN_APART & schema.keys() or len(types) != 1:
         return "json", nullable
     match types[0]:
@@ -189,7 +197,7 @@ def written(kind: Kind, value: Any) -> str:
             return value
         case "enum":
             return codec.dumps(value)
-        case "json" if value is not None:
+        case "json":
             return json.dumps(value, ensure_ascii=False, indent=2)
     return "" if value is None else _label(value)
 
@@ -280,13 +288,15 @@ def problems_of(form: Field, schema: Schema | None, entered: Entered) -> dict[st
     found = [*entered.problems, *(form_problems(schema, entered.data) if schema is not None else ())]
     said: dict[str, str] = {}
     for problem in found:
-        name = field_at(form, problem.where)
-        place = "" if name else ".".join(map(str, problem.where))
-        said.setdefault(name, f"{place}: {problem.rule}" if place else problem.rule)
-    return said
+        leaf = _field_at(form, problem.where)
+        inside = problem.where if leaf is None else problem.where[len(leaf.where) :]
+        place = ", ".join(f"entry {key + 1}" if isinstance(key, int) else key for key in inside)
+        said.setdefault("" if leaf is None else leaf.name, f"{place}: {problem.rule}" if place else problem.rule)
+    place_of = {leaf.name: number for number, leaf in enumerate(leaves(form))}
+    return dict(sorted(said.items(), key=lambda one: place_of.get(one[0], len(place_of))))
 
 
-def field_at(form: Field, where: Sequence[str | int]) -> str:
-    """The name of the field in which a part was entered; empty when it is none of one field."""
+def _field_at(form: Field, where: Sequence[str | int]) -> Field | None:
+    """The field in which a part was entered; None when it is none of one field."""
     inside = [leaf for leaf in leaves(form) if tuple(where[: len(leaf.where)]) == leaf.where]
-    return max(inside, key=lambda leaf: len(leaf.where)).name if inside else ""
+    return max(inside, key=lambda leaf: len(leaf.where), default=None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -23,16 +24,17 @@ _bearer = HTTPBearer(auto_error=False, description="An access token: `llmteam in
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A person of a tenant, and the groups they are in."""
+    """A person of a tenant, and the groups they are in; ``until`` is when their access ends, where that is known."""
 
     tenant_id: str
     person: str
     groups: frozenset[str] = frozenset()
+    until: datetime | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, access: Access) -> Identity:
         """Who a token says they are."""
-        return cls(access.tenant_id, access.person, frozenset(access.groups))
+        return cls(access.tenant_id, access.person, frozenset(access.groups), access.expires_at)
 
     @property
     def is_operator(self) -> bool:

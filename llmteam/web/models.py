@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -29,6 +30,7 @@ def _carried(value: Any) -> Any:
     return value
 
 
+Value = Annotated[Any, AfterValidator(_carried)]
 Text = Annotated[str, AfterValidator(_carried)]
 Data = Annotated[dict[str, Any], AfterValidator(_carried)]
 Person = Annotated[str, Field(min_length=1, max_length=255, pattern=r"\S"), AfterValidator(_carried)]
@@ -69,6 +71,21 @@ class CancelBody(Body):
     """Why nobody needs to answer any more."""
 
     reason: Text = ""
+
+
+class Scope(StrEnum):
+    """Whose requests."""
+
+    MINE = "mine"
+    ALL = "all"
+
+
+class MessagesQuery(BaseModel):
+    """Which messages are listed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    after: int = Field(0, ge=0, le=2**31 - 1, description="Only messages with a greater `seq`.")
 
 
 class View(BaseModel):

@@ -13,6 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from llmteam.canvas.exceptions import (
+    AlreadyRunningError,
+    RunNotFoundError,
+    RunStateError,
+    SegmentArchivedError,
+    SegmentValidationError,
+    UnknownSegmentError,
+)
 from llmteam.errors import InfrastructureError, LLMTeamError, NotJSONError, PayloadTooLargeError
 from llmteam.human import (
     AccessTokenError,
@@ -49,6 +57,12 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (BodyTooLargeError, 413),
     (InvalidResponseError, 422),
     (InvalidRequestError, 422),
+    (RunNotFoundError, 404),
+    (UnknownSegmentError, 404),
+    (AlreadyRunningError, 409),
+    (RunStateError, 409),
+    (SegmentArchivedError, 409),
+    (SegmentValidationError, 422),
     (InvalidIdentifierError, 422),
     (NotJSONError, 422),
     (InfrastructureError, 503),
@@ -109,14 +123,32 @@ def _more(exc: Exception) -> dict[str, Any]:
         return {"errors": [{"path": exc.path or "$", "detail": exc.problem}]}
     if isinstance(exc, NotJSONError):
         return {"errors": [{"path": exc.path, "detail": exc.reason}]}
+    if isinstance(exc, SegmentValidationError):
+        return {"errors": _of_segment(exc)}
+    if isinstance(exc, AlreadyRunningError):
+        return {"run_id": exc.run_id}
     return {"request_status": exc.status} if isinstance(exc, InteractionClosedError) else {}
+
+
+def _of_segment(exc: SegmentValidationError) -> list[dict[str, str]]:
+    """Every problem of a definition that was sent as ``segment``, with its code and the way out."""
+    if exc.result is None:
+        return [{"path": "$.segment", "detail": error} for error in exc.errors]
+    return [
+        {
+            "path": f"$.segment.{one.path}" if one.path else "$.segment",
+            "detail": one.message,
+            "code": one.code,
+            "suggestion": one.suggestion,
+        }
+        for one in exc.result.errors
+    ]
 
 
 def _of_server(exc: HTTPException) -> Problem:
     # A body that cannot be parsed is invalid like one that says the wrong thing.
     status = 422 if exc.status_code == 400 else exc.status_code
-    headers = dict(exc.headers or {})
-    return Problem(status, _SAID.get(status, HTTPStatus(status).description or "refused"), headers=headers)
+    return Problem(status, _SAID.get(status, HTTPStatus(status).description or "refused"))
 
 
 def _invalid(errors: Sequence[Any]) -> Problem:

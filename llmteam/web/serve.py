@@ -16,16 +16,21 @@ GRACE = 10
 
 
 class _Server(uvicorn.Server):
-    """Tells when it listens, and on which port."""
+    """Tells when it listens, and on which port; has answers end that would go on for ever when it is to stop."""
 
-    def __init__(self, config: uvicorn.Config, when_ready: Callable[[int], None]) -> None:
+    def __init__(self, config: uvicorn.Config, when_ready: Callable[[int], None], leave: Callable[[], None]) -> None:
         super().__init__(config)
         self._when_ready = when_ready
+        self._leave = leave
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._when_ready(self.servers[0].sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        self._leave()
+        await super().shutdown(sockets)
 
 
 def serve(app: FastAPI, host: str, port: int, when_ready: Callable[[int], None]) -> None:
@@ -50,7 +55,7 @@ def serve(app: FastAPI, host: str, port: int, when_ready: Callable[[int], None])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: None)
     try:
-        _Server(config, when_ready).run()
+        _Server(config, when_ready, app.state.parts.leave).run()
     except SystemExit:
         raise ConfigurationError(
             f"cannot listen on {host} port {port}: it is taken, or no address of this machine; choose others with "

@@ -112,60 +112,78 @@ assert llm_agent.config_schema["type"] == "object"
 assert is_valid is True
 """,
     ),
-    "Segment Runner": Run(
-        why="a segment that asks a person, a tenant's context, a person who answers, a name that it does not import",
+    "Human Interaction": Run(
+        why="somebody who answers, in a task of the same event loop",
         prelude="""
 import asyncio
-from llmteam.canvas import SegmentDefinition, SegmentStatus
-from llmteam.runtime import RuntimeContextManager
-from llmteam.tenancy import TenantContext
-from tests.waiting import wait_until_async
+from datetime import timedelta
 
-segment = SegmentDefinition.from_dict({
-    "segment_id": "asking",
-    "name": "Asking",
-    "steps": [
-        {"step_id": "ask", "step_type": "human_task", "config": {"task_type": "approval", "title": "{query}?"}},
-        {"step_id": "after", "step_type": "transform", "config": {"expression": "input.comment"}},
-    ],
-    "edges": [{"source_step": "ask", "source_port": "approved", "target_step": "after"}],
-})
-runtime_context = RuntimeContextManager().create_runtime(tenant_id="acme", instance_id="i-1")
+async def answer():
+    while not (asked := await manager.list_pending()):
+        await asyncio.sleep(0.01)
+    await manager.respond(asked[0].request_id, "admin@company.com", approved=True, comment="fine")
 
-async def person():
-    await wait_until_async(lambda: "human_handler" in globals(), "the block to make its handler")
-    manager = human_handler.manager
-    interactions = manager.store.core
-    asked = await wait_until_async(lambda: interactions.open_requests("acme"), "the person to be asked")
-    with TenantContext("acme"):
-        return await manager.respond(asked[0].request_id, "ann", approved=True, comment=asked[0].title)
-
-answering = asyncio.create_task(person())
+answering = asyncio.create_task(answer())
 """,
         afterwards="""
-assert (await answering).responder_id == "ann"
-assert result.status is SegmentStatus.COMPLETED
-assert result.outputs == {"output": "Process this data?"}
+await answering
+assert request.interaction_type is InteractionType.APPROVAL
+assert (request.title, request.pipeline_id) == ("Approve data processing?", "pipeline_1")
+assert request.assignee_id == "admin@company.com"
+assert (response.approved, response.responder_id, response.comment) == (True, "admin@company.com", "fine")
+assert await manager.list_pending() == []
+""",
+    ),
+    "Segment Runner": Run(
+        why="a segment, a runtime, somebody who answers, and the store that is left out as `...`",
+        prelude="""
+import asyncio
+import llmteam.human
+from llmteam.canvas import SegmentDefinition, SegmentStatus
+from llmteam.runtime import RuntimeContext
+
+whole = llmteam.human.HumanInteractionManager
+people = whole(llmteam.human.MemoryInteractionStore())
+llmteam.human.HumanInteractionManager = lambda store: people if store is ... else whole(store)
+
+segment = SegmentDefinition.from_dict({
+    "segment_id": "sign_off",
+    "name": "Sign off",
+    "steps": [{"step_id": "ask", "step_type": "human_task", "config": {"task_type": "approval", "title": "{query}?"}}],
+})
+runtime_context = RuntimeContext("acme", "", "run-1", "sign_off")
+
+async def answer():
+    while not (asked := await people.list_pending("acme")):
+        await asyncio.sleep(0.01)
+    with llmteam.TenantContext("acme"):
+        await people.respond(asked[0].request_id, "ann", approved=True)
+
+answering = asyncio.create_task(answer())
+""",
+        afterwards="""
+llmteam.human.HumanInteractionManager = whole
+await answering
+assert result.status == SegmentStatus.COMPLETED, result.error
+assert result.outputs["approved"]["responder"] == "ann", result.outputs
 """,
     ),
     "Human Task Handler": Run(
-        why="a name that the block does not import; a runner and a person, afterwards",
-        prelude="from llmteam.canvas import StepDefinition",
+        why="a runner and a segment for the handler and the step, and somebody who answers",
+        prelude="import asyncio\nfrom llmteam.canvas import SegmentDefinition, SegmentRunner, StepDefinition",
         afterwards="""
-import asyncio
-from llmteam.canvas import SegmentDefinition, SegmentRunner, SegmentStatus
-from tests.waiting import wait_until_async
-
 runner = SegmentRunner()
 runner.register_handler("human_task", handler)
-segment = SegmentDefinition(segment_id="asking", name="Asking", steps=[step])
-running = asyncio.create_task(runner.run(segment, input_data={"rows": 3}))
-(asked,) = await wait_until_async(lambda: store.core.open_requests("default"), "the manager to be asked")
-assert (asked.title, asked.assignee_id) == ("Approve Data Processing", "manager@company.com")
-await manager.respond(asked.request_id, "manager@company.com", approved=False, reason="no")
-result = await running
-assert result.status is SegmentStatus.COMPLETED
-assert result.outputs["rejected"]["reason"] == "no"
+
+async def answer():
+    while not (asked := await manager.list_pending()):
+        await asyncio.sleep(0.01)
+    assert (asked[0].title, asked[0].timeout.total_seconds()) == ("Approve Data Processing", 86400)
+    await manager.respond(asked[0].request_id, "manager@company.com", approved=False, reason="not yet")
+
+segment = SegmentDefinition(segment_id="sign_off", name="Sign off", steps=[step], edges=[])
+result, _ = await asyncio.gather(runner.run(segment, input_data={"rows": 3}), answer())
+assert result.outputs["rejected"]["reason"] == "not yet", result
 """,
     ),
 }
@@ -180,7 +198,6 @@ PENDING: dict[str, str] = {
     "Process Mining": "Orchestration intelligence and operations",
     "Licensing": "Limits shared by all workers",
     "External Actions": "Limits shared by all workers",
-    "Human Interaction": "People in the loop",
     "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
 }
 
