@@ -269,6 +269,8 @@ class MemoryRunStore:
         for key in change.steps:
             run.hints.pop(key, None)
             run.held.pop(key, None)
+        if change.moves_deadline and change.run.status is SegmentStatus.RUNNING:
+            run.wake_at = change.run.deadline
         if change.run.status.is_terminal:
             run.wake_at = None
         if change.cancel_open:

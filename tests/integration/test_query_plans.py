@@ -137,7 +137,8 @@ def test_what_concerns_one_run_is_found_by_its_key(full: Database, name: str, ru
 def test_what_concerns_many_runs_reads_an_index(full: Database, name: str) -> None:
     statement, values, role = OF_MANY[name]
 
-    plan = explain(full, statement, values, role=role)
+    setting = sweeps.BY_INDEX if statement is sweeps.PURGE else ""
+    plan = explain(full, statement, values, role=role, setting=setting)
 
     assert all(found_by(scan) for scan in scans_of(plan, {"runs", "run_steps", "events"}))
 
@@ -169,11 +170,15 @@ def test_finishing_a_branch_of_a_wide_run_reads_its_own_rows_only(full: Database
 
 
 def explain(
-    database: Database, statement: Prepared | str, values: Params | None, *, role: HotRole = "llmteam_app"
+    database: Database,
+    statement: Prepared | str,
+    values: Params | None,
+    *,
+    role: HotRole = "llmteam_app",
+    setting: str = "",
 ) -> dict[str, Any]:
-    """The plan of ``statement``; of a prepared one the plan for whatever values."""
+    """The plan of ``statement`` under a setting; of a prepared one the plan for whatever values."""
     with database.hot("acme" if role == "llmteam_app" else None) as hot:
-        setting = sweeps.BY_INDEX if statement is sweeps.PURGE else ""
         hot.script(f"{setting}SET LOCAL plan_cache_mode = force_generic_plan", begin=True, role=role)
         if isinstance(statement, str):
             plan = run_explain(hot, f"EXPLAIN (FORMAT JSON) {statement.strip().rstrip(';')}", values or (), role)

@@ -183,6 +183,12 @@ UPDATE_STEP = Prepared("llmteam_finish_step", _FINISHED + _KEY)
 #: One row that a transition changed beside the finished one; many go through the form below.
 UPDATE_OTHER = Prepared("llmteam_update_step", _OTHER + _KEY)
 
+#: A run that drains is looked at when the grace of its pause is over.
+MOVE_DEADLINE = """
+UPDATE llmteam.runs SET deadline = %s, wake_at = CASE WHEN status = 'running' THEN %s::timestamptz ELSE wake_at END
+ WHERE tenant_id = %s AND run_id = %s;
+"""
+
 UPDATE_STEPS_HEAD = """
 UPDATE llmteam.run_steps s
    SET state = v.state, undecided = v.undecided, live = v.live, failed_in = v.failed_in, attempt = v.attempt,
