@@ -49,8 +49,8 @@ def create_app(parts: Parts) -> FastAPI:
     for router in app.state.routers:
         app.include_router(router)
     app.add_api_route("/health", _health, methods=["GET"], include_in_schema=False)
-    for name, kind in _FILES.items():
-        app.add_api_route(f"/static/{name}", _file(name, kind), methods=["GET"], include_in_schema=False)
+    for name, media_type in _FILES.items():
+        app.add_api_route(f"/static/{name}", _file(name, media_type), methods=["GET"], include_in_schema=False)
     return app
 
 
@@ -91,9 +91,9 @@ async def _health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-def _file(name: str, kind: str) -> Callable[[], Awaitable[Response]]:
+def _file(name: str, media_type: str) -> Callable[[], Awaitable[Response]]:
     async def send() -> Response:
         content = files("llmteam.web").joinpath(f"static/{name}").read_bytes()
-        return Response(content, media_type=kind, headers={"Cache-Control": "public, max-age=3600"})
+        return Response(content, media_type=media_type, headers={"Cache-Control": "public, max-age=3600"})
 
     return send

@@ -50,7 +50,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def stage(database_url: str, clean_valkey: str, chromium: Browser) -> Iterator[Stage]:
+def stage(chromium: Browser, database_url: str, clean_valkey: str) -> Iterator[Stage]:
     """People at their browsers. Whatever a browser complained of fails the test in the end.
 
     The site's clock stands, so that pictures are the same every time.
