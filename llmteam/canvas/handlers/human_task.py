@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from pydantic import ValidationError
+
 from llmteam.canvas.exceptions import CanvasError
 from llmteam.canvas.handlers.document import document
 from llmteam.canvas.handlers.prompts import fill
 from llmteam.canvas.ports import Ask, Ports
+from llmteam.human.checks import problems_of
+from llmteam.human.exceptions import InvalidRequestError
 from llmteam.human.manager import HumanInteractionManager
 from llmteam.human.models import (
     InteractionMessage,
-    InteractionPriority,
     InteractionRequest,
     InteractionStatus,
     InteractionType,
@@ -77,23 +80,23 @@ def ask_person(ctx: StepContext, config: Mapping[str, Any], input_data: Any) -> 
         ]
     what = document(ctx, input_data, PORTS)
     shown = what if isinstance(what, dict) else {"data": what}
-    return Ask(
-        InteractionRequest(
-            request_id="",
+    fields |= dict.fromkeys(("request_id", "run_id", "pipeline_id", "tenant_id"), "")
+    try:
+        request = InteractionRequest(
             interaction_type=kind,
-            run_id="",
-            pipeline_id="",
             agent_name=ctx.step_id,
             step_name=ctx.step_id,
-            tenant_id="",
             title=fill(str(config.get("title") or f"Step '{ctx.step_id}' asks for {kind.value}"), what),
             description=fill(str(config.get("description") or ""), what),
             context_data=shown if config.get("show_input", True) else {},
             assignee_id=config.get("assignee_ref"),
-            priority=InteractionPriority(config.get("priority", "normal")),
+            priority=config.get("priority", "normal"),
             **fields,
         )
-    )
+    except ValidationError as exc:
+        problem = problems_of(exc)
+        raise InvalidRequestError(f"step '{ctx.step_id}' cannot ask a person like this: {problem}") from None
+    return Ask(request)
 
 
 def answer_ports(
