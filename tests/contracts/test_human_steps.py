@@ -159,6 +159,17 @@ def test_the_answer_leaves_by_its_port_with_what_was_said(
     assert (told.count(EventType.HUMAN_TASK_COMPLETED), told.count(EventType.STEP_COMPLETED)) == (1, 1)
 
 
+def test_what_was_entered_leaves_by_approved_when_only_that_port_leads_anywhere(office: Office) -> None:
+    run_id = given(office, asking(task_type="input", input_schema=_SCHEMA))
+    request = office.park(run_id)
+
+    office.answer(request, approved=None, input_data={"n": 3})
+    office.hint(run_id)
+
+    entered = office.ward.claim(run_id, "b").input["input"]
+    assert (entered["data"], entered["response_data"]) == ({"amount": 700}, {"n": 3})
+
+
 def test_what_was_said_in_a_chat_goes_on_with_its_end(office: Office) -> None:
     run_id = office.ward.start(asking(task_type="chat"))
     request = office.park(run_id)
