@@ -34,7 +34,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openai": ("openai",),
     "anthropic": ("anthropic",),
     "vault": ("hvac",),
-    "web": ("fastapi", "uvicorn"),
+    "web": ("fastapi", "jinja2", "uvicorn"),
 }
 #: Extras that bring nothing: the base install has it.
 EMPTY = ("postgres", "redis")

@@ -301,7 +301,9 @@ class HumanInteractionManager:
     # -- telling
 
     def register_channel(self, name: str, channel: NotificationChannel) -> None:
-        """Notify through ``channel`` too, if the store keeps no notifications."""
+        """Notify through ``channel`` too, if the store keeps no notifications: of what happens from now on."""
+        if not self.channels and self.audit_trail is None:
+            self.store.core.drain()
         self.channels[name] = channel
 
     def close(self) -> None:
@@ -325,6 +327,9 @@ class HumanInteractionManager:
             return
         for due in await self.store.call(core.take_due, LISTED):
             await self.store.call(core.apply, due.tenant_id, due.request_id, lambda case: catch_up(case, now))
+        if not self.channels and self.audit_trail is None:
+            # Another manager of the same store may be the one that tells and records.
+            return
         for ruling in await self.store.call(core.drain):
             if self.channels and not core.keeps_notifications and ruling.notices:
                 from llmteam.human.telling import tell
