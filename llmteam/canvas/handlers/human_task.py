@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -100,9 +100,10 @@ def ask_person(ctx: StepContext, config: Mapping[str, Any], input_data: Any) -> 
 
 
 def answer_ports(
-    case: Case, given: Any, messages: Sequence[InteractionMessage] = (), *, has_timeout: bool = False
+    case: Case, given: Any, messages: Sequence[InteractionMessage] = (), *, leaving: Collection[str] = ()
 ) -> Ports:
-    """The one port that the end of a request makes live; ``given`` is the step's input.
+    """The one port that the end of a request makes live; ``given`` is the step's input, ``leaving`` the ports that
+    edges leave. What somebody enters goes to ``modified``, unless only ``approved`` leads anywhere.
 
     Raises :class:`HumanTaskTimeoutError`, :class:`HumanTaskCancelledError`.
     """
@@ -110,7 +111,7 @@ def answer_ports(
     if response is None:
         if request.status is InteractionStatus.CANCELLED:
             raise HumanTaskCancelledError(request.step_name, request.request_id)
-        if not has_timeout:
+        if "timeout" not in leaving:
             raise HumanTaskTimeoutError(request.step_name, request.request_id)
         last = {"assignee": request.assignee_id, "escalations": request.current_escalation_level}
         return Ports({"timeout": {"data": given, **last}})
@@ -120,7 +121,8 @@ def answer_ports(
     data = response.input_data or response.review_changes
     if response.approved is False:
         return Ports({"rejected": {"data": given, "response_data": data, "reason": response.reason, **told}})
-    if response.approved is None and request.interaction_type in _MODIFIES:
+    entered = request.interaction_type is InteractionType.INPUT and "approved" in leaving and "modified" not in leaving
+    if response.approved is None and request.interaction_type in _MODIFIES and not entered:
         changed = response.review_changes or response.input_data or given
         return Ports({"modified": {"data": changed, "original_data": given, **told}})
     if request.interaction_type is InteractionType.CHOICE:

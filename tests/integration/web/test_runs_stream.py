@@ -119,6 +119,15 @@ def test_a_follower_hears_of_each_event_as_it_happens(place: RunsSite) -> None:
         assert "step.completed" in {one.kind for one in more}
 
 
+def test_a_history_of_many_batches_comes_without_a_wake_up(place: RunsSite) -> None:
+    run_id = place.start(row("a"))
+    batch(place, run_id, 500)
+    place.do(run_id, "a")
+
+    with Follower(place.api(), run_id) as follower:
+        assert_whole(list(follower), stored(place, run_id))
+
+
 @pytest.mark.parametrize("by", ["header", "query", "header before query"])
 def test_a_cut_connection_goes_on_without_a_gap_or_a_double(place: RunsSite, by: str) -> None:
     run_id = place.start(row("a", "b"))
