@@ -26,10 +26,22 @@ def sweep_runs() -> None:
     step_worker().sweeper.sweep("runs")
 
 
+@shared_task(name=SWEEPS["starts"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_starts() -> None:
+    """Let runs begin that wait until their tenant has room for them."""
+    step_worker().sweeper.sweep("starts")
+
+
 @shared_task(name=SWEEPS["people"], ignore_result=True)  # type: ignore[untyped-decorator]
 def sweep_people() -> None:
     """Remind people, escalate and time out what they are asked."""
     step_worker().sweeper.sweep("people")
+
+
+@shared_task(name=SWEEPS["notifications"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_notifications() -> None:
+    """Deliver what people are to be told."""
+    step_worker().sweeper.sweep("notifications")
 
 
 @shared_task(name=SWEEPS["retention"], ignore_result=True)  # type: ignore[untyped-decorator]

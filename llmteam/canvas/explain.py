@@ -12,16 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from llmteam.canvas.awaited import MOVING_FIRST
-from llmteam.canvas.explain_steps import (
-    FleetView,
-    Picture,
-    Steps,
-    first_of,
-    kind_of,
-    name_of,
-    queue_of,
-    says_late_sweep,
-)
+from llmteam.canvas.explain_picture import FleetView, Picture, Steps, first_of, name_of, queue_of, says_late_sweep
+from llmteam.canvas.explain_steps import kind_of
 from llmteam.canvas.phrases import count, length, listed, times
 from llmteam.canvas.records import RunRecord, StepRecord
 from llmteam.canvas.state import Key, Owner, SegmentStatus, StepState

@@ -28,6 +28,7 @@ from llmteam.events.models import EventQuery
 from llmteam.events.stores import EventStoreFace
 from llmteam.ids import InvalidIdentifierError, check_identifier, new_id
 from llmteam.runtime.manager import default_manager
+from llmteam.tenancy.exceptions import TenantError
 from llmteam.wakeup import Wakeup, end_channel
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,14 @@ class Start:
     context: Mapping[str, Any] | None = None
     idempotency_key: str | None = None
     rules: StartRules = StartRules()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What became of a start: the run, and whether it is a new one or was there already."""
+
+    run_id: str
+    is_new: bool
 
 
 def runtime_ref(
@@ -192,15 +201,20 @@ class Runs:
         return self.registry.fetch(tenant_id, segment_id, version).definition
 
     def start(self, start: Start) -> str:
-        """Write the run, hint at its first step and return its id; nothing is half-started.
+        """As :meth:`begin`; the run's id."""
+        return self.begin(start).run_id
 
-        With a ``run_id`` or an idempotency key of a run that is there already, that run's id, or whatever the rules
-        of the start say.
+    def begin(self, start: Start) -> Started:
+        """Write the run and hint at its first step; nothing is half-started.
+
+        With a ``run_id`` or an idempotency key of a run that is there already, that run, or whatever the rules of the
+        start say.
 
         Raises:
             SegmentValidationError: the definition is unsound.
             AlreadyRunningError: the run that is there was started otherwise, or the rules refuse to share it.
             NotJSONError, PayloadTooLargeError: the input cannot be stored.
+            TenantError: its kinds say why the tenant may not start it.
             InfrastructureError: the run could not be written.
         """
         pinned = self.pin(self.resolve(start.tenant_id, start.segment))
@@ -217,19 +231,32 @@ class Runs:
             idempotency_key=_checked_key(start.idempotency_key),
         )
         for left in reversed(range(_START_ATTEMPTS)):
-            if self.engine.submit(run):
-                return run.run_id
-            taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
+            is_new, taken = self._submit(run)
+            if is_new:
+                return Started(run.run_id, is_new=True)
             if taken is None:
                 continue  # purged in between
             if self._shares(taken, run, start.rules):
-                return taken.run_id
+                return Started(taken.run_id, is_new=False)
             if not left:
                 break  # whose run it is would be cancelled for nothing
             self.engine.end(run.tenant_id, taken.run_id, SegmentStatus.CANCELLED)
             link = Link("restart", taken.run_id, run.run_id)
             run = replace(run, replaces=taken.run_id, link=link)
         raise AlreadyRunningError(run.run_id, "and others start it at the same time")
+
+    def _submit(self, run: NewRun) -> tuple[bool, Taken | None]:
+        """Whether the run was written, else the one that was there before: it is given also where there is no room."""
+        refused: TenantError | None = None
+        try:
+            if self.engine.submit(run):
+                return True, None
+        except TenantError as exc:
+            refused = exc
+        taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
+        if taken is None and refused is not None:
+            raise refused
+        return False, taken
 
     def _shares(self, taken: Taken, run: NewRun, rules: StartRules) -> bool:
         """Whether the start is answered by the run that is there; False when that one makes way.

@@ -23,8 +23,8 @@ BATCH = 500
 #: Runs that one sweep of the retention deletes at most: it must not hold locks for long.
 PURGE_BATCH = 200
 
-#: Sweeps that must not stop, by name; ``retention`` comes beside them where it is asked for.
-ESSENTIAL = ("due", "expired", "runs", "people")
+#: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, and ``retention``.
+ESSENTIAL = ("due", "expired", "runs", "starts", "people")
 
 
 class Sweeper:
@@ -33,6 +33,7 @@ class Sweeper:
     Args:
         busy_queues: names the queues that are long and being worked off, which need no more hints.
         retention: how long runs are kept that are over; None keeps them.
+        deliver: tells people what they are to be told; how much was due. It may wait for receivers.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Sweeper:
         *,
         busy_queues: Callable[[], Sequence[str]] = tuple,
         retention: timedelta | None = None,
+        deliver: Callable[[], int] = lambda: 0,
     ) -> None:
         self._engine = engine
         self._sweeps = sweeps
@@ -52,6 +54,7 @@ class Sweeper:
         self._recovery = Recovery(engine)
         self._busy_queues = busy_queues
         self._retention = retention
+        self._deliver = deliver
 
     def sweep(self, name: str) -> int:
         """Run the sweep of this name; how much it found."""
@@ -86,6 +89,22 @@ class Sweeper:
             self._careful(f"run {one.run_id}", partial(move, one.tenant_id, one.run_id))
         return len(found)
 
+    def _starts(self) -> int:
+        """Let runs begin that wait for their turn: tenant by tenant, some of each, as long as one of them has room."""
+        tenants, admitted = self._sweeps.queued_tenants(BATCH), 0
+        while tenants and admitted < BATCH:
+            tenants = [
+                tenant for tenant in tenants if (found := self._admitted(tenant)) and (admitted := admitted + found)
+            ]
+        return admitted
+
+    def _admitted(self, tenant_id: str) -> int:
+        try:
+            return self._engine.admitting.admit(tenant_id)
+        except LLMTeamError as exc:
+            logger.warning("queued runs of tenant %s not admitted (%s); the next sweep tries again", tenant_id, exc)
+            return 0
+
     def _people(self) -> int:
         """Remind people, escalate and time out what they are asked."""
         interactions = self._engine.store.interactions
@@ -98,6 +117,10 @@ class Sweeper:
 
     def _catch_up(self, case: Case) -> Ruling:
         return catch_up(case, self._engine.clock())
+
+    def _notifications(self) -> int:
+        """Deliver what people are to be told."""
+        return self._deliver()
 
     def _purge(self) -> int:
         """Delete runs that have been over for longer than they are kept, and what people were asked."""
@@ -118,6 +141,8 @@ _SWEEPS: dict[str, Callable[[Sweeper], int]] = {
     "due": Sweeper._due,
     "expired": Sweeper._expired,
     "runs": Sweeper._runs,
+    "starts": Sweeper._starts,
     "people": Sweeper._people,
+    "notifications": Sweeper._notifications,
     "retention": Sweeper._purge,
 }

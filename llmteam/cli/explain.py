@@ -22,8 +22,9 @@ from llmteam.telemetry import printable
 if TYPE_CHECKING:
     from llmteam.canvas.explain import FleetView, RunExplained, StepsExplained
     from llmteam.canvas.postgres.checks import Findings, PostgresChecks
-    from llmteam.canvas.records import StepRecord
+    from llmteam.canvas.records import RunStore, StepRecord
     from llmteam.canvas.state import Key
+    from llmteam.human.rulings import Case
     from llmteam.settings import Settings
 
 
@@ -65,6 +66,7 @@ def _explained(place: Installation, tenant: str, run_id: str) -> RunExplained:
         header = store.header(tenant, run_id)
         pinned = store.definition(tenant, record.definition_hash)
         steps = store.steps(tenant, run_id, outputs=False)
+        cases = _cases(store, tenant, run_id, steps)
     finally:
         runs.close()
     now, swept = _clock(place)
@@ -75,8 +77,21 @@ def _explained(place: Installation, tenant: str, run_id: str) -> RunExplained:
         now=now,
         options=RunOptions() if header is None else header.options,
         fleet=_fleet(place.settings, steps, swept),
+        cases=cases,
     )
     return explain(picture)
+
+
+def _cases(store: RunStore, tenant: str, run_id: str, steps: Iterable[StepRecord]) -> dict[Key, Case]:
+    """What steps that wait ask people; of those that wait, so that a run which asked much is explained as fast."""
+    from llmteam.canvas.state import StepState
+
+    waiting = {step.row.key for step in steps if step.row.state is StepState.WAITING}
+    if not waiting:
+        return {}
+    asked = [one for one in store.interactions.of_run(tenant, run_id) if one.parked]
+    found = {(one.step_name, one.visit): store.interactions.case(tenant, one.request_id) for one in asked[:100]}
+    return {key: case for key, case in found.items() if case is not None and key in waiting}
 
 
 def _clock(place: Installation) -> tuple[datetime, dict[str, datetime]]:

@@ -15,6 +15,8 @@ from llmteam.cli.audit import audit
 from llmteam.cli.database import db
 from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
+from llmteam.cli.inbox import inbox
+from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
 from llmteam.cli.runs import runs
@@ -34,7 +36,24 @@ def cli() -> None:
     """
 
 
-for _command in (run, up, worker, beat_command, flower_command, runs, explain, segment, catalog, audit, db, doctor):
+_COMMANDS = (
+    run,
+    up,
+    worker,
+    beat_command,
+    flower_command,
+    runs,
+    explain,
+    inbox,
+    segment,
+    catalog,
+    audit,
+    inbox,
+    notifications,
+    db,
+    doctor,
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
 for _command in (pause, resume, retry, fork):
     runs.add_command(_command)

@@ -10,6 +10,7 @@ from functools import cache
 
 from llmteam.db import Prepared
 from llmteam.events.postgres import event_statement
+from llmteam.tenancy.postgres.admission import QUEUES
 
 #: First statement of every transition: nothing else of the run is read before this lock is held, since each
 #: statement of a READ COMMITTED script sees what was committed when it began.
@@ -27,7 +28,7 @@ STEP_COLUMNS = (
     "s.deadline, s.ready_at, s.started_at, s.finished_at, s.decisions, s.terminal, s.error, s.chord_id, s.loop"
 )
 
-HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id, r.link"
+HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id, r.link, r.queues"
 
 READ_SLICE = Prepared(
     "llmteam_read_slice",
@@ -183,6 +184,12 @@ UPDATE_STEP = Prepared("llmteam_finish_step", _FINISHED + _KEY)
 #: One row that a transition changed beside the finished one; many go through the form below.
 UPDATE_OTHER = Prepared("llmteam_update_step", _OTHER + _KEY)
 
+#: A run that drains is looked at when the grace of its pause is over.
+MOVE_DEADLINE = """
+UPDATE llmteam.runs SET deadline = %s, wake_at = CASE WHEN status = 'running' THEN %s::timestamptz ELSE wake_at END
+ WHERE tenant_id = %s AND run_id = %s;
+"""
+
 UPDATE_STEPS_HEAD = """
 UPDATE llmteam.run_steps s
    SET state = v.state, undecided = v.undecided, live = v.live, failed_in = v.failed_in, attempt = v.attempt,
@@ -222,11 +229,13 @@ INSERT INTO llmteam.definitions (tenant_id, definition_hash, segment_id, documen
 VALUES (%s, %s, %s, %s, %s, now()) ON CONFLICT DO NOTHING;
 """
 
-INSERT_RUN = """
+INSERT_RUN = f"""
 INSERT INTO llmteam.runs (tenant_id, run_id, instance_id, segment_id, definition_hash, status, open, total, next_seq,
                           input, input_ref, config, context, root_run_id, parent_run_id, link, idempotency_key,
-                          start_hash, running, completed, failed, terminals, deadline, wake_at, created_at, started_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s);
+                          start_hash, running, completed, failed, terminals, deadline, wake_at, created_at, started_at,
+                          queues)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+        {QUEUES});
 """
 
 READ_NEXT_SEQ = "SELECT COALESCE(max(seq), 0) + 1 FROM llmteam.events WHERE tenant_id = %s AND run_id = %s"
@@ -241,6 +250,10 @@ SELECT run_id, status, start_hash FROM llmteam.runs
 READ_READY = f"""
 SELECT {STEP_COLUMNS} FROM llmteam.run_steps s
  WHERE s.tenant_id = %s AND s.run_id = %s AND s.state IN ('ready', 'waiting') AND s.owner <> 'pause'
+"""
+
+READ_QUEUED = """
+SELECT run_id FROM llmteam.runs WHERE tenant_id = %s AND status = 'pending' ORDER BY created_at, run_id LIMIT 1
 """
 
 READ_INPUT = """
@@ -266,6 +279,7 @@ READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = 
 READ_RECORDS = f"""
 SELECT {RECORD_COLUMNS} FROM llmteam.runs r
  WHERE r.tenant_id = %s AND (%s::text IS NULL OR r.status = %s) AND (%s::text IS NULL OR r.segment_id = %s)
+   AND (%s::timestamptz IS NULL OR (r.created_at, r.run_id) < (%s::timestamptz, %s::text))
  ORDER BY r.created_at DESC, r.run_id DESC LIMIT %s
 """
 
