@@ -233,6 +233,8 @@ sweeps = Table(
     _time("ended_at", null=False),
     _int("found", default=0),
     PrimaryKeyConstraint("tenant_id", "name"),
+    # Nothing that belongs to a tenant.
+    info={"private": True},
 )
 
 interactions = Table(

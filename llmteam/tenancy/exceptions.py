@@ -5,7 +5,7 @@
     TenantError
     ├── TenantContextError          no tenant is current, another one is, or a context is left out of turn
     ├── TenantNotFoundError         no tenant has this id, or it was deleted
-    ├── TenantAlreadyExistsError    a tenant has this id, or had it and is not erased
+    ├── TenantAlreadyExistsError    a tenant has this id, or had it
     ├── TenantInactiveError         the tenant is deactivated and starts nothing
     ├── TenantConflictError         somebody else changed the tenant's record meanwhile
     ├── TenantLimitExceededError    one more would be over a limit of the tenant
@@ -38,12 +38,11 @@ class TenantNotFoundError(TenantError):
 
 
 class TenantAlreadyExistsError(TenantError):
-    """A tenant has this id. One that was deleted keeps its id until it is erased, since its data is still there."""
+    """A tenant has this id. One that was deleted keeps it, as its data or its audit trail is still there."""
 
     def __init__(self, tenant_id: str) -> None:
         super().__init__(
-            f"There is a tenant '{tenant_id}' already: choose another id, or, if it was deleted, free the id with "
-            f"`llmteam tenants erase {tenant_id}`"
+            f"There is a tenant '{tenant_id}' already: choose another id; one that was deleted is not given again"
         )
         self.tenant_id = tenant_id
 

@@ -141,7 +141,7 @@ def test_a_deleted_tenant_is_found_no_more_and_keeps_its_id(store: TenantStoreFa
         for refused in (store.delete("acme"), store.update(TenantConfig("acme", "Acme"))):
             with pytest.raises(TenantNotFoundError):
                 await refused
-        with pytest.raises(TenantAlreadyExistsError, match="erase acme"):
+        with pytest.raises(TenantAlreadyExistsError, match="not given again"):
             await store.create(TenantConfig("acme", "Acme"))
 
         assert await store.hard_delete("acme") is True
