@@ -98,6 +98,8 @@ OF_MANY: dict[str, tuple[str, Params, HotRole]] = {
     "purge": (sweeps.PURGE, (timedelta(days=1), 200), "llmteam_sweeper"),
     "renewal": (leases.RENEW, (*CLAIMS, LEASE, LEASE, LEASE), "llmteam_sweeper"),
     "lost claims": (leases.LOST, CLAIMS, "llmteam_sweeper"),
+    "queued run": (sql.READ_QUEUED, ("acme",), "llmteam_app"),
+    "tenants with queued runs": (sweeps.QUEUED_TENANTS, (500,), "llmteam_sweeper"),
     "idempotency key": (sql.READ_TAKEN, ("acme", "run-77", "key-77", "key-77"), "llmteam_app"),
 }
 
@@ -141,6 +143,24 @@ def test_what_concerns_many_runs_reads_an_index(full: Database, name: str) -> No
     plan = explain(full, statement, values, role=role, setting=setting)
 
     assert all(found_by(scan) for scan in scans_of(plan, {"runs", "run_steps", "events"}))
+
+
+def test_a_start_counts_the_open_runs_of_its_tenant_by_an_index_of_their_own(full: Database) -> None:
+    """Statements of a function have no plan of their own to ask for: what it reads is seen in what it leaves counted."""
+    with full.hot("acme") as hot:
+        hot.script("SELECT 1", begin=True)
+        hot.script(
+            "INSERT INTO llmteam.tenants (tenant_id, name, tier, data_region, document, max_concurrent, max_per_minute,"
+            " created_at, updated_at) VALUES ('acme', 'Acme', 'free', 'default', '{}', 50, 5000, now(), now())"
+        )
+        read = "SELECT idx_scan, seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'runs'"
+        before = hot.script(read) or []
+        hot.script("SELECT llmteam.admit_start('acme', now(), 0, 'start', NULL, NULL, NULL, NULL, false)")
+        after = hot.script(read) or []
+        hot.rollback()
+
+    assert after[0][1] == before[0][1], "no row was read without an index"
+    assert after[0][0] > before[0][0]
 
 
 def test_a_wide_join_looks_up_its_sources_by_key(full: Database) -> None:
