@@ -28,7 +28,10 @@ MOST_GROUPS = 5
 
 @dataclass(frozen=True, slots=True)
 class StepsExplained:
-    """Open steps that wait for the same. ``since`` and ``until`` are the earliest of theirs, ``queue`` if it is one."""
+    """Open steps that wait for the same. ``since`` and ``until`` are the earliest of theirs, ``queue`` if it is one.
+
+    ``requests`` are the ids of what they ask people.
+    """
 
     steps: tuple[Key, ...]
     state: StepState
@@ -37,6 +40,7 @@ class StepsExplained:
     since: datetime | None
     until: datetime | None
     says: tuple[str, ...]
+    requests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ def _explained(picture: Picture, steps: Steps) -> StepsExplained:
         since=first_of(kind.since(picture, step.row) for step in steps),
         until=first_of(step.row.wake_at for step in steps),
         says=tuple(kind.says(picture, steps)),
+        requests=tuple(case.request.request_id for step in steps if (case := picture.cases.get(step.row.key))),
     )
 
 

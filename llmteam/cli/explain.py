@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from llmteam.human.rulings import Case
     from llmteam.settings import Settings
 
+#: Requests whose votes are read.
+_WHOLE = 20
+
 
 @click.command(short_help="Say why a run is where it is.")
 @click.argument("run_id", metavar="[RUN]", required=False)
@@ -83,15 +86,16 @@ def _explained(place: Installation, tenant: str, run_id: str) -> RunExplained:
 
 
 def _cases(store: RunStore, tenant: str, run_id: str, steps: Iterable[StepRecord]) -> dict[Key, Case]:
-    """What steps that wait ask people; of those that wait, so that a run which asked much is explained as fast."""
+    """What steps that wait ask people; votes only of the first ones, since they are told one by one."""
     from llmteam.canvas.state import StepState
+    from llmteam.human.rulings import Case
 
     waiting = {step.row.key for step in steps if step.row.state is StepState.WAITING}
-    if not waiting:
-        return {}
-    asked = [one for one in store.interactions.of_run(tenant, run_id) if one.parked]
-    found = {(one.step_name, one.visit): store.interactions.case(tenant, one.request_id) for one in asked[:100]}
-    return {key: case for key, case in found.items() if case is not None and key in waiting}
+    asked = [one for one in store.interactions.of_run(tenant, run_id) if one.parked] if waiting else []
+    found = {(one.step_name, one.visit): Case(one) for one in asked if (one.step_name, one.visit) in waiting}
+    for key, case in list(found.items())[:_WHOLE]:
+        found[key] = store.interactions.case(tenant, case.request.request_id) or case
+    return found
 
 
 def _clock(place: Installation) -> tuple[datetime, dict[str, datetime]]:
@@ -163,6 +167,7 @@ def _group_document(group: StepsExplained) -> dict[str, Any]:
         "queue": group.queue,
         "since": _iso(group.since),
         "until": _iso(group.until),
+        "requests": list(group.requests),
         "says": list(group.says),
     }
 

@@ -84,4 +84,6 @@ def _about_people(runs: Runs, tenant_id: str, event: WorktrailEvent) -> str:
     case = runs.engine.store.interactions.case(tenant_id, str(event.payload.get("task_id")))
     if case is None:
         return ""
-    return answer_in_words(case) if event.event_type is EventType.HUMAN_TASK_COMPLETED else question_in_words(case)
+    return (
+        answer_in_words(case) if event.event_type is EventType.HUMAN_TASK_COMPLETED else question_in_words(case.request)
+    )

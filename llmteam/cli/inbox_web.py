@@ -91,8 +91,9 @@ def _application(place: Installation) -> FastAPI:
 def token(user: str, tenant: str, groups: tuple[str, ...], hours: float) -> None:
     """Let somebody into the inbox: write an access token, and tell where to sign in with it.
 
-    Whoever has the token is that person until it ends; members of the group `operators` see all requests of their
-    tenant and may cancel them. A token cannot be taken back, but for a new key in LLMTEAM_WEB_KEYS.
+    Whoever has the token is that person until it ends; members of the group `operators` see all requests and runs
+    of their tenant, may cancel them and start others. A token cannot be taken back, but for a new key in
+    LLMTEAM_WEB_KEYS.
     """
     from llmteam.human.links import Access, LinkSigner
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -204,10 +206,21 @@ class HumanInteractionManager:
             reason=reason,
             shown_hash=shown_hash,
         )
-        answer = rules.Answer(response, groups, link)
+        answer = await self._checked(rules.Answer(response, groups, link))
         ruling = await self._apply(request_id, lambda case, now: rules.respond(case, answer, now, self._policy))
         assert ruling.vote is not None
         return ruling.vote
+
+    async def _checked(self, answer: rules.Answer) -> rules.Answer:
+        """An answer that was tried on the request as it is, without a lock: its schema may take long to check.
+
+        Raises what :func:`rules.respond` raises.
+        """
+        case = await self.store.call(self.store.core.case, self.store.tenant(), answer.response.request_id)
+        if case is None:
+            return answer
+        await asyncio.to_thread(rules.respond, case, answer, self._clock(), self._policy)
+        return replace(answer, checked=case.request.shown_hash)
 
     async def send_message(
         self, request_id: str, sender_id: str, text: str, *, groups: Collection[str] = ()
@@ -301,7 +314,9 @@ class HumanInteractionManager:
     # -- telling
 
     def register_channel(self, name: str, channel: NotificationChannel) -> None:
-        """Notify through ``channel`` too, if the store keeps no notifications."""
+        """Notify through ``channel`` too, if the store keeps no notifications: of what happens from now on."""
+        if not self.channels and self.audit_trail is None:
+            self.store.core.drain()
         self.channels[name] = channel
 
     def close(self) -> None:
@@ -325,6 +340,9 @@ class HumanInteractionManager:
             return
         for due in await self.store.call(core.take_due, LISTED):
             await self.store.call(core.apply, due.tenant_id, due.request_id, lambda case: catch_up(case, now))
+        if not self.channels and self.audit_trail is None:
+            # Another manager of the same store may be the one that tells and records.
+            return
         for ruling in await self.store.call(core.drain):
             if self.channels and not core.keeps_notifications and ruling.notices:
                 from llmteam.human.telling import tell

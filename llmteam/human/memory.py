@@ -227,10 +227,14 @@ class MemoryInteractions:
         self._each_of_run(
             tenant_id,
             run_id,
-            lambda r: r.changed(
-                frozen_at=None,
-                stood=r.stood + stood,
-                deadline=None if r.deadline is None else r.deadline + stood,
+            lambda r: (
+                r
+                if r.frozen_at is None
+                else r.changed(
+                    frozen_at=None,
+                    stood=r.stood + stood,
+                    deadline=None if r.deadline is None else r.deadline + stood,
+                )
             ),
         )
 

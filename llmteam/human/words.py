@@ -35,10 +35,10 @@ def agreed(case: Case) -> tuple[int, int]:
     return len(votes) - against, against
 
 
-def question_in_words(case: Case) -> str:
-    """``approval of ann until 2026-03-01 12:00:00Z: Pay 700?``"""
-    request = case.request
-    until = "" if request.deadline is None else f" until {request.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+def question_in_words(request: InteractionRequest) -> str:
+    """``approval of ann until 2026-03-01 12:00:00Z: Pay 700?``; of one whose time stands still without its end."""
+    still = request.deadline is None or request.frozen_at is not None
+    until = "" if still or request.deadline is None else f" until {request.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
     return f"{request.interaction_type.value} of {asked_of(request)}{until}: {request.title}"
 
 

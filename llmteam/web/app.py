@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 from fastapi import FastAPI, Request, Response
@@ -18,6 +19,7 @@ from llmteam.web.problems import TOLD, api_response, is_api, problem_of
 from llmteam.web.protection import MAX_BODY, BodyLimit, SecurityHeaders, secure_response, security_headers
 
 _ROUTERS = (api.router, pages.router, links.router)
+_FILES = {"inbox.css": "text/css", "inbox.svg": "image/svg+xml"}
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ def create_app(parts: Parts) -> FastAPI:
     for router in app.state.routers:
         app.include_router(router)
     app.add_api_route("/health", _health, methods=["GET"], include_in_schema=False)
-    app.add_api_route("/static/inbox.css", _style, methods=["GET"], include_in_schema=False)
+    for name, media_type in _FILES.items():
+        app.add_api_route(f"/static/{name}", _file(name, media_type), methods=["GET"], include_in_schema=False)
     return app
 
 
@@ -88,6 +91,9 @@ async def _health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-async def _style() -> Response:
-    style = files("llmteam.web").joinpath("static/inbox.css").read_bytes()
-    return Response(style, media_type="text/css", headers={"Cache-Control": "public, max-age=3600"})
+def _file(name: str, media_type: str) -> Callable[[], Awaitable[Response]]:
+    async def send() -> Response:
+        content = files("llmteam.web").joinpath(f"static/{name}").read_bytes()
+        return Response(content, media_type=media_type, headers={"Cache-Control": "public, max-age=3600"})
+
+    return send

@@ -14,7 +14,7 @@ DEPTH = 8
 #: Columns of a table, and entries of a list that is not folded.
 COLUMNS, ENTRIES = 8, 25
 
-Kind = Literal["nothing", "word", "text", "folded", "list", "fields", "table"]
+Kind = Literal["nothing", "word", "number", "text", "folded", "list", "fields", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def shown(value: Any, depth: int = 0) -> Shown:
         case bool():
             return Shown("word", "yes" if value else "no")
         case int() | float():
-            return Shown("word", json.dumps(value))
+            return Shown("number", json.dumps(value))
         case str():
             return text(value)
         case _ if depth >= DEPTH:

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from llmteam.human.links import AnswerLink
-from llmteam.human.rulings import Case
 from llmteam.tenancy import TenantContext
 from llmteam.web import inbox, sessions
 from llmteam.web.csrf import check_form, form_token
@@ -43,7 +42,7 @@ async def show(request: Request, link: Link, token: str) -> Response:
     case = await inbox.case_of(parts_of(request), link.request_id)
     changed = case.request.status.is_open and case.request.shown_hash != link.shown_hash
     return await request_page(
-        request, case, _visitor(request, link, token, case), Said(_CHANGED) if changed else NOTHING_SAID
+        request, case, _visitor(request, link, token), Said(_CHANGED) if changed else NOTHING_SAID
     )
 
 
@@ -53,8 +52,7 @@ async def answer(request: Request, link: Link, token: str) -> Response:
     """Answer it. The link works once."""
     form, parts = await sessions.form_of(request), parts_of(request)
     check_form(parts, token, form)
-    case = await inbox.case_of(parts, link.request_id)
-    visitor = _visitor(request, link, token, case)
+    visitor = _visitor(request, link, token)
     used = (link.link_id, link.expires_at)
     refused = await take_answer(request, link.request_id, visitor, form, link=used)
     if refused is not None:
@@ -68,13 +66,11 @@ async def send_message(request: Request, link: Link, token: str) -> Response:
     """Write into a chat; the link goes on working until the chat is closed with it."""
     form, parts = await sessions.form_of(request), parts_of(request)
     check_form(parts, token, form)
-    case = await inbox.case_of(parts, link.request_id)
-    refused = await take_message(request, link.request_id, _visitor(request, link, token, case), form)
+    refused = await take_message(request, link.request_id, _visitor(request, link, token), form)
     return refused or RedirectResponse(f"{parts.base}/answer/{token}#messages", 303)
 
 
-def _visitor(request: Request, link: AnswerLink, token: str, case: Case) -> Visitor:
+def _visitor(request: Request, link: AnswerLink, token: str) -> Visitor:
     parts = parts_of(request)
-    # A group that is told gets a link too: whoever reads its messages answers as the group.
-    groups = (link.person,) if link.person == case.request.assignee_group else ()
-    return Visitor(link.person, groups, f"{parts.base}/answer/{token}", form_token(parts, token))
+    # The groups that a person is in are not known from a link; it is made for those who are asked by name.
+    return Visitor(link.person, (), f"{parts.base}/answer/{token}", form_token(parts, token))

@@ -20,7 +20,7 @@ from llmteam.human.rulings import Case
 from llmteam.web import inbox, sessions
 from llmteam.web.answers import filled
 from llmteam.web.csrf import check_form, form_token
-from llmteam.web.identity import Identity, PageIdentity
+from llmteam.web.identity import Identity, PageIdentity, session_cookie
 from llmteam.web.parts import parts_of
 from llmteam.web.problems import Problem, problem_of
 from llmteam.web.render import page
@@ -218,7 +218,9 @@ async def _refused(request: Request, visitor: Visitor, case: Case, form: Mapping
 def problem_page(request: Request, problem: Problem) -> Response:
     """The page of a refusal; whoever is not signed in can do so on it."""
     if problem.status == 401:
-        return _sign_in(request, after=request.url.path, problem=problem.detail, status=401)
+        # Who comes for the first time has done nothing wrong.
+        known = session_cookie(parts_of(request)) in request.cookies
+        return _sign_in(request, after=request.url.path, problem=problem.detail if known else "", status=401)
     response = page(request, "problem.html", problem.status, problem=problem)
     response.headers.update(problem.headers)
     return response

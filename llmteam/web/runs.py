@@ -13,6 +13,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 
 from llmteam import codec
 from llmteam.canvas.exceptions import RunStateError, UnknownSegmentError
@@ -24,7 +25,7 @@ from llmteam.canvas.runs import Runs, Start, StartRules, runtime_ref
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.surgery import PAUSE_GRACE_SECONDS
 from llmteam.canvas.validation import SegmentValidator
-from llmteam.events.models import TERMINAL_TYPES, EventQuery
+from llmteam.events.models import TERMINAL_TYPES, EventQuery, EventType
 from llmteam.ids import as_utc, check_identifier, new_id
 from llmteam.web.api import PartsHere, refusals
 from llmteam.web.following import EventSource, told
@@ -57,14 +58,38 @@ _STEERING = refusals(401, 403, 404, 409, 413, 422, 503)
 _STARTED: dict[int | str, dict[str, Any]] = {
     200: {"model": RunSummary, "description": "The run that was there already"}
 }
+#: As OpenAPI 3.2 describes the items of a stream (section 4.14.4).
+_EVENT = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "event": {"type": "string", "enum": [kind.value for kind in EventType]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`id` is the event's number, `event` its type, `data` the event as JSON",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
     },
     204: {"description": "The run is over, and you have seen its last event: do not come back"},
 }
 
+
+class _RunIdConvertor(Convertor[str]):
+    """Ids of runs may have slashes; what they end with here is another address."""
+
+    regex = r"(?!.*/(?:events|cancel|pause|resume)$).+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("run", _RunIdConvertor())
 router = APIRouter(prefix="/api", tags=["runs"])
 
 
@@ -181,7 +206,7 @@ def _steered(runs: Runs, identity: Identity, run_id: str, wanted: SegmentStatus,
     return RunSummary.of(record)
 
 
-@router.get("/runs/{run_id:path}", responses=_LOOKING)
+@router.get("/runs/{run_id:run}", responses=_LOOKING)
 def show_run(runs: RunsHere, identity: Operator, run_id: RunId, query: Annotated[RunQuery, Query()]) -> RunView:
     """A run with its graph, the states of its steps, and the requests to people that it waits for."""
     tenant_id, store = identity.tenant_id, runs.engine.store

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
 
 from tests.acceptance.command_line import DONE, UNREACHABLE, USAGE, CommandLine, Started
 from tests.embedding import short_folder
+from tests.following import Follower
 from tests.services import PostgresService, redis_client
-from tests.site import Browser
+from tests.site import Api, Browser
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -107,6 +110,20 @@ def test_ctrl_c_ends_it(llmteam: CommandLine) -> None:
         inbox.process.send_signal(signal.SIGINT)
 
         assert inbox.process.wait(20) == DONE
+
+
+def test_it_ends_although_somebody_follows_a_run(llmteam: CommandLine) -> None:
+    segment = llmteam.segment("waiting", ("transform", {}))
+    token = llmteam("inbox", "token", "--user", "olga", "--group", "operators").stdout.strip()
+    with llmteam.started("inbox", "serve", "--port", "0") as inbox:
+        api = Api(address_of(inbox), token)
+        started = api.post("/runs", {"segment": json.loads(Path(segment).read_text()), "input": 1})
+        with Follower(api, started.json()["run_id"]) as follower:
+            follower.take(1)
+            inbox.process.send_signal(signal.SIGTERM)
+
+            assert list(follower) == [], "the stream ends as streams do, and is not cut off"
+            assert inbox.process.wait(20) == DONE
 
 
 @pytest.mark.parametrize("arguments", [("serve", "--port", "0"), ("token", "--user", "ann")])

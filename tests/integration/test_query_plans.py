@@ -146,12 +146,12 @@ def test_what_concerns_many_runs_reads_an_index(full: Database, name: str) -> No
 
 
 def test_a_start_counts_the_open_runs_of_its_tenant_by_an_index_of_their_own(full: Database) -> None:
-    """Statements of a function have no plan of their own to ask for: what it reads is seen in what it leaves counted."""
+    """A function has no plan that could be asked for; how it read is in the counters of the transaction."""
     with full.hot("acme") as hot:
         hot.script("SELECT 1", begin=True)
         hot.script(
             "INSERT INTO llmteam.tenants (tenant_id, name, tier, data_region, document, max_concurrent, max_per_minute,"
-            " created_at, updated_at) VALUES ('acme', 'Acme', 'free', 'default', '{}', 50, 5000, now(), now())"
+            " created_at, updated_at) VALUES ('acme', 'Acme', 'free', 'default', '{}', 99999, 99999, now(), now())"
         )
         read = "SELECT idx_scan, seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'runs'"
         before = hot.script(read) or []

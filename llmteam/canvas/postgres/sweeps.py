@@ -57,7 +57,7 @@ SELECT tenant_id, run_id, status = 'pausing' FROM llmteam.runs
 #: From one tenant to the next: of none are all queued runs read.
 QUEUED_TENANTS = """
 WITH RECURSIVE found AS (
-  (SELECT tenant_id FROM llmteam.runs WHERE status = 'pending' ORDER BY tenant_id LIMIT 1)
+  (SELECT tenant_id FROM llmteam.runs WHERE status = 'pending' AND tenant_id > '' ORDER BY tenant_id LIMIT 1)
   UNION ALL
   SELECT (SELECT r.tenant_id FROM llmteam.runs r WHERE r.status = 'pending' AND r.tenant_id > f.tenant_id
            ORDER BY r.tenant_id LIMIT 1)

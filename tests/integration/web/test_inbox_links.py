@@ -9,8 +9,9 @@ import pytest
 import requests
 
 from llmteam.human.links import LinkSigner
+from llmteam.human.respond_links import RespondLinks
 from llmteam.web import Parts
-from tests.site import KEY, START, Site, TestClock, site_of
+from tests.site import KEY, START, Browser, Site, TestClock, site_of
 
 
 def test_a_link_shows_the_request_and_its_form_as_often_as_one_likes(site: Site, ask, state) -> None:
@@ -109,13 +110,27 @@ def test_a_link_of_somebody_who_is_not_asked_any_more_answers_nothing(site: Site
     assert state(asked) == before
 
 
-def test_a_group_answers_by_the_link_that_it_got(site: Site, ask, state) -> None:
-    asked, browser = ask("approval", "Pay?", assignee=None, assignee_group="finance"), site.browser()
+def test_a_link_as_notifications_have_it_answers(site: Site, ask, state) -> None:
+    asked, browser = ask("approval", "Pay?"), Browser("")
+    made = RespondLinks(site.url, site.parts.signer).answer_links(asked, ["ann", "eve"], site.parts.now())
 
-    browser.open(site.link(asked, "finance"))
+    browser.open(made["ann"])
+    browser.url = site.url
     browser.send({}, button="approve")
 
-    assert state(asked)[0].response.responder_id == "finance"
+    assert list(made) == ["ann"]
+    assert state(asked)[0].response.responder_id == "ann"
+
+
+def test_what_a_group_is_asked_is_not_answered_by_a_link(site: Site, ask, state) -> None:
+    asked, browser = ask("approval", "Pay?", assignee=None, assignee_group="finance"), site.browser()
+    before = state(asked)
+
+    page = browser.open(site.link(asked, "finance"))
+
+    assert "You cannot answer it" in page.said
+    assert page.forms == []
+    assert state(asked) == before
 
 
 def test_a_request_that_changed_is_shown_anew_before_a_link_answers_it(site: Site, ask, amend, state) -> None:

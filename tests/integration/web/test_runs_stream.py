@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -58,6 +58,19 @@ def batch(place: RunsSite, run_id: str, count: int) -> None:
     place.worker.wakeup.notify(channel("acme", run_id))
 
 
+@contextmanager
+def sleeping(place: RunsSite, run_id: str) -> Iterator[socket.socket]:
+    """A client that asks for a stream and takes nothing of it."""
+    where = urlsplit(place.site.url)
+    with socket.socket() as sleeper:
+        sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sleeper.connect((where.hostname, where.port))
+        head = f"GET /api/runs/{run_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {place.api().token}\r\n\r\n"
+        sleeper.sendall(head.encode())
+        wait_until(lambda: followers(place, run_id) == 1, "the sleeper to be served")
+        yield sleeper
+
+
 def assert_whole(told: list[Told], events: list[WorktrailEvent], after: int = 0) -> None:
     """Everything behind number ``after`` came, once and in order, as it is stored."""
     wanted = [event for event in events if (event.seq or 0) > after]
@@ -104,6 +117,15 @@ def test_a_follower_hears_of_each_event_as_it_happens(place: RunsSite) -> None:
 
         assert_whole(known + more, stored(place, run_id))
         assert "step.completed" in {one.kind for one in more}
+
+
+def test_a_history_of_many_batches_comes_without_a_wake_up(place: RunsSite) -> None:
+    run_id = place.start(row("a"))
+    batch(place, run_id, 500)
+    place.do(run_id, "a")
+
+    with Follower(place.api(), run_id) as follower:
+        assert_whole(list(follower), stored(place, run_id))
 
 
 @pytest.mark.parametrize("by", ["header", "query", "header before query"])
@@ -217,14 +239,7 @@ def test_a_batch_costs_one_look_however_many_events_it_has(place: RunsSite) -> N
 def test_a_client_that_takes_nothing_holds_one_batch_and_stops_nobody(place: RunsSite) -> None:
     run_id = place.start(row("a"))
     note(place, run_id, 300, "x" * 60_000)
-    where = urlsplit(place.site.url)
-    with socket.socket() as sleeper:
-        sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sleeper.connect((where.hostname, where.port))
-        head = f"GET /api/runs/{run_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {place.api().token}\r\n\r\n"
-        sleeper.sendall(head.encode())
-        wait_until(lambda: followers(place, run_id) == 1, "the sleeper to be served")
-
+    with sleeping(place, run_id):
         with Follower(place.api(), run_id) as follower:
             place.do(run_id, "a")
             assert_whole(list(follower), stored(place, run_id))
@@ -232,6 +247,16 @@ def test_a_client_that_takes_nothing_holds_one_batch_and_stops_nobody(place: Run
         assert held.seq <= 200, "the second batch is not read before the first is taken"
 
     wait_until(lambda: followers(place, run_id) == 0, "the sleeper to be forgotten")
+
+
+def test_a_client_that_takes_nothing_for_long_is_cut_off(place: RunsSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmteam.web.following.STALLED_SECONDS", 0.2)
+    run_id = place.start(row("a"))
+    note(place, run_id, 200, "x" * 60_000)
+
+    with sleeping(place, run_id) as sleeper:
+        wait_until(lambda: place.runs.wakeup._registry.channels() == set(), "the server to let go of it")  # type: ignore[attr-defined]
+        assert sleeper.fileno() > 0, "the client has not gone by itself"
 
 
 def test_a_stream_ends_with_the_access_of_who_asked(database_url: str, clean_valkey: str) -> None:
