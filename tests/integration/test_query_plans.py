@@ -20,9 +20,10 @@ from tests.services import PostgresService
 #: 5,000 runs of 20 steps, all but some of them over, and one run with a join of 1,000 branches.
 FILL = """
 INSERT INTO llmteam.runs (tenant_id, run_id, instance_id, segment_id, definition_hash, status, open, total, next_seq,
-                          input, config, context, root_run_id, created_at, wake_at)
+                          input, config, context, root_run_id, created_at, wake_at, finished_at)
 SELECT 'acme', 'run-' || n, '', 'seg', 'h', CASE WHEN n %% 500 = 0 THEN 'running' ELSE 'completed' END, 0, 20, 21,
-       '1', '{}', '{}', 'run-' || n, now() - n * interval '1 second', CASE WHEN n %% 500 = 0 THEN now() END
+       '1', '{}', '{}', 'run-' || n, now() - n * interval '1 second', CASE WHEN n %% 500 = 0 THEN now() END,
+       CASE WHEN n %% 500 > 0 THEN now() END
   FROM generate_series(1, 5000) n;
 INSERT INTO llmteam.run_steps (tenant_id, run_id, step_id, visit, state, undecided, live, queue, owner, wake_at,
                                sources, output, whole, decisions)
