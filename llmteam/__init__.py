@@ -44,7 +44,7 @@ _NAMES = {
         "RuntimeContextManager SecretAccessDeniedError SecretsProvider StepContext Store StoreRegistry "
         "current_runtime get_current_runtime"
     ),
-    "tenancy": "TenantContext current_tenant",
+    "tenancy": "TenantConfig TenantContext TenantLimits TenantManager TenantTier current_tenant",
 }
 
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

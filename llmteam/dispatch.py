@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmteam.errors import ConfigurationError
 from llmteam.ids import new_id
+from llmteam.lanes import Lanes
 from llmteam.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,6 +40,16 @@ THREAD_QUEUES = (CONTROL_QUEUE, IO_QUEUE, LLM_QUEUE)
 #: Served by the ``prefork`` worker: users' handlers.
 PROCESS_QUEUES = (DEFAULT_QUEUE, QUARANTINE_QUEUE)
 QUEUES = THREAD_QUEUES + PROCESS_QUEUES
+
+
+#: The priority of hints that go behind. Of Redis, kombu serves 0, which is all others', first; a RabbitMQ queue that
+#: was not declared with priorities ignores it.
+BEHIND = 9
+
+
+def lanes_of(queue: str) -> tuple[str, str]:
+    """The lists in Redis that kombu keeps a queue's lanes in: ahead and behind."""
+    return queue, f"{queue}\x06\x16{BEHIND}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,7 @@ class CeleryDispatcher:
         self._waiting: list[Hint] = []
         self._publishing = False
         self._origin = f"{os.getpid()}@{os.uname().nodename}"
+        self._lanes = Lanes(self._depth_ahead)
 
     def send(self, hints: Sequence[Hint]) -> None:
         """Publish the hints, or leave them to a thread that is publishing right now: it takes them along.
@@ -110,9 +122,20 @@ class CeleryDispatcher:
 
     def _publish_all(self, hints: Sequence[Hint]) -> None:
         declared: set[str] = set()
+        lanes = self._lanes.behind([(hint.tenant_id, hint.queue) for hint in hints])
         with self._producer(len(hints)) as producer:
-            for hint in hints:
-                self._publish(producer, hint, declared)
+            for hint, behind in zip(hints, lanes, strict=True):
+                self._publish(producer, hint, declared, behind=behind)
+
+    def _depth_ahead(self, queue: str) -> int | None:
+        """How many hints lie in the lane ahead; of a broker that is no Redis, and has one lane, nothing is known."""
+        try:
+            with self._app.producer_or_acquire() as producer:
+                client = getattr(producer.channel, "client", None)
+                return None if client is None else int(client.llen(queue))
+        except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises: the hint then goes ahead
+            logger.debug("the queue %s could not be looked at: %s", queue, exc)
+            return None
 
     def send_chord(self, chord: Chord) -> None:
         """Publish the heads as headers of one chord; without a backend that can count them, as plain hints."""
@@ -124,9 +147,11 @@ class CeleryDispatcher:
         group_id = new_id()
         backend.set_chord_size(group_id, len(chord.heads))
         declared: set[str] = set()
+        lanes = self._lanes.behind([(hint.tenant_id, hint.queue) for hint in chord.heads])
         with self._producer(len(chord.heads)) as producer:
-            for index, hint in enumerate(chord.heads):
-                self._publish(producer, hint, declared, chord=body, group_id=group_id, group_index=index)
+            for index, (hint, behind) in enumerate(zip(chord.heads, lanes, strict=True)):
+                part = {"chord": body, "group_id": group_id, "group_index": index}
+                self._publish(producer, hint, declared, behind=behind, **part)
 
     def unattended(self, queues: Iterable[str], timeout: float = 1.0) -> list[str]:
         """Those of ``queues`` that no living worker consumes; asks all workers and waits ``timeout`` seconds."""
@@ -142,7 +167,7 @@ class CeleryDispatcher:
             options={"queue": hint.queue, "task_id": task_id, "ignore_result": True},
         )
 
-    def _publish(self, producer: Producer, hint: Hint, declared: set[str], **chord: Any) -> None:
+    def _publish(self, producer: Producer, hint: Hint, declared: set[str], *, behind: bool, **chord: Any) -> None:
         """Publish one message of a batch, for which each queue is declared once."""
         amqp, task_id = self._app.amqp, new_id()
         text = f"({', '.join(map(repr, hint.args))})"
@@ -160,7 +185,8 @@ class CeleryDispatcher:
         )
         declare = () if hint.queue in declared else None
         declared.add(hint.queue)
-        amqp.send_task_message(producer, RUN_STEP, message, queue=hint.queue, retry=False, declare=declare)
+        lane = {"priority": BEHIND} if behind else {}
+        amqp.send_task_message(producer, RUN_STEP, message, queue=hint.queue, retry=False, declare=declare, **lane)
 
     @contextmanager
     def _producer(self, count: int) -> Iterator[Producer]:

@@ -67,6 +67,8 @@ class Settings:
     smtp_url: str | None = None
     #: Deliveries that are tried before a notification counts as dead.
     notify_attempts: int = 8
+    #: Tier of tenants without a record.
+    default_tier: str = "enterprise"
     #: Where a value came from, by field name; fields that are not listed have their default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -160,6 +162,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "notify_teams_url": variables.secret_url,
     "smtp_url": variables.smtp_url,
     "notify_attempts": variables.count(1, 1000),
+    "default_tier": variables.tier,
 }
 _DEFAULTS: dict[str, object] = {
     item.name: {} if item.name == "start_keys" else item.default for item in fields(Settings)

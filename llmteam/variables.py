@@ -26,6 +26,8 @@ _PRIVATE_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:/\d{1,3})?\]|[A-Za-z0-9_*.-]+
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: Characters of a key that signs: as many as the bytes of its digest (RFC 2104, section 3).
 _KEY_LENGTH = 32
+#: As in :class:`llmteam.tenancy.TenantTier`, which stands above this module.
+_TIERS = ("free", "starter", "professional", "enterprise")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -266,6 +268,13 @@ def _whole(least: int, most: int, unit: str) -> Callable[[str, str], int]:
         return value
 
     return parse
+
+
+def tier(name: str, text: str) -> str:
+    """The tier of a tenant."""
+    if text.lower() not in _TIERS:
+        raise bad(name, f"one of {', '.join(_TIERS)}", text)
+    return text.lower()
 
 
 def log_level(name: str, text: str) -> str:

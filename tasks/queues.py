@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from llmteam.dispatch import QUEUES
+from llmteam.dispatch import QUEUES, lanes_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -22,7 +22,7 @@ class BusyQueues:
     def __init__(self, app: Celery, depth: int) -> None:
         self._app = app
         self._depth = depth
-        self._heads: dict[str, bytes] = {}
+        self._heads: dict[str, tuple[bytes | None, bytes | None]] = {}
 
     def __call__(self) -> list[str]:
         """The queues that are deeper than the limit and being worked off; none when the broker does not answer."""
@@ -36,15 +36,16 @@ class BusyQueues:
 
     def _look(self, client: Any) -> list[str]:
         pipe = client.pipeline(transaction=False)
-        for queue in QUEUES:
-            pipe.llen(queue)
-            pipe.lindex(queue, -1)
+        for lane in (lane for queue in QUEUES for lane in lanes_of(queue)):
+            pipe.llen(lane)
+            pipe.lindex(lane, -1)
         found = pipe.execute()
         busy = []
-        for queue, depth, head in zip(QUEUES, found[::2], found[1::2], strict=True):
+        for place, queue in enumerate(QUEUES):
+            ahead, first, behind, other = found[4 * place : 4 * place + 4]
             before = self._heads.pop(queue, None)
-            if head is not None:
-                self._heads[queue] = head
-            if depth > self._depth and before is not None and before != head:
+            if (first, other) != (None, None):
+                self._heads[queue] = (first, other)
+            if ahead + behind > self._depth and before is not None and before != (first, other):
                 busy.append(queue)
         return busy

@@ -26,6 +26,12 @@ def sweep_runs() -> None:
     step_worker().sweeper.sweep("runs")
 
 
+@shared_task(name=SWEEPS["starts"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_starts() -> None:
+    """Let runs begin that wait until their tenant has room for them."""
+    step_worker().sweeper.sweep("starts")
+
+
 @shared_task(name=SWEEPS["people"], ignore_result=True)  # type: ignore[untyped-decorator]
 def sweep_people() -> None:
     """Remind people, escalate and time out what they are asked."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.canvas import transitions
+from llmteam.canvas.admitting import Admitting
 from llmteam.canvas.asking import Asking
 from llmteam.canvas.exceptions import AlreadyRunningError, StepTimeoutError
 from llmteam.canvas.execution import (
@@ -31,6 +32,7 @@ from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.outbox import Alarm, Notify, Outbox, hint_of
 from llmteam.canvas.outputs import completion
 from llmteam.canvas.ports import Ask, StepHandler
+from llmteam.canvas.queueing import queue_up
 from llmteam.canvas.records import NewRun, RunHeader, RunStore, Seen, StoredOutput, Work
 from llmteam.canvas.routing import Source, gather_input
 from llmteam.canvas.state import (
@@ -50,6 +52,7 @@ from llmteam.errors import InfrastructureError
 from llmteam.events.models import ErrorInfo, EventDraft, EventType
 from llmteam.ids import Clock, new_id, utc_now
 from llmteam.runtime.context import RuntimeContext, StepContext
+from llmteam.tenancy.exceptions import TenantLimitExceededError
 
 logger = logging.getLogger(__name__)
 
@@ -94,36 +97,64 @@ class Engine:
         self.limits = limits or Limits()
         self.clock = clock
         self.holder = holder
-        self.outbox = Outbox(dispatcher, notify=notify, alarm=alarm, clock=clock)
+        self.outbox = Outbox(dispatcher, notify=self._noticed(notify), alarm=alarm, clock=clock)
         self._handler_of = handler_of
         self._runtime_of = runtime_of
         self.chance = chance
         self._graphs = GraphCache(store)
         self.asking = Asking(store, self._graphs, self.outbox, lambda: self.limits, clock)
+        self.admitting = Admitting(store, self._graphs, self.outbox, clock)
         self._handed_on = HandedOn()
+
+    def _noticed(self, notify: Notify) -> Notify:
+        """``notify``; a run that is over also makes room for one that waits for its turn."""
+
+        def noticed(tenant_id: str, run_id: str, ended: bool) -> None:
+            notify(tenant_id, run_id, ended)
+            if ended:
+                self.admitting.run_ended(tenant_id)
+
+        return noticed
 
     # -- runs
 
     def submit(self, run: NewRun) -> bool:
-        """Write a run and hint at its entry step; False when its id or idempotency key is taken."""
+        """Write a run and hint at its entry step; False when its id or idempotency key is taken.
+
+        Where its tenant has no room for it, it waits for its turn if the tenant's starts do. Raises
+        :class:`TenantError` kinds when the tenant may not start it.
+        """
         graph = self._graphs.put(run.pinned)
         now = self.clock()
         change = transitions.start(graph, run.run_id, now, self.deadline_of(run, now))
         return self._create(run, graph, change)
 
     def begin_run(self, run: NewRun, change: Change) -> None:
-        """Write a run that begins as ``change`` says. Raises :class:`AlreadyRunningError`."""
+        """Write a run that begins as ``change`` says.
+
+        Raises :class:`AlreadyRunningError`, and as :meth:`submit`.
+        """
         if not self._create(run, self._graphs.put(run.pinned), change):
             raise AlreadyRunningError(run.run_id)
 
     def _create(self, run: NewRun, graph: Graph, change: Change) -> bool:
         change.events[0].payload.update(inline({"input": codec.loads(run.input)}, self.limits))
-        if not self.store.create(run, change, graph.nodes):
+        try:
+            created = self.store.create(run, change, graph.nodes)
+        except TenantLimitExceededError as exc:
+            if not exc.queues:
+                raise
+            queue_up(change)
+            created = self.store.create(run, change, graph.nodes)
+        if not created:
             return False
         self.outbox.send(run.tenant_id, graph, change)
         if change.run.deadline is not None:
             # Whoever looks at a step of a run that is over time ends the run.
             self.outbox.alarm(change.run.deadline, hint_of(run.tenant_id, run.run_id, graph, (graph.entry, 1)))
+        if change.run.status is SegmentStatus.PENDING:
+            # Whatever ended while it was written has not seen it.
+            self.admitting.admit(run.tenant_id)
         return True
 
     def deadline_of(self, run: NewRun, now: datetime) -> datetime | None:
@@ -151,6 +182,7 @@ class Engine:
         header = self.store.header(tenant_id, run_id)
         if header is None:
             return False
+        self.admitting.note(header)
         change = self.store.apply(header, [], transition, {}, now=self.clock())
         if change.applied:
             self.outbox.tell(tenant_id, change)
@@ -174,6 +206,7 @@ class Engine:
         if work.run.deadline is not None and now >= work.run.deadline and work.run.status is SegmentStatus.RUNNING:
             self.expire(hint.tenant_id, hint.run_id)
             return None
+        self.admitting.note(work.header)
         graph = self.graph_of(work.header)
         node = graph.nodes[hint.step_id]
         timeout = self._timeout(node, work)

@@ -114,6 +114,8 @@ def _says_run(picture: Picture) -> Iterator[str]:
             yield from _says_failed(picture)
         case "paused":
             yield from _says_paused(picture)
+        case "pending":
+            yield from _says_queued(picture)
         case _:
             yield from _says_going(picture)
     if record.link is not None and record.parent_run_id is not None:
@@ -178,6 +180,14 @@ def _says_paused(picture: Picture) -> Iterator[str]:
     if record.deadline is not None and record.paused_at is not None:
         left = max(0.0, (record.deadline - record.paused_at).total_seconds())
         yield f"From then on it has {length(left)} left before it ends with the status timeout."
+
+
+def _says_queued(picture: Picture) -> Iterator[str]:
+    record = picture.record
+    yield f"Queued since {picture.at(record.created_at)}: tenant {record.tenant_id} has as many open runs as it may."
+    yield "The end of one of them lets the run begin that has waited longest; sweeps look too."
+    yield f"`llmteam tenants show {record.tenant_id}` shows how many may be open."
+    yield from says_late_sweep(picture, "starts")
 
 
 def _says_going(picture: Picture) -> Iterator[str]:

@@ -268,10 +268,14 @@ def _held_from(picture: Picture, step: StepRecord) -> Hashable:
 
 
 def _paused_since(picture: Picture, row: StepRow) -> datetime | None:
-    return picture.record.paused_at
+    record = picture.record
+    return record.created_at if record.status is SegmentStatus.PENDING else record.paused_at
 
 
 def _says_pause(picture: Picture, steps: Steps) -> Iterator[str]:
+    if picture.record.status is SegmentStatus.PENDING:
+        yield "Begins when its run does."
+        return
     yield "Held by the pause of its run: its time stands still and nothing wakes it."
     ends, paused_at = first_of(step.held_wake_at for step in steps), picture.record.paused_at
     before = _BEFORE.get(steps[0].held_owner or "queue", "it waited")

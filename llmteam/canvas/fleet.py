@@ -23,6 +23,8 @@ from llmteam.human.postgres import PostgresInteractions
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
+from llmteam.tenancy.admission import limits_of_tier
+from llmteam.tenancy.limits import TenantTier
 from llmteam.wakeup import RedisWakeup, run_notifier
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def connect(
     clock = DatabaseClock(database)
     interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
     engine = Engine(
-        PostgresRunStore(database, interactions),
+        PostgresRunStore(database, interactions, unknown_tenants=limits_of_tier(TenantTier(settings.default_tier))),
         handler_of=catalog.get_handler,
         runtime_of=_runtime_of,
         dispatcher=dispatcher,

@@ -26,6 +26,7 @@ from llmteam.canvas.state import (
 )
 from llmteam.dispatch import QUARANTINE_QUEUE, Hint
 from llmteam.ids import Clock
+from llmteam.tenancy.admission import StartCounts, StartLimits, refusal, wait
 
 #: The longest pause between two hints at a step.
 _MOST = timedelta(minutes=5)
@@ -59,6 +60,44 @@ class MemoryRun:
     hints: dict[Key, int] = field(default_factory=dict)
     frozen: dict[Key, tuple[Owner, datetime | None]] = field(default_factory=dict)
     given: dict[Key, str] = field(default_factory=dict)
+
+
+def check_start(
+    runs: Mapping[tuple[str, str], MemoryRun], run: NewRun, limits: StartLimits, now: datetime, *, queued: bool
+) -> None:
+    """Raise :class:`TenantError` kinds unless the tenant may start one more run, to begin at once unless ``queued``."""
+    counts = _count(runs, run.tenant_id, limits, now)
+    refused = refusal(run.tenant_id, limits, counts, run.agents)
+    if refused is None and not queued:
+        refused = wait(run.tenant_id, limits, counts, behind_queue=True)
+    if refused is not None:
+        raise refused
+
+
+def check_admission(
+    runs: Mapping[tuple[str, str], MemoryRun], tenant_id: str, limits: StartLimits, now: datetime
+) -> None:
+    """Raise :class:`TenantError` kinds unless one of the tenant's queued runs may begin."""
+    counts = _count(runs, tenant_id, limits, now)
+    one_too_many = replace(limits, per_day=None, per_minute=None)
+    refused = refusal(tenant_id, one_too_many, counts, 0) or wait(tenant_id, limits, counts, behind_queue=False)
+    if refused is not None:
+        raise refused
+
+
+def _count(
+    runs: Mapping[tuple[str, str], MemoryRun], tenant_id: str, limits: StartLimits, now: datetime
+) -> StartCounts:
+    if not limits.counts:
+        return StartCounts()
+    mine = [run for (tenant, _), run in list(runs.items()) if tenant == tenant_id]
+    queued = sum(run.state.status is SegmentStatus.PENDING for run in mine)
+    return StartCounts(
+        open=sum(not run.state.status.is_terminal for run in mine) - queued,
+        queued=queued,
+        today=sum(run.created_at.date() == now.date() for run in mine),
+        last_minute=sum(run.created_at > now - timedelta(minutes=1) for run in mine),
+    )
 
 
 def apply_hold(run: MemoryRun, hold: Hold, now: datetime) -> None:
@@ -224,6 +263,11 @@ class MemorySweeps:
             if status.accepts_results and run.wake_at is not None and run.wake_at <= now:
                 late.append(LateRun(run.header.tenant_id, run.header.run_id, status is SegmentStatus.PAUSING))
         return late[:limit]
+
+    def queued_tenants(self, limit: int) -> list[str]:
+        """As :meth:`Sweeps.queued_tenants`."""
+        waiting = {ident[0] for ident, run in list(self._runs.items()) if run.state.status is SegmentStatus.PENDING}
+        return sorted(waiting)[:limit]
 
     def purge(self, older_than: timedelta, limit: int) -> int:
         """As :meth:`Sweeps.purge`."""

@@ -100,6 +100,11 @@ class NewRun:
     link: Link | None = None
 
     @property
+    def agents(self) -> int:
+        """How many of its steps ask a model: what the tenant's limit of agents is about."""
+        return sum(step.step_type == "llm_agent" for step in self.pinned.definition.steps)
+
+    @property
     def start_hash(self) -> str:
         """Digest of what is started: two starts with the same one ask for the same."""
         return codec.digest(f"{self.pinned.hash}\n{self.input}")
@@ -116,7 +121,10 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class RunHeader:
-    """What every worker needs to know of a run besides its state."""
+    """What every worker needs to know of a run besides its state.
+
+    ``queues``: the tenant's starts wait for their turn, so that the end of this run may let another one begin.
+    """
 
     tenant_id: str
     run_id: str
@@ -127,6 +135,7 @@ class RunHeader:
     context: Mapping[str, Any]
     root_run_id: str
     link: str | None = None
+    queues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +270,10 @@ class RunStore(Protocol):
         ...
 
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
-        """Write a new run with all its rows; False when its id or its idempotency key is taken."""
+        """Write a new run with all its rows, or one that waits for its turn; False when its id or key is taken.
+
+        Raises :class:`TenantError` kinds when the tenant may not start it; then nothing is written.
+        """
         ...
 
     def taken(self, tenant_id: str, run_id: str | None, idempotency_key: str | None) -> Taken | None:
@@ -303,10 +315,13 @@ class RunStore(Protocol):
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
         seen: Seen | None = None,
+        admits: bool = False,
     ) -> Change:
         """Lock the run, run ``transition`` on the slice of ``keys``, write what it changed.
 
-        With ``seen`` a store may leave out the lock and the look, and write only if nothing has happened since.
+        With ``admits`` it takes one more place among the tenant's open runs; raises :class:`TenantError` kinds when
+        there is none. With ``seen`` a store may leave out the lock and the look, and write only if nothing has
+        happened since.
         """
         ...
 
@@ -322,6 +337,10 @@ class RunStore(Protocol):
 
     def lost(self, holdings: Sequence[Holding]) -> set[Holding]:
         """Those of these claims that no longer hold their step; nothing is written."""
+        ...
+
+    def queued(self, tenant_id: str) -> str | None:
+        """The run of the tenant that has waited longest for its turn."""
         ...
 
     def ready(self, tenant_id: str, run_id: str) -> list[StepRow]:
@@ -372,6 +391,10 @@ class Sweeps(Protocol):
 
     def late_runs(self, limit: int) -> list[LateRun]:
         """Runs that should have ended, or whose pause should have taken hold."""
+        ...
+
+    def queued_tenants(self, limit: int) -> list[str]:
+        """Tenants with runs that wait for their turn."""
         ...
 
     def purge(self, older_than: timedelta, limit: int) -> int:

@@ -28,6 +28,7 @@ from llmteam.events.models import EventQuery
 from llmteam.events.stores import EventStoreFace
 from llmteam.ids import InvalidIdentifierError, check_identifier, new_id
 from llmteam.runtime.manager import default_manager
+from llmteam.tenancy.exceptions import TenantError
 from llmteam.wakeup import Wakeup, end_channel
 
 logger = logging.getLogger(__name__)
@@ -213,6 +214,7 @@ class Runs:
             SegmentValidationError: the definition is unsound.
             AlreadyRunningError: the run that is there was started otherwise, or the rules refuse to share it.
             NotJSONError, PayloadTooLargeError: the input cannot be stored.
+            TenantError: its kinds say why the tenant may not start it.
             InfrastructureError: the run could not be written.
         """
         pinned = self.pin(self.resolve(start.tenant_id, start.segment))
@@ -229,9 +231,9 @@ class Runs:
             idempotency_key=_checked_key(start.idempotency_key),
         )
         for left in reversed(range(_START_ATTEMPTS)):
-            if self.engine.submit(run):
+            is_new, taken = self._submit(run)
+            if is_new:
                 return Started(run.run_id, is_new=True)
-            taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
             if taken is None:
                 continue  # purged in between
             if self._shares(taken, run, start.rules):
@@ -242,6 +244,19 @@ class Runs:
             link = Link("restart", taken.run_id, run.run_id)
             run = replace(run, replaces=taken.run_id, link=link)
         raise AlreadyRunningError(run.run_id, "and others start it at the same time")
+
+    def _submit(self, run: NewRun) -> tuple[bool, Taken | None]:
+        """Whether the run was written, else the one that was there before: it is given also where there is no room."""
+        refused: TenantError | None = None
+        try:
+            if self.engine.submit(run):
+                return True, None
+        except TenantError as exc:
+            refused = exc
+        taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
+        if taken is None and refused is not None:
+            raise refused
+        return False, taken
 
     def _shares(self, taken: Taken, run: NewRun, rules: StartRules) -> bool:
         """Whether the start is answered by the run that is there; False when that one makes way.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +19,8 @@ from llmteam.canvas.memory import (
     MemorySweeps,
     apply_hold,
     beginning,
+    check_admission,
+    check_start,
     holds,
     sealed_input,
     shown,
@@ -49,6 +52,7 @@ from llmteam.events.models import EventDraft, EventScope, WorktrailEvent
 from llmteam.human.memory import MemoryInteractions
 from llmteam.human.models import InteractionRequest
 from llmteam.ids import Clock, utc_now
+from llmteam.tenancy.admission import StartLimits
 
 __all__ = ["MemoryRunStore"]
 
@@ -58,11 +62,18 @@ _TAKES_INPUT = (StepState.READY, StepState.WAITING)
 
 
 class MemoryRunStore:
-    """Runs in dictionaries, one lock per run. ``sink`` is given the events of each transition under that lock."""
+    """Runs in dictionaries, one lock per run. ``sink`` is given the events of each transition under that lock.
+
+    ``limits_of`` says what holds for the starts of a tenant; None where nothing is counted.
+    """
 
     def __init__(
-        self, sink: Callable[[Sequence[WorktrailEvent]], object] = lambda events: None, clock: Clock = utc_now
+        self,
+        sink: Callable[[Sequence[WorktrailEvent]], object] = lambda events: None,
+        clock: Clock = utc_now,
+        limits_of: Callable[[str], StartLimits | None] = lambda tenant_id: None,
     ) -> None:
+        self._limits_of = limits_of
         self._sink = sink
         self._clock = clock
         self._runs: dict[tuple[str, str], MemoryRun] = {}
@@ -95,7 +106,7 @@ class MemoryRunStore:
 
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
         """As :meth:`RunStore.create`."""
-        link = run.link
+        link, limits = run.link, self._limits_of(run.tenant_id) or StartLimits()
         header = RunHeader(
             tenant_id=run.tenant_id,
             run_id=run.run_id,
@@ -106,14 +117,18 @@ class MemoryRunStore:
             context=dict(run.context),
             root_run_id=run.run_id if link is None else link.root_run_id,
             link=None if link is None else link.kind,
+            queues=limits.queues,
         )
+        queued = change.run.status is SegmentStatus.PENDING
         kept = MemoryRun(header, run, self._clock(), change.run, dict(change.added), nodes, threading.Lock())
         kept.wake_at, kept.key = change.run.deadline, run.idempotency_key
+        kept.frozen = {row.key: ("queue", None) for row in kept.rows.values() if row.owner == "pause"}
         if link is not None and link.kind != "restart":
             self._take_over(kept, link)
         with self._lock:
             if (run.tenant_id, run.run_id) in self._runs or self._of_key(run, but=run.replaces) is not None:
                 return False
+            check_start(self._runs, run, limits, self._clock(), queued=queued)
             if run.replaces is not None and (run.tenant_id, run.replaces) in self._runs:
                 self._runs[run.tenant_id, run.replaces].key = None
             self._definitions[run.tenant_id, run.pinned.hash] = run.pinned
@@ -241,10 +256,11 @@ class MemoryRunStore:
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
         seen: Seen | None = None,
+        admits: bool = False,
     ) -> Change:
         """As :meth:`RunStore.apply`."""
         run = self._runs[header.tenant_id, header.run_id]
-        with run.lock:
+        with self._admission(header.tenant_id, now) if admits else nullcontext(), run.lock:
             change = _attempt(run, keys, transition, now)
             if change.applied:
                 if change.lacks_outputs:
@@ -255,6 +271,22 @@ class MemoryRunStore:
                 if finished is not None and local_state is not None:
                     run.local[finished] = local_state
             return change
+
+    @contextmanager
+    def _admission(self, tenant_id: str, now: datetime) -> Iterator[None]:
+        """One at a time, while there is room for one more."""
+        with self._lock:
+            check_admission(self._runs, tenant_id, self._limits_of(tenant_id) or StartLimits(), now)
+            yield
+
+    def queued(self, tenant_id: str) -> str | None:
+        """As :meth:`RunStore.queued`."""
+        waiting = [
+            (run.created_at, run_id)
+            for (tenant, run_id), run in list(self._runs.items())
+            if tenant == tenant_id and run.state.status is SegmentStatus.PENDING
+        ]
+        return min(waiting)[1] if waiting else None
 
     def _fill_outputs(self, run: MemoryRun, change: Change, finished: Key | None, output: StoredOutput | None) -> None:
         outputs = self._terminals(run)

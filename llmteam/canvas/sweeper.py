@@ -24,7 +24,7 @@ BATCH = 500
 PURGE_BATCH = 200
 
 #: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, and ``retention``.
-ESSENTIAL = ("due", "expired", "runs", "people")
+ESSENTIAL = ("due", "expired", "runs", "starts", "people")
 
 
 class Sweeper:
@@ -89,6 +89,22 @@ class Sweeper:
             self._careful(f"run {one.run_id}", partial(move, one.tenant_id, one.run_id))
         return len(found)
 
+    def _starts(self) -> int:
+        """Let runs begin that wait for their turn: tenant by tenant, some of each, as long as one of them has room."""
+        tenants, admitted = self._sweeps.queued_tenants(BATCH), 0
+        while tenants and admitted < BATCH:
+            tenants = [
+                tenant for tenant in tenants if (found := self._admitted(tenant)) and (admitted := admitted + found)
+            ]
+        return admitted
+
+    def _admitted(self, tenant_id: str) -> int:
+        try:
+            return self._engine.admitting.admit(tenant_id)
+        except LLMTeamError as exc:
+            logger.warning("queued runs of tenant %s not admitted (%s); the next sweep tries again", tenant_id, exc)
+            return 0
+
     def _people(self) -> int:
         """Remind people, escalate and time out what they are asked."""
         interactions = self._engine.store.interactions
@@ -125,6 +141,7 @@ _SWEEPS: dict[str, Callable[[Sweeper], int]] = {
     "due": Sweeper._due,
     "expired": Sweeper._expired,
     "runs": Sweeper._runs,
+    "starts": Sweeper._starts,
     "people": Sweeper._people,
     "notifications": Sweeper._notifications,
     "retention": Sweeper._purge,

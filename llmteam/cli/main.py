@@ -23,6 +23,7 @@ from llmteam.cli.runs import runs
 from llmteam.cli.segments import catalog, segment
 from llmteam.cli.services import beat_command, flower_command, up, worker
 from llmteam.cli.surgery import fork, pause, resume, retry
+from llmteam.cli.tenants import tenants
 from llmteam.errors import LLMTeamError
 
 
@@ -50,6 +51,7 @@ _COMMANDS = (
     audit,
     inbox,
     notifications,
+    tenants,
     db,
     doctor,
 )

@@ -9,7 +9,8 @@
     └── MigrationsNotAppliedError
     LLMTeamError
     └── StatementError          Postgres refused a statement
-        └── ConstraintError     … because of a constraint, which it names
+        ├── ConstraintError     … because of a constraint, which it names
+        └── RefusedError        … because a function of the schema said no, and why
 
 Postgres' DETAIL and the statement around an error hold values, so both stay out of the text.
 """
@@ -31,6 +32,9 @@ _Result = TypeVar("_Result")
 
 SETTING = "LLMTEAM_DATABASE_URL"
 PRINT_ROLES = "llmteam db upgrade --print-roles"
+
+#: What functions of the schema raise when they refuse.
+REFUSED = "LT001"
 
 _TIMEOUTS = {"57014": "statement", "55P03": "lock"}
 #: What Postgres says when the output of :data:`PRINT_ROLES` was never run, by SQLSTATE.
@@ -75,6 +79,14 @@ class ConstraintError(StatementError):
     def __init__(self, constraint: str, sqlstate: str = "") -> None:
         super().__init__(f"a row was refused by the constraint {constraint}", sqlstate)
         self.constraint = constraint
+
+
+class RefusedError(StatementError):
+    """A function of the schema refused; ``reason`` is what it says, for the caller to put into words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the database refused: {reason}", REFUSED)
+        self.reason = reason
 
 
 def constraint_of(exc: BaseException) -> str | None:
@@ -126,6 +138,8 @@ def translate(exc: BaseException, server: str) -> Exception:
 def _of_state(driver: psycopg2.Error, state: str, primary: str, where: str) -> Exception:
     if state.startswith("23"):
         return ConstraintError(driver.diag.constraint_name or f"on column {driver.diag.column_name}", state)
+    if state == REFUSED:
+        return RefusedError(primary)
     if state.startswith("40"):
         return ConflictError(f"{where}: {primary}: another transaction was first")
     if state in _TIMEOUTS:

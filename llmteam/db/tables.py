@@ -6,53 +6,50 @@ Documents are ``json``, not ``jsonb``: they are read whole and written often, an
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
     CheckConstraint,
     Column,
     Float,
     Index,
-    Integer,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY
 
-SCHEMA = "llmteam"
+from llmteam.db.audit_tables import audit_heads, audit_log
+from llmteam.db.columns import SCHEMA, metadata
+from llmteam.db.columns import flag as _flag
+from llmteam.db.columns import integer as _int
+from llmteam.db.columns import json_column as _json
+from llmteam.db.columns import moment as _time
+from llmteam.db.columns import string as _text
+from llmteam.db.tenant_tables import key_values, tenant_starts, tenants
 
-metadata = MetaData(
-    schema=SCHEMA,
-    naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s"},
-)
-
-
-def _text(name: str, *, null: bool = False, default: str | None = None) -> Column[str]:
-    return Column(name, Text, nullable=null, server_default=None if default is None else text(f"'{default}'"))
-
-
-def _int(name: str, *, null: bool = False, default: int | None = None) -> Column[int]:
-    return Column(name, Integer, nullable=null, server_default=None if default is None else text(str(default)))
-
-
-def _flag(name: str) -> Column[bool]:
-    return Column(name, Boolean, nullable=False, server_default=text("false"))
-
-
-def _json(name: str, *, null: bool = True) -> Column[Any]:
-    return Column(name, JSON(none_as_null=True), nullable=null)
-
-
-def _time(name: str, *, null: bool = True) -> Column[Any]:
-    return Column(name, TIMESTAMP(timezone=True), nullable=null)
-
+__all__ = [
+    "SCHEMA",
+    "audit_heads",
+    "audit_log",
+    "definitions",
+    "events",
+    "interaction_messages",
+    "interaction_responses",
+    "interactions",
+    "key_values",
+    "metadata",
+    "notifications",
+    "payloads",
+    "run_steps",
+    "runs",
+    "segments",
+    "snapshots",
+    "sweeps",
+    "tenant_starts",
+    "tenants",
+    "used_links",
+]
 
 definitions = Table(
     "definitions",
@@ -115,7 +112,11 @@ runs = Table(
     _time("paused_at"),
     _text("snapshot_id", null=True),
     _text("start_hash", null=True),
+    # Whether the tenant's starts wait for their turn, so that the end of this run lets another one begin.
+    _flag("queues"),
     PrimaryKeyConstraint("tenant_id", "run_id"),
+    Index("runs_admitted", "tenant_id", postgresql_where=text("finished_at IS NULL AND status <> 'pending'::text")),
+    Index("runs_queued", "tenant_id", "created_at", "run_id", postgresql_where=text("status = 'pending'::text")),
     Index("runs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("runs_input_ref", "tenant_id", "input_ref", postgresql_where=text("input_ref IS NOT NULL")),
     Index("runs_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
@@ -232,6 +233,8 @@ sweeps = Table(
     _time("ended_at", null=False),
     _int("found", default=0),
     PrimaryKeyConstraint("tenant_id", "name"),
+    # Nothing that belongs to a tenant.
+    info={"private": True},
 )
 
 interactions = Table(
@@ -331,70 +334,4 @@ notifications = Table(
     Index("notifications_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
     Index("notifications_request", "tenant_id", "request_id"),
     Index("notifications_dead", "tenant_id", text("created_at DESC"), postgresql_where=text("state = 'dead'::text")),
-)
-
-audit_log = Table(
-    "audit_log",
-    metadata,
-    _text("tenant_id"),
-    Column("sequence_number", BigInteger, nullable=False),
-    _text("record_id"),
-    _time("timestamp", null=False),
-    _text("event_type"),
-    _text("severity"),
-    _text("pipeline_id", default=""),
-    _text("run_id", default=""),
-    _text("agent_name", default=""),
-    _text("step_name", default=""),
-    _text("actor_type", default=""),
-    _text("actor_id", default=""),
-    _text("actor_ip", default=""),
-    _text("actor_user_agent", default=""),
-    _text("action", default=""),
-    _text("resource_type", default=""),
-    _text("resource_id", default=""),
-    # The payloads and their salt are null once they are erased; their digests remain.
-    _json("old_value"),
-    _json("new_value"),
-    Column("success", Boolean, nullable=False, server_default=text("true")),
-    _text("error_message", default=""),
-    _json("metadata"),
-    Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
-    _text("checksum"),
-    _text("previous_checksum"),
-    _text("idempotency_key", null=True),
-    Column("hash_version", SmallInteger, nullable=False),
-    _text("old_digest", default=""),
-    _text("new_digest", default=""),
-    _text("metadata_digest", default=""),
-    _text("salt", null=True),
-    PrimaryKeyConstraint("tenant_id", "sequence_number"),
-    Index("audit_log_record_id", "tenant_id", "record_id", unique=True),
-    Index("audit_log_timestamp", "tenant_id", "timestamp"),
-    Index("audit_log_actor", "tenant_id", "actor_id", "timestamp", postgresql_where=text("actor_id <> ''::text")),
-    Index("audit_log_run", "tenant_id", "run_id", postgresql_where=text("run_id <> ''::text")),
-    Index(
-        "audit_log_resource",
-        "tenant_id",
-        "resource_id",
-        "timestamp",
-        postgresql_where=text("resource_id <> ''::text"),
-    ),
-    Index(
-        "audit_log_idempotency_key",
-        "tenant_id",
-        "idempotency_key",
-        unique=True,
-        postgresql_where=text("idempotency_key IS NOT NULL"),
-    ),
-)
-
-audit_heads = Table(
-    "audit_heads",
-    metadata,
-    _text("tenant_id"),
-    # Number and checksum of the last record; 0 and empty before the first one.
-    Column("sequence_number", BigInteger, nullable=False, server_default=text("0")),
-    _text("checksum", default=""),
-    PrimaryKeyConstraint("tenant_id"),
 )

@@ -28,6 +28,7 @@ from llmteam.ids import as_utc
 class EventType(StrEnum):
     """What happened. The value is what is stored and sent."""
 
+    SEGMENT_QUEUED = "segment.queued"
     SEGMENT_STARTED = "segment.started"
     SEGMENT_COMPLETED = "segment.completed"
     SEGMENT_FAILED = "segment.failed"

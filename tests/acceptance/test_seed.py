@@ -55,6 +55,19 @@ assert (step_ctx.tenant_id, step_ctx.instance_id, step_ctx.step_id) == ("acme", 
 """,
         variables={"OPENAI_API_KEY": "sk-not-a-real-key"},
     ),
+    "Multi-Tenant Isolation": Run(
+        why="nothing",
+        prelude="",
+        afterwards="""
+from llmteam.tenancy import current_tenant
+config = await manager.get_tenant("acme")
+assert (config.name, config.data_region, config.version) == ("Acme Corporation", "eu-west-1", 1)
+assert manager.get_limits(config).max_concurrent_pipelines == 10
+async with manager.context("acme") as context:
+    assert (current_tenant.get(), context.get_config()) == ("acme", config)
+assert current_tenant.get() == ""
+""",
+    ),
     "Audit Trail": Run(
         why="nothing but the date and time class",
         prelude="""
@@ -190,7 +203,6 @@ assert result.outputs["rejected"]["reason"] == "not yet", result
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
-    "Multi-Tenant Isolation": "Trust: tenants, tamper-evident audit, sealed contexts",
     "Context Security": "Trust: tenants, tamper-evident audit, sealed contexts",
     "Rate Limiting": "Limits shared by all workers",
     "Hierarchical Context": "Trust: tenants, tamper-evident audit, sealed contexts",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Table, func, insert, select, text, update
+from sqlalchemy import Column, Table, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from llmteam.db import Database, InsecureLoginError, RolesNotGrantedError, StatementError, provision, roles_sql
@@ -18,18 +18,24 @@ from llmteam.db.tables import (
     audit_log,
     definitions,
     events,
+    key_values,
     metadata,
     payloads,
     run_steps,
     runs,
     segments,
     sweeps,
+    tenant_starts,
+    tenants,
 )
 from llmteam.embedded import LOGIN
 from tests.services import PostgresService, url_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-TENANT_TABLES = [definitions, segments, runs, run_steps, events, payloads, audit_log, audit_heads]
+TENANT_TABLES = [
+    *(definitions, segments, runs, run_steps, events, payloads, audit_log, audit_heads),
+    *(tenants, tenant_starts, key_values),
+]
 
 
 def sample(table: Table, tenant: str) -> dict[str, Any]:
@@ -37,7 +43,7 @@ def sample(table: Table, tenant: str) -> dict[str, Any]:
 
     def value(column: Column[Any]) -> Any:
         kind = column.type.python_type
-        return {str: "x", int: 1, datetime: NOW}.get(kind, {})
+        return {str: "x", int: 1, datetime: NOW, date: NOW.date()}.get(kind, {})
 
     needed = [column for column in table.columns if not column.nullable and column.server_default is None]
     return {column.name: tenant if column.name == "tenant_id" else value(column) for column in needed}
@@ -164,17 +170,26 @@ def test_the_sweeper_may_nothing_else(two_tenants: Database) -> None:
         "SELECT payload FROM llmteam.events",
         "SELECT body FROM llmteam.payloads",
         "SELECT document FROM llmteam.snapshots",
-        "SELECT 1 FROM llmteam.definitions",
+        "SELECT document FROM llmteam.definitions",
+        "SELECT value FROM llmteam.key_values",
+        "SELECT old_value FROM llmteam.audit_log",
         "UPDATE llmteam.runs SET status = 'failed'",
         "UPDATE llmteam.run_steps SET state = 'completed'",
         "UPDATE llmteam.run_steps SET tenant_id = 'acme'",
-        "DELETE FROM llmteam.definitions",
-        "DELETE FROM llmteam.segments",
+        "DELETE FROM llmteam.audit_log",
         "DELETE FROM llmteam.sweeps",
+        "UPDATE llmteam.tenants SET is_active = true",
         "INSERT INTO llmteam.payloads VALUES ('acme', 'h', '1', 1, now())",
     ):
         with two_tenants.hot(None) as hot, pytest.raises(StatementError, match="permission denied"):
             hot.script(statement, role="llmteam_sweeper")
+
+
+def test_the_sweeper_deletes_nothing_of_a_tenant_that_is_not_being_erased(two_tenants: Database) -> None:
+    with two_tenants.sweeper_transaction() as connection:
+        for table in (definitions, segments, events, tenants, key_values, tenant_starts):
+            assert connection.execute(delete(table)).rowcount == 0, table.name
+        assert connection.execute(text("UPDATE llmteam.audit_log SET salt = NULL")).rowcount == 0
 
 
 def test_a_tenant_has_no_business_with_sweeps_and_tables(database: Database) -> None:

@@ -13,6 +13,8 @@ from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.canvas.state import SegmentStatus
 from llmteam.db import Database
 from llmteam.events import EventType
+from llmteam.tenancy import TenantConfig, TenantTier
+from llmteam.tenancy.postgres import PostgresTenantStore
 from tests.conformance.desk import TENANT, Desk
 from tests.drawing import draw
 from tests.integration.locks import LOCK_RUN, LOCK_STEP, holding, in_background, waits
@@ -47,6 +49,47 @@ def test_a_change_waits_for_the_run_before_it_locks_a_step(desk: Desk, other: Da
         session.rollback()
 
         assert moved.result(10)
+
+
+def limited(database: Database) -> None:
+    """Its tenant has room for one run at once; others wait for their turn."""
+    config = TenantConfig(TENANT, "Acme", TenantTier.ENTERPRISE, max_concurrent_pipelines=1, when_full="queue")
+    PostgresTenantStore(database).add(config)
+
+
+def test_a_start_and_an_admission_wait_for_the_tenant_before_they_lock_a_run(
+    desk: Desk, database: Database, other: Database
+) -> None:
+    limited(database)
+    desk.start(draw("a"), run_id="first")
+    desk.start(draw("a"), run_id="r")
+    slot = "SELECT 1 FROM llmteam.tenant_starts WHERE tenant_id = %s FOR UPDATE"
+
+    for move in (
+        lambda: desk.start(draw("a"), run_id="late"),
+        lambda: desk.engine.end(TENANT, "first", SegmentStatus.CANCELLED),
+    ):
+        with holding(other, slot) as session, in_background(move) as moved:
+            wait_until(lambda: waits(other), "the move to wait for the tenant")
+            assert session.script(f"{LOCK_RUN} NOWAIT", (TENANT, "r"))
+            session.rollback()
+            moved.result(10)
+
+    assert desk.status("r") is SegmentStatus.RUNNING
+    assert desk.status("late") is SegmentStatus.PENDING
+
+
+def test_the_end_of_a_run_does_not_wait_for_the_starts_of_its_tenant(
+    desk: Desk, database: Database, other: Database
+) -> None:
+    config = TenantConfig(TENANT, "Acme", TenantTier.ENTERPRISE, max_concurrent_pipelines=1)
+    PostgresTenantStore(database).add(config)
+    run_id = desk.start(draw("a"))
+
+    with holding(other, "SELECT 1 FROM llmteam.tenant_starts WHERE tenant_id = %s FOR UPDATE"):
+        desk.do(run_id, "a")
+
+    assert desk.status(run_id) is SegmentStatus.COMPLETED
 
 
 def test_an_answer_in_one_statement_waits_for_the_run_first_too(desk: Desk, other: Database) -> None:

@@ -20,9 +20,10 @@ from tests.services import PostgresService
 #: 5,000 runs of 20 steps, all but some of them over, and one run with a join of 1,000 branches.
 FILL = """
 INSERT INTO llmteam.runs (tenant_id, run_id, instance_id, segment_id, definition_hash, status, open, total, next_seq,
-                          input, config, context, root_run_id, created_at, wake_at)
+                          input, config, context, root_run_id, created_at, wake_at, finished_at)
 SELECT 'acme', 'run-' || n, '', 'seg', 'h', CASE WHEN n %% 500 = 0 THEN 'running' ELSE 'completed' END, 0, 20, 21,
-       '1', '{}', '{}', 'run-' || n, now() - n * interval '1 second', CASE WHEN n %% 500 = 0 THEN now() END
+       '1', '{}', '{}', 'run-' || n, now() - n * interval '1 second', CASE WHEN n %% 500 = 0 THEN now() END,
+       CASE WHEN n %% 500 > 0 THEN now() END
   FROM generate_series(1, 5000) n;
 INSERT INTO llmteam.run_steps (tenant_id, run_id, step_id, visit, state, undecided, live, queue, owner, wake_at,
                                sources, output, whole, decisions)
@@ -98,6 +99,8 @@ OF_MANY: dict[str, tuple[str, Params, HotRole]] = {
     "purge": (sweeps.PURGE, (timedelta(days=1), 200), "llmteam_sweeper"),
     "renewal": (leases.RENEW, (*CLAIMS, LEASE, LEASE, LEASE), "llmteam_sweeper"),
     "lost claims": (leases.LOST, CLAIMS, "llmteam_sweeper"),
+    "queued run": (sql.READ_QUEUED, ("acme",), "llmteam_app"),
+    "tenants with queued runs": (sweeps.QUEUED_TENANTS, (500,), "llmteam_sweeper"),
     "idempotency key": (sql.READ_TAKEN, ("acme", "run-77", "key-77", "key-77"), "llmteam_app"),
 }
 
@@ -141,6 +144,24 @@ def test_what_concerns_many_runs_reads_an_index(full: Database, name: str) -> No
     plan = explain(full, statement, values, role=role, setting=setting)
 
     assert all(found_by(scan) for scan in scans_of(plan, {"runs", "run_steps", "events"}))
+
+
+def test_a_start_counts_the_open_runs_of_its_tenant_by_an_index_of_their_own(full: Database) -> None:
+    """A function has no plan that could be asked for; how it read is in the counters of the transaction."""
+    with full.hot("acme") as hot:
+        hot.script("SELECT 1", begin=True)
+        hot.script(
+            "INSERT INTO llmteam.tenants (tenant_id, name, tier, data_region, document, max_concurrent, max_per_minute,"
+            " created_at, updated_at) VALUES ('acme', 'Acme', 'free', 'default', '{}', 99999, 99999, now(), now())"
+        )
+        read = "SELECT idx_scan, seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'runs'"
+        before = hot.script(read) or []
+        hot.script("SELECT llmteam.admit_start('acme', now(), 0, 'start', NULL, NULL, NULL, NULL, false)")
+        after = hot.script(read) or []
+        hot.rollback()
+
+    assert after[0][1] == before[0][1], "no row was read without an index"
+    assert after[0][0] > before[0][0]
 
 
 def test_a_wide_join_looks_up_its_sources_by_key(full: Database) -> None:

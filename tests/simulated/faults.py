@@ -206,6 +206,11 @@ class FaultySweeps:
         self._faults.point(self._actor, "after late_runs", _away)
         return found
 
+    def queued_tenants(self, limit: int) -> list[str]:
+        found = self._sweeps.queued_tenants(limit)
+        self._faults.point(self._actor, "after queued_tenants", _away)
+        return found
+
     def record(self, name: str, found: int) -> None:
         self._sweeps.record(name, found)
 

@@ -149,7 +149,9 @@ class Witness:
         assert state.status.is_terminal == story.ended == (open_ == 0), f"{run_id} is {state.status}"
 
     def _waits(self, run: MemoryRun, row: StepRow) -> None:
-        paused = run.state.status is SegmentStatus.PAUSED and row.state is not StepState.PENDING
+        paused = (
+            run.state.status in (SegmentStatus.PAUSED, SegmentStatus.PENDING) and row.state is not StepState.PENDING
+        )
         owners = ("pause",) if paused else _WAITS[row.state]
         assert row.owner in owners, f"{row.key} is {row.state} and waits for {row.owner}"
         sleeps = row.owner in ("inputs", "pause")

@@ -40,16 +40,17 @@ STEP_RULES = (
     Rule("step-has-owner", "an unfinished step has an owner", "s.live_run AND s.is_open AND s.owner IS NULL"),
     Rule(
         "step-has-wake-up",
-        "a step that is ready, running or waiting has a wake_at, unless its run is paused",
-        "s.live_run AND s.moves AND s.wake_at IS NULL AND s.status <> 'paused'",
+        "a step that is ready, running or waiting has a wake_at, unless its run is paused or waits for its turn",
+        "s.live_run AND s.moves AND s.wake_at IS NULL AND s.status NOT IN ('paused', 'pending')",
     ),
     Rule(
         "owner-fits-state",
         "pending steps wait for inputs, running ones for their lease, ready ones for a queue or a timer, waiting ones "
-        "for a person, a limit or a timer; ready and waiting ones of a paused run for its pause",
+        "for a person, a limit or a timer; ready and waiting ones of a run that is paused or queued for that",
         """s.live_run AND s.is_open AND s.owner IS NOT NULL AND s.owner <> ALL (CASE
              WHEN s.state = 'pending' THEN ARRAY['inputs'] WHEN s.state = 'running' THEN ARRAY['lease']
-             WHEN s.status = 'paused' THEN ARRAY['pause'] WHEN s.state = 'ready' THEN ARRAY['queue', 'timer']
+             WHEN s.status IN ('paused', 'pending') THEN ARRAY['pause']
+             WHEN s.state = 'ready' THEN ARRAY['queue', 'timer']
              ELSE ARRAY['person', 'limit', 'timer'] END)""",
     ),
     Rule(

@@ -31,6 +31,7 @@ class Move:
     finished: Key | None
     output: StoredOutput | None
     local_state: Mapping[str, Any] | None
+    admits: bool = False
 
     @property
     def ident(self) -> tuple[str, str]:

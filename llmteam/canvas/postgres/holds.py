@@ -17,7 +17,7 @@ from llmteam.db.hot import HotConnection
 from llmteam.human.postgres.writing import write_freeze, write_thaw
 
 _RUN = """
-UPDATE llmteam.runs SET wake_at = %s, deadline = %s, paused_at = %s, snapshot_id = %s
+UPDATE llmteam.runs SET wake_at = %s, deadline = %s, paused_at = %s, snapshot_id = %s, started_at = %s
  WHERE tenant_id = %s AND run_id = %s;
 """
 
@@ -64,11 +64,11 @@ READ_SNAPSHOT = "SELECT document FROM llmteam.snapshots WHERE tenant_id = %s AND
 
 
 def write_hold(script: Script, ident: tuple[str, str], change: Change) -> None:
-    """Add what a pause, or its end, does to the run and to all its steps."""
+    """Add what a pause, or its end, does to the run and to all its steps; also the end of waiting for one's turn."""
     hold, run = change.hold, change.run
     if hold is None:
         return
-    script.add(_RUN, hold.wake_at, run.deadline, run.paused_at, run.snapshot_id, *ident)
+    script.add(_RUN, hold.wake_at, run.deadline, run.paused_at, run.snapshot_id, run.started_at, *ident)
     if hold.freeze:
         script.add(FREEZE, *ident)
         write_freeze(script, ident, change.now)

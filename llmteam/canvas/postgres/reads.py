@@ -65,6 +65,11 @@ class PostgresReads:
         """As :meth:`RunStore.lost`: one statement for all."""
         return leases.lost(self._database, holdings)
 
+    def queued(self, tenant_id: str) -> str | None:
+        """As :meth:`RunStore.queued`."""
+        found = self._read(tenant_id, sql.READ_QUEUED, tenant_id)
+        return str(found[0][0]) if found else None
+
     def ready(self, tenant_id: str, run_id: str) -> list[StepRow]:
         """As :meth:`RunStore.ready`."""
         return [rows.step_row(row) for row in self._read(tenant_id, sql.READ_READY, tenant_id, run_id)]

@@ -13,7 +13,7 @@ from llmteam.events.models import ErrorInfo
 
 RUN_WIDTH = 12
 STEP_WIDTH = 20
-HEADER_WIDTH = 7
+HEADER_WIDTH = 8
 
 
 def run_state(run_id: str, row: Sequence[Any]) -> RunState:

@@ -10,6 +10,7 @@ from functools import cache
 
 from llmteam.db import Prepared
 from llmteam.events.postgres import event_statement
+from llmteam.tenancy.postgres.admission import QUEUES
 
 #: First statement of every transition: nothing else of the run is read before this lock is held, since each
 #: statement of a READ COMMITTED script sees what was committed when it began.
@@ -27,7 +28,7 @@ STEP_COLUMNS = (
     "s.deadline, s.ready_at, s.started_at, s.finished_at, s.decisions, s.terminal, s.error, s.chord_id, s.loop"
 )
 
-HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id, r.link"
+HEADER_COLUMNS = "r.instance_id, r.segment_id, r.definition_hash, r.config, r.context, r.root_run_id, r.link, r.queues"
 
 READ_SLICE = Prepared(
     "llmteam_read_slice",
@@ -228,11 +229,13 @@ INSERT INTO llmteam.definitions (tenant_id, definition_hash, segment_id, documen
 VALUES (%s, %s, %s, %s, %s, now()) ON CONFLICT DO NOTHING;
 """
 
-INSERT_RUN = """
+INSERT_RUN = f"""
 INSERT INTO llmteam.runs (tenant_id, run_id, instance_id, segment_id, definition_hash, status, open, total, next_seq,
                           input, input_ref, config, context, root_run_id, parent_run_id, link, idempotency_key,
-                          start_hash, running, completed, failed, terminals, deadline, wake_at, created_at, started_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s);
+                          start_hash, running, completed, failed, terminals, deadline, wake_at, created_at, started_at,
+                          queues)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+        {QUEUES});
 """
 
 READ_NEXT_SEQ = "SELECT COALESCE(max(seq), 0) + 1 FROM llmteam.events WHERE tenant_id = %s AND run_id = %s"
@@ -247,6 +250,10 @@ SELECT run_id, status, start_hash FROM llmteam.runs
 READ_READY = f"""
 SELECT {STEP_COLUMNS} FROM llmteam.run_steps s
  WHERE s.tenant_id = %s AND s.run_id = %s AND s.state IN ('ready', 'waiting') AND s.owner <> 'pause'
+"""
+
+READ_QUEUED = """
+SELECT run_id FROM llmteam.runs WHERE tenant_id = %s AND status = 'pending' ORDER BY created_at, run_id LIMIT 1
 """
 
 READ_INPUT = """

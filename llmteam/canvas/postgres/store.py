@@ -42,24 +42,36 @@ from llmteam.canvas.records import (
     outputs_payload,
 )
 from llmteam.canvas.routing import StepOutput
-from llmteam.canvas.state import Change, Key, NeedRows, RunState, Slice, StepRow
+from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow
 from llmteam.db.engine import Database
-from llmteam.db.errors import constraint_of
+from llmteam.db.errors import RefusedError, constraint_of
 from llmteam.db.hot import HotConnection
 from llmteam.events.models import EventDraft, EventScope
 from llmteam.events.postgres import event_values, insert_values
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
+from llmteam.tenancy.admission import StartLimits
+from llmteam.tenancy.postgres.admission import ADMIT, Kind, admit_values, refusal_of
 
 #: Definitions that a process remembers to have written.
 _KNOWN = 10_000
 
 
 class PostgresRunStore(PostgresReads):
-    """The :class:`~llmteam.canvas.records.RunStore` in SQL."""
+    """The :class:`~llmteam.canvas.records.RunStore` in SQL.
 
-    def __init__(self, database: Database, interactions: PostgresInteractions | None = None) -> None:
+    ``unknown_tenants`` is what holds for starts of tenants without a record; by default nothing is counted of them.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        interactions: PostgresInteractions | None = None,
+        *,
+        unknown_tenants: StartLimits | None = None,
+    ) -> None:
         super().__init__(database)
+        self._unknown = unknown_tenants or StartLimits()
         self.interactions = interactions or PostgresInteractions(database)
         self._known: set[tuple[str, str]] = set()
         self._claims = Combining[Claim, Claimed | None](partial(claim_one, database), partial(claim_many, database))
@@ -78,6 +90,8 @@ class PostgresRunStore(PostgresReads):
                 with self._database.hot(run.tenant_id) as connection:
                     script.run(connection)
                 break
+            except RefusedError as exc:
+                raise refusal_of(run.tenant_id, exc) from None
             except Exception as exc:
                 constraint = constraint_of(exc)
                 if constraint in ("runs_pkey", "runs_idempotency_key"):
@@ -95,6 +109,8 @@ class PostgresRunStore(PostgresReads):
         pinned, state, ident = run.pinned, change.run, (run.tenant_id, run.run_id)
         known = (run.tenant_id, pinned.hash)
         segment_id = pinned.definition.segment_id
+        kind: Kind = "queue" if state.status is SegmentStatus.PENDING else "start"
+        script.add(ADMIT, *admit_values(run.tenant_id, change.now, run.agents, kind, self._unknown))
         if known not in self._known:
             facts = {type_id: found.model_dump(mode="json") for type_id, found in pinned.facts.items()}
             document = codec.dumps(pinned.definition.to_dict())
@@ -169,6 +185,7 @@ class PostgresRunStore(PostgresReads):
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
         seen: Seen | None = None,
+        admits: bool = False,
     ) -> Change:
         """As :meth:`RunStore.apply`: lock and read in one round trip, write and commit in the next.
 
@@ -179,15 +196,17 @@ class PostgresRunStore(PostgresReads):
             change = self._settle_unlocked(header, transition, now, finished, output, local_state, seen)
             if change is not None:
                 return change
-        move = Move(header, keys, transition, nodes, now, finished, output, local_state)
+        move = Move(header, keys, transition, nodes, now, finished, output, local_state, admits)
         return self._apply_alone(move) if finished is None else self._finishes(move.ident, move)
 
     def _apply_alone(self, move: Move) -> Change:
         header, nodes, ident = move.header, move.nodes, move.ident
         with self._database.hot(header.tenant_id) as connection:
-            script = Script()
-            script.add(sql.LOCK_RUN, *ident)
-            seq, run, loaded = self._slice(connection, script, ident, move.keys, begin=True)
+            script = self._admission(move).add(sql.LOCK_RUN, *ident)
+            try:
+                seq, run, loaded = self._slice(connection, script, ident, move.keys, begin=True)
+            except RefusedError as exc:
+                raise refusal_of(header.tenant_id, exc) from None
             change = self._attempt(connection, ident, nodes, run, loaded, move.transition, move.now)
             if not change.applied:
                 connection.rollback()
@@ -205,6 +224,13 @@ class PostgresRunStore(PostgresReads):
             script.add(sql.COMMIT)
             script.run(connection)
         return change
+
+    def _admission(self, move: Move) -> Script:
+        """What comes before the lock of the run."""
+        script = Script()
+        if move.admits:
+            script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, 0, "admit", self._unknown))
+        return script
 
     def _settle_unlocked(
         self,

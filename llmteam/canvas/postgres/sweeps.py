@@ -54,6 +54,17 @@ SELECT tenant_id, run_id, status = 'pausing' FROM llmteam.runs
  ORDER BY wake_at LIMIT %s
 """
 
+#: From one tenant to the next: of none are all queued runs read.
+QUEUED_TENANTS = """
+WITH RECURSIVE found AS (
+  (SELECT tenant_id FROM llmteam.runs WHERE status = 'pending' AND tenant_id > '' ORDER BY tenant_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT r.tenant_id FROM llmteam.runs r WHERE r.status = 'pending' AND r.tenant_id > f.tenant_id
+           ORDER BY r.tenant_id LIMIT 1)
+    FROM found f WHERE f.tenant_id IS NOT NULL)
+SELECT tenant_id FROM found WHERE tenant_id IS NOT NULL LIMIT %s
+"""
+
 #: Before tables are analyzed the planner may prefer to read all of them for a batch.
 BY_INDEX = "SET LOCAL enable_seqscan TO off;"
 
@@ -113,6 +124,10 @@ class PostgresSweeps:
     def late_runs(self, limit: int) -> list[LateRun]:
         """As :meth:`Sweeps.late_runs`."""
         return [LateRun(*row) for row in self._run(LATE_RUNS, limit)]
+
+    def queued_tenants(self, limit: int) -> list[str]:
+        """As :meth:`Sweeps.queued_tenants`."""
+        return [tenant_id for (tenant_id,) in self._run(QUEUED_TENANTS, limit)]
 
     def purge(self, older_than: timedelta, limit: int) -> int:
         """As :meth:`Sweeps.purge`."""

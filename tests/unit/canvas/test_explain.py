@@ -436,6 +436,17 @@ def test_a_pausing_run_tells_when_the_pause_takes_hold_and_begins_nothing() -> N
     assert late.says[-1] == "No such sweep has ended yet: start `llmteam worker` and `llmteam beat`."
 
 
+def test_a_queued_run_tells_whom_it_waits_for_and_its_steps_that_they_wait_for_it() -> None:
+    run = Play(ROW)
+    waiting = {"status": SegmentStatus.PENDING, "started_at": None}
+
+    found = explained(run, after=60, rows=only("a", owner="pause", wake_at=None), **waiting)
+
+    assert found.says[0] == "Queued since 00:00:00Z (1 min 00 s ago): tenant acme has as many open runs as it may."
+    assert "the run begin that has waited longest" in text(found.says)
+    assert of(found, "a").says == ("Begins when its run does.",)
+
+
 def test_a_paused_run_tells_its_snapshot_what_resumes_it_and_what_time_it_has_left() -> None:
     found = explained(
         Play(ROW, timeout=100), after=3_600, status=SegmentStatus.PAUSED, paused_at=EPOCH, snapshot_id="s-1"

@@ -1,0 +1,100 @@
+"""Whether one more run may start: from a tenant's limits and what it has, to a refusal or none. Pure.
+
+The database decides by the same rules in ``llmteam.admit_start``; one suite of tests runs against both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmteam.tenancy.exceptions import (
+    TenantError,
+    TenantInactiveError,
+    TenantLimitExceededError,
+    TenantNotFoundError,
+)
+from llmteam.tenancy.limits import UNCOUNTED, TenantTier, get_tier_limits
+from llmteam.tenancy.models import TenantConfig
+
+
+@dataclass(frozen=True, slots=True)
+class StartLimits:
+    """What is looked at when a run starts; None is not counted. ``queues``: one too many waits for its turn."""
+
+    concurrent: int | None = None
+    per_day: int | None = None
+    per_minute: int | None = None
+    agents: int | None = None
+    queues: bool = False
+    is_active: bool = True
+    is_deleted: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything of the tenant has to be counted."""
+        return (self.concurrent, self.per_day, self.per_minute) != (None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class StartCounts:
+    """What a tenant has: open runs that were admitted, those that wait for it, starts of this UTC day and minute."""
+
+    open: int = 0
+    queued: int = 0
+    today: int = 0
+    last_minute: int = 0
+
+
+def limits_of(config: TenantConfig) -> StartLimits:
+    """What holds for the starts of a tenant."""
+    limits = config.get_effective_limits()
+    return StartLimits(
+        concurrent=_counted(limits.max_concurrent_pipelines),
+        per_day=_counted(limits.max_runs_per_day),
+        per_minute=_counted(limits.max_requests_per_minute),
+        agents=_counted(limits.max_agents_per_pipeline),
+        queues=config.when_full == "queue",
+        is_active=config.is_active,
+    )
+
+
+def limits_of_tier(tier: TenantTier) -> StartLimits:
+    """What holds for the starts of tenants without a record when ``tier`` is theirs."""
+    limits = get_tier_limits(tier)
+    return StartLimits(
+        concurrent=_counted(limits.max_concurrent_pipelines),
+        per_day=_counted(limits.max_runs_per_day),
+        per_minute=_counted(limits.max_requests_per_minute),
+        agents=_counted(limits.max_agents_per_pipeline),
+    )
+
+
+def _counted(limit: int) -> int | None:
+    return None if limit >= UNCOUNTED else limit
+
+
+def refusal(tenant_id: str, limits: StartLimits, counts: StartCounts, agents: int) -> TenantError | None:
+    """Why a run of so many agents may not be started, or None. Whether it may begin at once is :func:`wait`'s."""
+    if limits.is_deleted:
+        return TenantNotFoundError(tenant_id)
+    if not limits.is_active:
+        return TenantInactiveError(tenant_id)
+    if limits.agents is not None and agents > limits.agents:
+        return TenantLimitExceededError(tenant_id, "agents_per_pipeline", agents, limits.agents)
+    for name, current, most in (
+        ("requests_per_minute", counts.last_minute, limits.per_minute),
+        ("runs_per_day", counts.today, limits.per_day),
+    ):
+        if most is not None and current >= most:
+            return TenantLimitExceededError(tenant_id, name, current, most)
+    return None
+
+
+def wait(
+    tenant_id: str, limits: StartLimits, counts: StartCounts, *, behind_queue: bool
+) -> TenantLimitExceededError | None:
+    """Why a run may not begin now, or None. With ``behind_queue`` it may not overtake those that wait."""
+    most = limits.concurrent
+    if most is None or (counts.open < most and not (behind_queue and counts.queued)):
+        return None
+    return TenantLimitExceededError(tenant_id, "concurrent_pipelines", counts.open, most, limits.queues)
