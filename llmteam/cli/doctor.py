@@ -78,6 +78,7 @@ def _checks(settings: Settings) -> Iterator[Check]:
             yield from _attempt("sweeps", lambda: _sweeps(place))
     yield from _start_keys(settings)
     yield from _web_keys(settings)
+    yield from _encryption_keys(settings)
 
 
 def _attempt(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
@@ -255,3 +256,15 @@ def _web_keys(settings: Settings) -> Iterator[Check]:
             "notifications carry no answer links, and nobody can sign in to a web inbox",
             "set LLMTEAM_WEB_KEYS to the output of: openssl rand -hex 32",
         )
+
+
+def _encryption_keys(settings: Settings) -> Iterator[Check]:
+    if settings.encryption_keys:
+        name, *older = (key_id for key_id, _ in settings.encryption_keys)
+        also = f"; {', '.join(older)} still decrypt" if older else ""
+        yield Check("encryption keys", "ok", f"the master key {name} encrypts{also}")
+    elif settings.database_url is None:
+        yield Check("encryption keys", "info", "an embedded home makes one for itself")
+    else:
+        advice = "set LLMTEAM_ENCRYPTION_KEYS to id:KEY, KEY being the output of: openssl rand -base64 32"
+        yield Check("encryption keys", "info", "none: steps cannot seal anything", advice)

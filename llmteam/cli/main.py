@@ -15,6 +15,7 @@ from llmteam.cli.audit import audit
 from llmteam.cli.database import db
 from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
+from llmteam.cli.keys import keys
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
 from llmteam.cli.runs import runs
@@ -34,7 +35,21 @@ def cli() -> None:
     """
 
 
-for _command in (run, up, worker, beat_command, flower_command, runs, explain, segment, catalog, audit, db, doctor):
+for _command in (
+    run,
+    up,
+    worker,
+    beat_command,
+    flower_command,
+    runs,
+    explain,
+    segment,
+    catalog,
+    audit,
+    keys,
+    db,
+    doctor,
+):
     cli.add_command(_command)
 for _command in (pause, resume, retry, fork):
     runs.add_command(_command)

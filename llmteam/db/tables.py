@@ -6,53 +6,50 @@ Documents are ``json``, not ``jsonb``: they are read whole and written often, an
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     Float,
     Index,
-    Integer,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY
 
-SCHEMA = "llmteam"
+from llmteam.db.columns import SCHEMA, metadata
+from llmteam.db.columns import flag as _flag
+from llmteam.db.columns import integer as _int
+from llmteam.db.columns import json as _json
+from llmteam.db.columns import text as _text
+from llmteam.db.columns import time as _time
+from llmteam.db.key_tables import agent_contexts, tenant_keys
 
-metadata = MetaData(
-    schema=SCHEMA,
-    naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s"},
-)
-
-
-def _text(name: str, *, null: bool = False, default: str | None = None) -> Column[str]:
-    return Column(name, Text, nullable=null, server_default=None if default is None else text(f"'{default}'"))
-
-
-def _int(name: str, *, null: bool = False, default: int | None = None) -> Column[int]:
-    return Column(name, Integer, nullable=null, server_default=None if default is None else text(str(default)))
-
-
-def _flag(name: str) -> Column[bool]:
-    return Column(name, Boolean, nullable=False, server_default=text("false"))
-
-
-def _json(name: str, *, null: bool = True) -> Column[Any]:
-    return Column(name, JSON(none_as_null=True), nullable=null)
-
-
-def _time(name: str, *, null: bool = True) -> Column[Any]:
-    return Column(name, TIMESTAMP(timezone=True), nullable=null)
-
+__all__ = [
+    "SCHEMA",
+    "agent_contexts",
+    "audit_heads",
+    "audit_log",
+    "definitions",
+    "events",
+    "interaction_messages",
+    "interaction_responses",
+    "interactions",
+    "metadata",
+    "notifications",
+    "payloads",
+    "run_steps",
+    "runs",
+    "segments",
+    "snapshots",
+    "sweeps",
+    "tenant_keys",
+    "used_links",
+]
 
 definitions = Table(
     "definitions",

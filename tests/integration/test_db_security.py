@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from llmteam.db import Database, InsecureLoginError, RolesNotGrantedError, StatementError, provision, roles_sql
 from llmteam.db.tables import (
+    agent_contexts,
     audit_heads,
     audit_log,
     definitions,
@@ -24,12 +25,16 @@ from llmteam.db.tables import (
     runs,
     segments,
     sweeps,
+    tenant_keys,
 )
 from llmteam.embedded import LOGIN
 from tests.services import PostgresService, url_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-TENANT_TABLES = [definitions, segments, runs, run_steps, events, payloads, audit_log, audit_heads]
+TENANT_TABLES = [
+    *(definitions, segments, runs, run_steps, events, payloads),
+    *(audit_log, audit_heads, tenant_keys, agent_contexts),
+]
 
 
 def sample(table: Table, tenant: str) -> dict[str, Any]:
@@ -164,6 +169,9 @@ def test_the_sweeper_may_nothing_else(two_tenants: Database) -> None:
         "SELECT payload FROM llmteam.events",
         "SELECT body FROM llmteam.payloads",
         "SELECT document FROM llmteam.snapshots",
+        "SELECT document FROM llmteam.agent_contexts",
+        "SELECT wrapped FROM llmteam.tenant_keys",
+        "UPDATE llmteam.tenant_keys SET destroyed_at = now()",
         "SELECT 1 FROM llmteam.definitions",
         "UPDATE llmteam.runs SET status = 'failed'",
         "UPDATE llmteam.run_steps SET state = 'completed'",

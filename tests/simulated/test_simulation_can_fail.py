@@ -201,7 +201,10 @@ MUTANTS: dict[str, tuple[type[World], str]] = {
     "retries that a sweep puts off for ever": (world_with(store_class=TimerStore), "do not end"),
     "a pause that fences nothing": (world_with(store_class=ForgetsPauses), "waits for"),
     "answers that wake nobody": (world_with(store_class=NeverWakes), "do not end"),
-    "requests that outlive their run": (world_with(store_class=LeavesRequests), "people are asked|while paused|after its end"),
+    "requests that outlive their run": (
+        world_with(store_class=LeavesRequests),
+        "people are asked|while paused|after its end",
+    ),
     "second answers": (world_with(store_class=AnswersTwice), "answered twice"),
     "steps that ask again": (world_with(engine_class=AsksAgainEngine), "claimed while it waits for a person"),
 }
