@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
+from llmteam.masking import never_logged
 from llmteam.settings import Settings
 
 #: Asked for each record: whose work the logging code does, like ``{"tenant_id": …, "run_id": …, "step_id": …}``.
@@ -80,12 +81,12 @@ class _Formatter(logging.Formatter):
         return {**found, **given}
 
     def message(self, record: logging.LogRecord) -> str:
-        return _USERINFO.sub("***@", record.getMessage())
+        return never_logged.redact(_USERINFO.sub("***@", record.getMessage()))
 
     def trace(self, record: logging.LogRecord) -> str:
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         parts += [record.stack_info] if record.stack_info else []
-        return _USERINFO.sub("***@", "\n".join(parts))
+        return never_logged.redact(_USERINFO.sub("***@", "\n".join(parts)))
 
 
 class TextFormatter(_Formatter):

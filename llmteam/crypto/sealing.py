@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from llmteam import codec
 from llmteam.errors import ConfigurationError, LLMTeamError
@@ -172,6 +172,9 @@ class ProcessVault:
 
     def __init__(self) -> None:
         self._key = DataKey.generate()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # copies of what was sealed with it open with it
 
     def seal(self, purpose: str, place: Sequence[str], plain: bytes) -> str:
         """As :meth:`Vault.seal`."""

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 from llmteam.crypto import DataKey, MasterKeys, key_id_of
 from llmteam.ids import Clock, check_identifier, utc_now
@@ -161,6 +162,9 @@ class TenantVault:
 
     def __repr__(self) -> str:
         return f"TenantVault({self.tenant_id!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # copies of what was sealed with it open with it
 
     def seal(self, purpose: str, place: Sequence[str], plain: bytes) -> str:
         """As :meth:`Vault.seal`. Raises what :meth:`TenantKeys.current` raises."""

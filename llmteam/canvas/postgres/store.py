@@ -43,6 +43,9 @@ from llmteam.canvas.records import (
 )
 from llmteam.canvas.routing import StepOutput
 from llmteam.canvas.state import Change, Key, NeedRows, RunState, Slice, StepRow
+from llmteam.context.postgres import PostgresContextStore
+from llmteam.context.runs import Contexts
+from llmteam.crypto import MasterKeys
 from llmteam.db.engine import Database
 from llmteam.db.errors import constraint_of
 from llmteam.db.hot import HotConnection
@@ -50,16 +53,29 @@ from llmteam.events.models import EventDraft, EventScope
 from llmteam.events.postgres import event_values, insert_values
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
+from llmteam.keys import TenantKeys
+from llmteam.keys.postgres import PostgresKeyStore
 
 #: Definitions that a process remembers to have written.
 _KNOWN = 10_000
 
 
 class PostgresRunStore(PostgresReads):
-    """The :class:`~llmteam.canvas.records.RunStore` in SQL."""
+    """The :class:`~llmteam.canvas.records.RunStore` in SQL.
 
-    def __init__(self, database: Database, interactions: PostgresInteractions | None = None) -> None:
+    Without ``master_keys``, steps cannot seal anything.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        interactions: PostgresInteractions | None = None,
+        *,
+        master_keys: MasterKeys | None = None,
+    ) -> None:
         super().__init__(database)
+        keys = TenantKeys(PostgresKeyStore(database), master_keys or MasterKeys())
+        self.contexts = Contexts(PostgresContextStore(database), keys.vault)
         self.interactions = interactions or PostgresInteractions(database)
         self._known: set[tuple[str, str]] = set()
         self._claims = Combining[Claim, Claimed | None](partial(claim_one, database), partial(claim_many, database))
