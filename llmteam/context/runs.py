@@ -17,17 +17,26 @@ from llmteam.context.policy import ROLE_PIPELINE_ORCH, ContextAccessPolicy, Cont
 from llmteam.context.secure import OnTexts, SecureAgentContext, nobody
 from llmteam.context.stores import ContextStore, StoredContext
 from llmteam.crypto import Vault
+from llmteam.ids import check_identifier
 
+#: Whom a context that is only looked at was opened for: no id, so that no reader can pass for the agent.
+ONLOOKER = "(onlooker)"
 #: Gives the vault of a tenant.
 VaultOf = Callable[[str], Vault]
+#: Gives the audit trail of a tenant, if there is one.
+TrailOf = Callable[[str], AccessTrail | None]
 
 
 class Contexts:
-    """The contexts of all runs in one store, with what encrypts them."""
+    """The contexts of all runs in one store, with what encrypts them, and what is told of accesses to them.
 
-    def __init__(self, store: ContextStore, vault_of: VaultOf) -> None:
+    ``audit_trail``, of the methods, takes the place of the tenant's own.
+    """
+
+    def __init__(self, store: ContextStore, vault_of: VaultOf, trail_of: TrailOf = lambda tenant_id: None) -> None:
         self.store = store
         self.vault_of = vault_of
+        self.trail_of = trail_of
 
     def open(
         self,
@@ -46,6 +55,8 @@ class Contexts:
         ``name``, ``policy`` and ``shared`` (its first data) count where there is no context yet. ``on_texts`` is told
         the texts of each sealed value that the agent handles.
         """
+        trail = audit_trail or self.trail_of(tenant_id)
+        check_identifier("agent_id", agent_id)
 
         def fresh(vault: Vault) -> SecureAgentContext:
             return SecureAgentContext(
@@ -55,20 +66,20 @@ class Contexts:
                 access_policy=ContextAccessPolicy.from_dict(policy.to_dict()) if policy else ContextAccessPolicy(),
                 tenant_id=tenant_id,
                 run_id=run_id,
-                _audit_trail=audit_trail,
+                _audit_trail=trail,
                 _principal=agent_id,
                 _vault=vault,
             )
 
-        return OpenContext(self, (tenant_id, run_id, agent_id), fresh, audit_trail, on_texts)
+        return OpenContext(self, (tenant_id, run_id, agent_id), fresh, trail, on_texts)
 
     def tree(self, tenant_id: str, run_id: str, *, audit_trail: AccessTrail | None = None) -> HierarchicalContext:
         """The run as a pipeline with its agents below it, their fields aggregated; to be looked at."""
+        trail = audit_trail or self.trail_of(tenant_id)
         manager = ContextManager()
         root = manager.create_context(ContextScope.PIPELINE, run_id)
         for stored in self.store.all(tenant_id, run_id):
-            # Nobody owns what is only looked at: no reader may pass for the agent.
-            secure = self.loaded((tenant_id, run_id, stored.path), stored, audit_trail, principal="")
+            secure = self.loaded((tenant_id, run_id, stored.path), stored, trail, principal=ONLOOKER)
             child = manager.create_child(root, stored.path, ContextScope.AGENT, secure_context=secure)
             # An agent that writes nonsense of itself must not hide the others.
             with contextlib.suppress(InvalidContextError):

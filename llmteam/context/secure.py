@@ -21,6 +21,7 @@ from llmteam.context.exceptions import (
 from llmteam.context.policy import ROLE_AGENT, Ancestor, ContextAccessPolicy, ContextAccessResult, SensitivityLevel
 from llmteam.context.sealed import SealedData, process_vault
 from llmteam.crypto import CryptoError, Vault
+from llmteam.errors import ConfigurationError
 from llmteam.ids import utc_now
 from llmteam.masking import never_logged, redact_in, texts_in, without
 from llmteam.tenancy.context import get_current_tenant
@@ -219,7 +220,7 @@ class SecureAgentContext:
     def _sealed_texts(self) -> set[str]:
         try:
             return {text for sealed in self._sealed.values() for text in sealed.texts()}
-        except CryptoError:
+        except (CryptoError, ConfigurationError):
             # Whoever has no key cannot compare; what was stored was covered when it was written.
             return set()
 

@@ -22,7 +22,7 @@ from llmteam.context import (
 )
 from llmteam.crypto import MasterKeys, NoEncryptionKeysError, SealBrokenError
 from llmteam.db import Database
-from llmteam.errors import NotJSONError
+from llmteam.errors import ConfigurationError, NotJSONError
 from llmteam.keys import (
     KeyStore,
     MemoryKeyStore,
@@ -252,6 +252,18 @@ def test_without_a_master_key_contexts_work_and_sealing_says_what_to_set(place: 
             context.set_sealed("card", CARD)
 
     assert contexts.views("acme", "run")["charge"]["data"] == {"note": 1}
+
+
+@pytest.mark.parametrize("masters", [(), [("other", b"o" * 32)]])
+def test_who_has_no_key_sees_what_is_not_sealed(place: Place, masters: list[tuple[str, bytes]]) -> None:
+    with place.contexts().open("acme", "run", "charge") as context:
+        context.set_sealed("card", CARD)
+        context.set_data("note", f"said {CARD}")
+    without = Contexts(place.store, TenantKeys(place.keys, MasterKeys(masters)).vault)
+
+    assert without.views("acme", "run")["charge"]["data"] == {"note": "said ***"}
+    with without.open("acme", "run", "charge") as context, pytest.raises(ConfigurationError):
+        context.get_sealed("card")
 
 
 def test_after_the_tenants_key_is_destroyed_what_it_sealed_is_gone_and_the_rest_is_not(place: Place) -> None:

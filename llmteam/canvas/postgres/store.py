@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from llmteam import codec
-from llmteam.audit.postgres import append_in
+from llmteam.audit.postgres import PostgresAuditStore, append_in
+from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
@@ -75,7 +76,10 @@ class PostgresRunStore(PostgresReads):
     ) -> None:
         super().__init__(database)
         keys = TenantKeys(PostgresKeyStore(database), master_keys or MasterKeys())
-        self.contexts = Contexts(PostgresContextStore(database), keys.vault)
+        audit = PostgresAuditStore(database)
+        self.contexts = Contexts(
+            PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
+        )
         self.interactions = interactions or PostgresInteractions(database)
         self._known: set[tuple[str, str]] = set()
         self._claims = Combining[Claim, Claimed | None](partial(claim_one, database), partial(claim_many, database))
