@@ -85,6 +85,14 @@ test: lint ## Everything that CI runs: lint and all tests, JOBS=3 files at a tim
 test-unit: dev ## The tests that need no server (ARGS="-k retry" picks some)
 	$(BIN)/pytest tests/unit $(ARGS)
 
+$(VENV)/.browser: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[browser]'
+	@touch $@
+
+.PHONY: browser
+browser: dev $(VENV)/.browser ## Test the web inbox in the machine's Chromium; pictures go to build/screenshots
+	$(BIN)/pytest tests/browser $(ARGS)
+
 .PHONY: simulate
 simulate: dev ## Play histories of faults in virtual time: SEEDS=20000 of them, or SEED=17 alone
 	LLMTEAM_TEST_SEEDS=$(or $(SEEDS),20000) $(if $(SEED),LLMTEAM_TEST_SEED=$(SEED)) \
@@ -106,7 +114,7 @@ build: clean dev ## Build the sdist, and the wheel from it, into dist/
 constraints: ## Renew constraints.txt with the newest versions that fit together
 	@$(FIND_PYTHON); \
 	rm -rf build/constraints && "$$python" -m venv build/constraints
-	build/constraints/bin/python -m pip install --quiet '.[all,dev]'
+	build/constraints/bin/python -m pip install --quiet '.[all,dev,browser]'
 	@{ sed '/^[^#]/,$$d' constraints.txt; build/constraints/bin/python -m pip freeze --all --exclude llmteam --exclude pip; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/constraints build/lib build/bdist.* llmteam.egg-info

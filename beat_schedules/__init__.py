@@ -11,13 +11,14 @@ SWEEP_SECONDS = 5.0
 RETENTION_SECONDS = 60.0
 
 #: Task by name of the sweep: steps that are due and not moving; leases and deadlines that ran out unnoticed; runs over
-#: time and pauses that should have taken hold; reminders, escalations and deadlines of what people are asked; runs that
-#: have been kept long enough.
+#: time and pauses that should have taken hold; reminders, escalations and deadlines of what people are asked; what they
+#: are to be told; runs that have been kept long enough.
 SWEEPS: Mapping[str, str] = {
     "due": "llmteam.sweep_due",
     "expired": "llmteam.sweep_expired",
     "runs": "llmteam.sweep_runs",
     "people": "llmteam.sweep_people",
+    "notifications": "llmteam.sweep_notifications",
     "retention": "llmteam.sweep_retention",
 }
 

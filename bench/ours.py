@@ -59,6 +59,18 @@ def wait_of(seconds: float) -> SegmentDefinition:
     return SegmentDefinition(segment_id="wait", name="A wait", steps=[step])
 
 
+@cache
+def ask_of() -> SegmentDefinition:
+    """A step that asks a person, and one behind it."""
+    ask = StepDefinition(step_id="ask", step_type="human_task", config={"task_type": "approval", "title": "Go on?"})
+    return SegmentDefinition(
+        segment_id="ask",
+        name="A person who is asked",
+        steps=[ask, StepDefinition(step_id="after", step_type="bench_noop")],
+        edges=[EdgeDefinition(source_step="ask", source_port="approved", target_step="after")],
+    )
+
+
 class Llmteam:
     """A client of llmteam: starts runs, then asks for their results."""
 

@@ -1,10 +1,11 @@
-"""What happens at size: a worker that is killed, a join of very many branches, steps among very many waiting runs.
+"""What happens at size: a worker that is killed, a join of very many branches, many waiting runs, people's answers.
 
 No raw Celery does these; each figure stands beside the nearest thing that can be measured in the same run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +16,15 @@ import psutil
 import psycopg2
 
 from bench import raw
-from bench.ours import TENANT, chain_of, fan_of, wait_of
+from bench.ours import TENANT, ask_of, chain_of, fan_of, wait_of
 from bench.servers import Site, Worker, connections_for, our_environment, raw_environment
 from bench.workloads import percentile
 from llmteam.canvas.client import SegmentClient
 from llmteam.db import Database
 from llmteam.dispatch import THREAD_QUEUES
 from llmteam.events.models import EventQuery, EventType, WorktrailEvent
+from llmteam.human import HumanInteractionManager
+from llmteam.human.fleet import connect
 from llmteam.settings import variable
 
 _RESULT_SECONDS = 300
@@ -182,6 +185,35 @@ def waiting(place: Site, scale: Scale) -> list[Finding]:
     ]
 
 
+def answers(place: Site, scale: Scale) -> list[Finding]:
+    """From a person's answer, given in this process, until a worker has begun the step behind the one that asked."""
+    with fleet(place, "answers", scale, *BEAT) as worker, _client(place) as client:
+        manager = connect(place.settings, tenant_id=TENANT)
+        _warm(client, 20)
+        took = [_answered(client, manager) for _ in range(scale.alone)]
+        manager.close()
+        worker.check()
+    name = "human answer to next step begun"
+    return [
+        Finding(f"{name}, p50", "ms", statistics.median(took), None, "", None),
+        Finding(f"{name}, p95", "ms", percentile(took, 0.95), None, "", 200.0),
+    ]
+
+
+def _answered(client: SegmentClient, manager: HumanInteractionManager) -> float:
+    """Milliseconds for one answer."""
+    run_id = client.start(ask_of(), 1)
+    core = manager.store.core
+    _until(lambda: bool(core.of_run(TENANT, run_id)), "a person to be asked")
+    (request,) = core.of_run(TENANT, run_id)
+    begun = time.time()
+    asyncio.run(manager.respond(request.request_id, "ann", approved=True))
+    client.result(run_id, _RESULT_SECONDS)
+    begins = _events(client, run_id, EventType.STEP_STARTED)
+    after = next(event for event in begins if event.step_id == "after")
+    return (after.timestamp.timestamp() - begun) * 1000
+
+
 def _latencies(client: SegmentClient, count: int) -> Mapping[tuple[str, str], float]:
     """Milliseconds of a start, and from a start to the result of its one step."""
     starts, results = [], []
@@ -258,4 +290,4 @@ def _cpu(processes: Sequence[psutil.Process]) -> float:
     return found
 
 
-MEASURES: Mapping[str, Measure] = {"recovery": recovery, "wide": wide, "waiting": waiting}
+MEASURES: Mapping[str, Measure] = {"recovery": recovery, "wide": wide, "waiting": waiting, "answers": answers}

@@ -31,6 +31,7 @@ class Account:
     steps: Sequence[StepRow] = ()
     events: Sequence[EventRow] = ()
     effects: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    asked: int = 0
 
 
 Check = Callable[[Account], Iterator[str]]
@@ -53,6 +54,7 @@ def accounts(
             evidence.steps.get(run_id, ()),
             evidence.events.get(run_id, ()),
             by_label[run_id],
+            evidence.asked.get(run_id, 0),
         )
         for run_id, outcome in expected.items()
     ]
@@ -116,6 +118,20 @@ def _started_twice(run: Account, *, joins: bool) -> Iterator[str]:
             continue
         if started[key] > 1 + ended[key] + pauses or started[key] != step.fence:
             yield f"{_shown(step)} started {started[key]} times, begun again {ended[key]} times, {step.fence} claims"
+
+
+def asked_twice(run: Account) -> Iterator[str]:
+    """A step asked a person twice in one visit, or has two answers."""
+    for kind in ("human.task_created", "human.task_completed"):
+        for (step_id, visit), times in _count(run, kind).items():
+            if times > 1:
+                yield f"{step_id}#{visit}: {kind} {times} times"
+
+
+def asked_in_vain(run: Account) -> Iterator[str]:
+    """People are asked for a run that is over."""
+    if run.row is not None and run.row.over and run.asked:
+        yield f"{run.asked} open requests"
 
 
 def log_broken(run: Account) -> Iterator[str]:
@@ -182,6 +198,8 @@ CHECKS: Mapping[str, Check] = {
     "results of claims that were lost": stale,
     "joins fired twice": joined_twice,
     "steps started twice": started_twice,
+    "people asked twice, or two answers taken": asked_twice,
+    "people asked for runs that are over": asked_in_vain,
     "event logs with gaps or duplicates": log_broken,
     "runs with wrong counters or open steps": miscounted,
     "effects missing": effects_missing,

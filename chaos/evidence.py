@@ -24,6 +24,7 @@ _EVENTS = f"""
 SELECT run_id, seq, event_type, ts, step_id, step_type, visit, attempt, (payload ->> '{BEGAN}')::float8
   FROM llmteam.events ORDER BY run_id, seq
 """
+_ASKED = "SELECT run_id, count(*) FROM llmteam.interactions WHERE closed_at IS NULL GROUP BY run_id"
 _OPEN = "SELECT count(*) FROM llmteam.runs WHERE finished_at IS NULL"
 #: Roles are taken on per transaction; the login stays what it was.
 _CUT = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{LOGIN}'"
@@ -78,11 +79,12 @@ class EventRow:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Rows by run; events in order."""
+    """Rows by run; events in order; how much people are still asked."""
 
     runs: Mapping[str, RunRow]
     steps: Mapping[str, Sequence[StepRow]]
     events: Mapping[str, Sequence[EventRow]]
+    asked: Mapping[str, int]
 
 
 class Witness:
@@ -93,13 +95,13 @@ class Witness:
 
     def evidence(self) -> Evidence:
         with closing(self._connected()) as connection:
-            runs, steps, events = (_all(connection, statement) for statement in (_RUNS, _STEPS, _EVENTS))
+            runs, steps, events, asked = (_all(connection, text) for text in (_RUNS, _STEPS, _EVENTS, _ASKED))
         by_run: tuple[dict[str, list[StepRow]], dict[str, list[EventRow]]] = (defaultdict(list), defaultdict(list))
         for row in steps:
             by_run[0][row[0]].append(StepRow(*row))
         for row in events:
             by_run[1][row[0]].append(EventRow(*row))
-        return Evidence({row[0]: RunRow(*row) for row in runs}, *by_run)
+        return Evidence({row[0]: RunRow(*row) for row in runs}, *by_run, dict(asked))
 
     def unfinished(self) -> int | None:
         """How many runs are not over; None while the server is away."""

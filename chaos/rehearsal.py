@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chaos.effects import Ledger
+from chaos.people import answer_in_process
 from chaos.shapes import LABEL, Case, Outcome, Shape
-from llmteam.canvas import RunConfig, SegmentRunner
+from llmteam.canvas import HumanTaskHandler, RunConfig, SegmentRunner
+from llmteam.human import HumanInteractionManager, MemoryInteractionStore
 
 #: Failed steps of all runs try again this many seconds later, then after twice that.
 RETRY_DELAY = 0.2
@@ -26,8 +28,11 @@ def rehearse(all_shapes: Sequence[Shape], ledger: Ledger) -> dict[str, Outcome]:
 
 
 async def _rehearse(all_shapes: Sequence[Shape], ledger: Ledger) -> dict[str, Outcome]:
-    runner = SegmentRunner()
+    runner, inbox = SegmentRunner(), HumanInteractionManager(MemoryInteractionStore())
+    runner.register_handler("human_task", HumanTaskHandler(inbox))
+    person = asyncio.create_task(answer_in_process(inbox))
     outcomes = await asyncio.gather(*(_outcome(runner, shape, ledger) for shape in all_shapes))
+    person.cancel()
     return {shape.name: outcome for shape, outcome in zip(all_shapes, outcomes, strict=True)}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from chaos.people import PERSON
 from chaos.steps import CLIENT, LOOP, PROCESS, THREAD
 from llmteam.canvas.models import EdgeDefinition, PortDefinition, SegmentDefinition, SegmentParams, StepDefinition
 
@@ -79,6 +80,7 @@ def shapes(lease: float, width: int) -> list[Shape]:
         Shape(_effects(), 4),
         Shape(_hang(), 1, most=6),
         Shape(_fails(), 2),
+        Shape(_approval(), 3),
         Shape(_poison(), 0, known=Outcome("failed", {}, "WorkerLostError", frozenset({"before"}))),
     ]
 
@@ -320,6 +322,27 @@ def _fails() -> SegmentDefinition:
         steps,
         "begin -> split.branch_1 -> sibling -> join.branch_1 -> last",
         "split.branch_2 -> broken -> join.branch_2",
+    )
+
+
+def _approval() -> SegmentDefinition:
+    """A person decides in one branch; what they decide is taken once, and the join waits for it."""
+    steps = {
+        **_BEGIN,
+        "split": _split(2),
+        "ask": ("human_task", {"task_type": "approval", "title": "Ship {label}?", "assignee_ref": PERSON}),
+        "work": (PROCESS, {"seconds": 0.1}),
+        "join": _join(2),
+        "pick": _transform("{'label': data[1].label, 'via': [data[0].responder, data[1].via]}"),
+        "ship": (PROCESS, {"effect": "ship"}),
+        "last": _transform("via"),
+    }
+    return _segment(
+        "approval",
+        steps,
+        "begin -> split.branch_1 -> ask",
+        "ask.approved -> join.branch_1",
+        "split.branch_2 -> work -> join.branch_2 -> pick -> ship -> last",
     )
 
 

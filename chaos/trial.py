@@ -19,6 +19,7 @@ from chaos.faults import Harm
 from chaos.fleet import Fleet, fleet
 from chaos.messages import Messages
 from chaos.pauses import Pauses
+from chaos.people import People
 from chaos.rehearsal import RETRY_DELAY, config, outcome_of, rehearse
 from chaos.schedule import Fault, Kind, schedule
 from chaos.shapes import Case, Outcome, Shape, cases, shapes
@@ -123,6 +124,7 @@ class _Trial:
             database_url=servers.database_url, broker_url=servers.broker_url, imports=("chaos.steps",)
         )
         self._harm = Harm(running, servers.home, Messages(servers.broker_url), self._witness, Pauses(self._settings))
+        self._people = People(self._settings, {case.tenant_id for case in planned})
         self._settled = 0.0
         self._give_up = threading.Event()
 
@@ -130,6 +132,7 @@ class _Trial:
         """Start runs, harm them, let them come to their ends."""
         starting = threading.Thread(target=self._start_runs, name="chaos-starts", daemon=True)
         starting.start()
+        self._people.begin()
         try:
             for fault in self._faults:
                 self._pass_time(fault.at)
@@ -144,6 +147,7 @@ class _Trial:
         starting.join(_START_SECONDS)
         self._harm.pauses.finish()
         self._settle()
+        self._people.finish()
 
     def _pass_time(self, until: float) -> None:
         while self._harm.now < until:

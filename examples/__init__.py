@@ -1,8 +1,12 @@
 """Segments that run as they are: ``llmteam run --example NAME``, ``make demo``, and from a program::
 
     example = EXAMPLES["ticket-triage"]
+    manager, runner = HumanInteractionManager(MemoryInteractionStore()), SegmentRunner()
+    runner.register_handler("human_task", HumanTaskHandler(manager))
     with example.environment() as env:
-        result = await SegmentRunner().run(example.segment(), input_data=example.input)
+        people = asyncio.create_task(example.people(manager))
+        result = await runner.run(example.segment(), input_data=example.input)
+        people.cancel()
         print(example.check(env, result))
 
 An example brings the services that it talks to: :meth:`Example.environment` starts them in this process, on a loopback
@@ -20,6 +24,7 @@ from llmteam.canvas.models import SegmentDefinition
 from llmteam.canvas.results import SegmentResult
 from llmteam.examples.errors import ExampleFailedError
 from llmteam.examples.ticket_triage import TicketTriage
+from llmteam.human import HumanInteractionManager
 
 __all__ = ["EXAMPLES", "Example", "ExampleFailedError"]
 
@@ -48,6 +53,9 @@ class Example(Protocol):
 
     def environment(self) -> AbstractContextManager[dict[str, str]]:
         """Its services, started for the block; gives the variables that workers need to reach them."""
+
+    async def people(self, manager: HumanInteractionManager, run_id: str | None = None) -> None:
+        """Be the people whom its steps ask, those of all runs for None: answer through ``manager`` until cancelled."""
 
     def check(self, env: Mapping[str, str], result: SegmentResult) -> str:
         """One sentence about what the run left behind in the services, after asking them.

@@ -31,6 +31,7 @@ def start_run(
     run_id: str | None = None,
     signature: str | None = None,
     idempotency_key: str | None = None,
+    started_by: str | None = None,
 ) -> str | None:
     """Start a run for a producer that has only Celery; the message is the one that carries data."""
-    return step_worker().start_run(tenant_id, segment, input, run_id, idempotency_key, signature)
+    return step_worker().start_run(tenant_id, segment, input, run_id, idempotency_key, signature, started_by)

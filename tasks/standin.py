@@ -52,7 +52,15 @@ class StandIn:
                 logger.warning("no sweep for %g s: is beat running? This worker sweeps", MISSED * self._seconds)
                 self._told = True
             self._sweeper.sweep_all()
+        # Apart, since receivers may take their time; while one such look lasts, others do nothing.
+        threading.Thread(target=self._deliver, name="llmteam-stand-in-deliver", daemon=True).start()
         return True
+
+    def _deliver(self) -> None:
+        try:
+            self._sweeper.sweep("notifications")
+        except LLMTeamError as exc:
+            logger.warning("notifications could not be delivered (%s); the next sweep tries again", exc)
 
     def _missed(self) -> bool:
         """Whether any sweep is missing; none is before this process has been there for as long itself."""

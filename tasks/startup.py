@@ -17,6 +17,8 @@ from celery.signals import celeryd_after_setup, setup_logging, worker_process_in
 from llmteam import telemetry
 from llmteam.dispatch import QUEUES, RUN_STEP
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
+from llmteam.human.notifications.configured import channels_of_settings
+from llmteam.human.respond_links import RespondLinks
 from llmteam.runtime.context import current_runtime
 from llmteam.settings import Settings, mask_url
 from llmteam.tasks import leaving, shutdown, watchdog
@@ -111,14 +113,21 @@ def exit_code(exc: LLMTeamError) -> int:
 
 
 def prepare(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
-    """Import users' modules, then check the app and the database.
+    """Import users' modules, then check the app, the channels of notifications and the database.
 
     Raises :class:`ConfigurationError` or :class:`InfrastructureError` that says what to do.
     """
     import_user_modules(settings)
     check_app(app, queues, settings)
+    check_notifications(settings)
     check_database(settings)
     shutdown.prepare(settings.drain_seconds)
+
+
+def check_notifications(settings: Settings) -> None:
+    """Whether addresses and keys can be used, without reaching anybody. Raises :class:`ConfigurationError`."""
+    channels_of_settings(settings)
+    RespondLinks.of(settings)
 
 
 def check_app(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:

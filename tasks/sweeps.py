@@ -32,6 +32,12 @@ def sweep_people() -> None:
     step_worker().sweeper.sweep("people")
 
 
+@shared_task(name=SWEEPS["notifications"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_notifications() -> None:
+    """Deliver what people are to be told."""
+    step_worker().sweeper.sweep("notifications")
+
+
 @shared_task(name=SWEEPS["retention"], ignore_result=True)  # type: ignore[untyped-decorator]
 def sweep_retention() -> None:
     """Delete runs that have been over for longer than LLMTEAM_RETENTION_DAYS."""

@@ -21,6 +21,7 @@ from llmteam.canvas.models import SegmentDefinition
 from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.canvas.recovery import Recovery
+from llmteam.canvas.results import RunConfig
 from llmteam.canvas.runs import Start, runtime_ref
 from llmteam.canvas.sweeper import Sweeper
 from llmteam.canvas.timers import Timers
@@ -28,6 +29,7 @@ from llmteam.crypto import check_start
 from llmteam.db import Database
 from llmteam.dispatch import CeleryDispatcher, Hint
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
+from llmteam.human.fleet import courier
 from llmteam.ids import new_id
 from llmteam.settings import Settings
 from llmteam.tasks import leaving
@@ -71,6 +73,7 @@ class StepWorker:
         self._dispatcher = CeleryDispatcher(current_app)
         sweeping = Database(settings.database_url, application_name="llmteam-sweep", pool_size=SWEEP_CONNECTIONS)
         sweeps = PostgresSweeps(sweeping)
+        deliveries = courier(settings, sweeping, self.engine.store.interactions, self.engine.clock)
         self.sweeper = Sweeper(
             self.engine,
             sweeps,
@@ -78,6 +81,7 @@ class StepWorker:
             self.runs.surgery,
             busy_queues=BusyQueues(current_app, settings.hint_depth),
             retention=None if settings.retention_days is None else timedelta(days=settings.retention_days),
+            deliver=deliveries.deliver_due,
         )
         self.stand_in = StandIn(self.sweeper, sweeps, settings.sweep_seconds)
         self.stand_in.start()
@@ -182,15 +186,20 @@ class StepWorker:
         run_id: str | None,
         idempotency_key: str | None,
         signature: str | None,
+        started_by: str | None = None,
     ) -> str:
         """Start a run for a message. One that was delivered twice starts once."""
         if self.settings.start_keys:
             key = self.settings.start_keys.get(tenant_id)
-            check_start(key, signature, tenant_id, segment, input_data, run_id, idempotency_key)
+            check_start(key, signature, tenant_id, segment, input_data, run_id, idempotency_key, started_by)
         run_id = run_id or new_id()
-        definition = segment if isinstance(segment, str) else SegmentDefinition.from_dict(segment)
+        named = segment if isinstance(segment, str) else SegmentDefinition.from_dict(segment)
+        definition = self.runs.resolve(tenant_id, named)
+        config = None
+        if started_by is not None:
+            config = RunConfig(max_retries=definition.params.max_retries, started_by=started_by)
         context = runtime_ref(tenant_id, run_id)
-        start = Start(tenant_id, definition, input_data, None, run_id, "", context, idempotency_key)
+        start = Start(tenant_id, definition, input_data, config, run_id, "", context, idempotency_key)
         return self.runs.start(start)
 
 

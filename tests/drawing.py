@@ -30,6 +30,7 @@ TYPES: dict[str, tuple[str, dict[str, Any]]] = {
     "all": ("parallel_join", {"merge_strategy": "all"}),
     "any": ("parallel_join", {"merge_strategy": "any"}),
     "first": ("parallel_join", {"merge_strategy": "first"}),
+    "human": ("human_task", {"task_type": "approval", "title": "Go on?", "assignee_ref": "ann"}),
     "count": ("count", {}),
     "plain": ("plain", {}),
     "ghost": ("ghost", {}),

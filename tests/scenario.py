@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 #: Seconds that one block may take.
 SECONDS = 120
 #: Comments that belong to tables and are none of ours.
-_OTHER = re.compile(r"types|codes|packages|settings|commands|exits")
+_OTHER = re.compile(r"types|codes|packages|settings|commands|exits|calls")
 
 
 class Scenario:

@@ -34,7 +34,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openai": ("openai",),
     "anthropic": ("anthropic",),
     "vault": ("hvac",),
-    "web": ("fastapi", "uvicorn"),
+    "web": ("fastapi", "jinja2", "uvicorn"),
 }
 #: Extras that bring nothing: the base install has it.
 EMPTY = ("postgres", "redis")
@@ -158,7 +158,7 @@ def test_the_metadata_say_what_the_documentation_promises(metadata: Message) -> 
     assert metadata["Version"] == llmteam.__version__
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"
-    assert set(metadata.get_all("Provides-Extra", [])) == {*EXTRAS, "all", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {*EXTRAS, "all", "browser", "dev"}
 
 
 def test_the_base_install_works_anywhere_without_an_extra(installed: Path) -> None:

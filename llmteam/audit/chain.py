@@ -171,6 +171,11 @@ class ChainVerification(tuple[bool, list[int]]):
         self.erased_record_ids = list(erased)
         return self
 
+    def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # A tuple would be copied from its two parts.
+        rest = {"checked": self.checked, "erased": self.erased_record_ids, "faults_total": self.faults_total}
+        return (self.faults, self.missing), rest
+
     @property
     def valid(self) -> bool:
         return self[0]

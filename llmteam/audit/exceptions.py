@@ -30,9 +30,10 @@ class AuditIntegrityError(AuditError):
 
 
 class AuditStorageError(AuditError, InfrastructureError):
-    """Records could not be written or read; what the store said is the cause. Nothing of the call took effect.
+    """Records could not be written or read; what the store said is the cause.
 
-    ``retryable`` says whether the same may succeed later.
+    ``retryable`` says whether the same may succeed later. When a connection broke at the very end of a write, the
+    records may be there all the same: an idempotency key makes trying again safe.
     """
 
     def __init__(self, message: str, retryable: bool = True) -> None:

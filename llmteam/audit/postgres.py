@@ -182,6 +182,12 @@ def _order(query: AuditQuery) -> list[UnaryExpression[Any]]:
     return [one.desc() if query.order_desc else one.asc() for one in by]
 
 
+def records_wanted(query: AuditQuery) -> Select[Any]:
+    """The statement of a query."""
+    statement = select(table).where(*_conditions(query)).order_by(*_order(query))
+    return statement.limit(query.limit).offset(query.offset)
+
+
 def _summary(query: AuditQuery) -> Select[Any]:
     """Every count of a report from one look at the rows: ``kind`` says what was grouped, ``value`` by which value."""
     day = func.to_char(func.timezone("UTC", table.c.timestamp), "YYYY-MM-DD").label("day")
@@ -263,9 +269,7 @@ class PostgresAuditStore(AuditStoreFace):
 
     def select(self, query: AuditQuery) -> list[AuditRecord]:
         """The wanted records of ``query.tenant_id``."""
-        statement = select(table).where(*_conditions(query)).order_by(*_order(query))
-        rows = self._rows(query.tenant_id or "", statement.limit(query.limit).offset(query.offset))
-        return [record_of(row) for row in rows]
+        return [record_of(row) for row in self._rows(query.tenant_id or "", records_wanted(query))]
 
     def links(self, tenant_id: str, start: int, end: int) -> list[AuditRecord | UnreadableRecord]:
         """What is there from one number to another."""

@@ -99,6 +99,10 @@ class AuditTrail:
         (record,) = await self.store.call(self.store.add, self.tenant_id, [_draft(event_type, fields)])
         return record
 
+    async def record(self, drafts: Sequence[AuditDraft]) -> list[AuditRecord]:
+        """:meth:`log` for events that are drafted already, all of them or none."""
+        return await self.store.call(self.store.add, self.tenant_id, drafts)
+
     def log_sync(self, event_type: AuditEventType, **fields: Unpack[AuditFields]) -> AuditRecord:
         """:meth:`log` for code without an event loop, like plain Celery tasks."""
         (record,) = self.store.add(self.tenant_id, [_draft(event_type, fields)])

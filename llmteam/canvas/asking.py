@@ -112,7 +112,7 @@ class Asking:
     def _outcome(self, node: Node, case: Case, given: Any) -> tuple[Outcome, StoredOutput | None]:
         try:
             messages = self._store.interactions.messages(case.request.tenant_id, case.request.request_id)
-            ports = answer_ports(case, given, messages, has_timeout="timeout" in {e.source_port for e in node.outs})
+            ports = answer_ports(case, given, messages, leaving={edge.source_port for edge in node.outs})
             return completion(node, ports, self._limits())
         except Exception as exc:  # noqa: BLE001  # whatever an answer is made of, its step gets an outcome
             return Failed(ErrorInfo.from_exception(exc), retryable=False), None

@@ -12,16 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from llmteam.canvas.awaited import MOVING_FIRST
-from llmteam.canvas.explain_steps import (
-    FleetView,
-    Picture,
-    Steps,
-    first_of,
-    kind_of,
-    name_of,
-    queue_of,
-    says_late_sweep,
-)
+from llmteam.canvas.explain_picture import FleetView, Picture, Steps, first_of, name_of, queue_of, says_late_sweep
+from llmteam.canvas.explain_steps import kind_of
 from llmteam.canvas.phrases import count, length, listed, times
 from llmteam.canvas.records import RunRecord, StepRecord
 from llmteam.canvas.state import Key, Owner, SegmentStatus, StepState
@@ -36,7 +28,10 @@ MOST_GROUPS = 5
 
 @dataclass(frozen=True, slots=True)
 class StepsExplained:
-    """Open steps that wait for the same. ``since`` and ``until`` are the earliest of theirs, ``queue`` if it is one."""
+    """Open steps that wait for the same. ``since`` and ``until`` are the earliest of theirs, ``queue`` if it is one.
+
+    ``requests`` are the ids of what they ask people.
+    """
 
     steps: tuple[Key, ...]
     state: StepState
@@ -45,6 +40,7 @@ class StepsExplained:
     since: datetime | None
     until: datetime | None
     says: tuple[str, ...]
+    requests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +91,7 @@ def _explained(picture: Picture, steps: Steps) -> StepsExplained:
         since=first_of(kind.since(picture, step.row) for step in steps),
         until=first_of(step.row.wake_at for step in steps),
         says=tuple(kind.says(picture, steps)),
+        requests=tuple(case.request.request_id for step in steps if (case := picture.cases.get(step.row.key))),
     )
 
 

@@ -4,81 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 
-from llmteam.canvas.awaited import MOVING_FIRST, Awaited
-from llmteam.canvas.graph import Graph
-from llmteam.canvas.phrases import FEW, count, length, listed, moment, span, times
-from llmteam.canvas.records import RunOptions, RunRecord, StepRecord
+from llmteam.canvas.awaited import MOVING_FIRST
+from llmteam.canvas.explain_people import says_asked, says_frozen
+from llmteam.canvas.explain_picture import (
+    QUARANTINE,
+    FleetView,
+    Picture,
+    Steps,
+    first_of,
+    name_of,
+    queue_of,
+    says_late_sweep,
+)
+from llmteam.canvas.phrases import FEW, count, length, listed, span, times
+from llmteam.canvas.records import StepRecord
 from llmteam.canvas.state import (
     QUARANTINE_AFTER,
     QUARANTINE_LOSSES,
     Key,
     Owner,
-    RetryPolicy,
     SegmentStatus,
     StepRow,
     StepState,
 )
-from llmteam.canvas.transitions import retry_policy
 
-#: Sweeps that may be missing before it is said that nobody sweeps.
-LATE_SWEEPS = 3
-
-
-#: Where steps are run that took their workers with them, and at how many losses they have failed.
-QUARANTINE = "llmteam.quarantine"
+#: Losses at which a step has failed that takes its workers with it.
 MOST_LOSSES = QUARANTINE_AFTER + QUARANTINE_LOSSES
-
-
-@dataclass(frozen=True, slots=True)
-class FleetView:
-    """What is known of those who work.
-
-    ``workers`` and ``depths`` (messages) are by queue, None when nobody was asked; ``fault`` says why the broker could
-    not tell. From ``hint_depth`` on, sweeps leave a queue that is worked off alone. ``swept`` is when each sweep last
-    ended, by its name, ``sweep_seconds`` how often they should.
-    """
-
-    workers: Mapping[str, int] | None = None
-    depths: Mapping[str, int] | None = None
-    fault: str | None = None
-    hint_depth: int = 1000
-    swept: Mapping[str, datetime] = field(default_factory=dict)
-    sweep_seconds: float = 5.0
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A run with all its steps at one moment. ``now`` is the database's clock."""
-
-    record: RunRecord
-    steps: Sequence[StepRecord]
-    graph: Graph
-    now: datetime
-    options: RunOptions = field(default_factory=RunOptions)
-    fleet: FleetView = field(default_factory=FleetView)
-
-    @cached_property
-    def awaited(self) -> Awaited:
-        return Awaited(self.graph, (step.row for step in self.steps))
-
-    @cached_property
-    def rows(self) -> Mapping[Key, StepRow]:
-        return {step.row.key: step.row for step in self.steps}
-
-    def attempts(self, row: StepRow) -> int:
-        """How often a step may be tried."""
-        return retry_policy(self.graph.nodes[row.step_id], RetryPolicy(self.options.max_retries)).max_retries + 1
-
-    def at(self, when: datetime) -> str:
-        """A moment as a sentence says it."""
-        return moment(when, self.now)
-
-
-Steps = Sequence[StepRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +51,6 @@ class Kind:
 def kind_of(row: StepRow) -> Kind:
     """The kind that an open step is of; what no rule allows has one too."""
     return _KINDS.get((row.state, row.owner), _UNFIT)
-
-
-def name_of(key: Key) -> str:
-    """A step as people call it: ``ask``, and ``ask#2`` on its second visit."""
-    return key[0] if key[1] == 1 else f"{key[0]}#{key[1]}"
-
-
-def queue_of(step: StepRecord) -> str:
-    """Where a step is run: apart from others once it has lost too many workers."""
-    return QUARANTINE if step.row.quarantined else step.queue
-
-
-def first_of(moments: Iterable[datetime | None]) -> datetime | None:
-    """The earliest of those that are known."""
-    return min((found for found in moments if found is not None), default=None)
 
 
 def _first(picture: Picture, steps: Steps, when: Callable[[StepRecord], datetime | None]) -> str:
@@ -227,16 +166,6 @@ def _says_hint(picture: Picture, steps: Steps) -> Iterator[str]:
         yield from says_late_sweep(picture, "due")
 
 
-def says_late_sweep(picture: Picture, name: str) -> Iterator[str]:
-    """That nobody makes the sweep of this name, if so."""
-    fleet, advice = picture.fleet, "start `llmteam worker` and `llmteam beat`"
-    swept = fleet.swept.get(name)
-    if swept is None:
-        yield f"No such sweep has ended yet: {advice}."
-    elif (picture.now - swept).total_seconds() > LATE_SWEEPS * fleet.sweep_seconds:
-        yield f"The last such sweep ended at {picture.at(swept)}: {advice}."
-
-
 # -- the next attempt
 
 
@@ -328,6 +257,12 @@ def _says_waiting(who: str, then: str) -> Callable[[Picture, Steps], Iterator[st
     return says
 
 
+def _says_person(picture: Picture, steps: Steps) -> Iterator[str]:
+    yield from says_asked(picture, steps)
+    if (first_of(step.row.wake_at for step in steps) or picture.now) < picture.now:
+        yield from says_late_sweep(picture, "due")
+
+
 def _held_from(picture: Picture, step: StepRecord) -> Hashable:
     return (step.held_owner, step.row.state, step.held_wake_at is None)
 
@@ -344,6 +279,7 @@ def _says_pause(picture: Picture, steps: Steps) -> Iterator[str]:
     if steps[0].held_owner not in (None, "queue") and ends is not None and paused_at is not None and ends > paused_at:
         left = f", with {length((ends - paused_at).total_seconds())} left"
     yield f"Before, {before}{left}. Then: `llmteam runs resume {picture.record.run_id}` lets it go on there."
+    yield from says_frozen(picture, steps)
 
 
 _BEFORE = {
@@ -357,6 +293,10 @@ _BEFORE = {
 def _says_unfit(picture: Picture, steps: Steps) -> Iterator[str]:
     row = steps[0].row
     yield f"No rule lets a step that is {row.state.value} wait for {row.owner or 'nobody'}: `llmteam explain --check`."
+
+
+def _itself(picture: Picture, step: StepRecord) -> Hashable:
+    return step.row.key
 
 
 def _one_kind(picture: Picture, step: StepRecord) -> Hashable:
@@ -383,12 +323,7 @@ _KINDS: Mapping[tuple[StepState, Owner | None], Kind] = {
     (StepState.READY, "timer"): Kind(_retried, _queue, _began, _says_retry),
     (StepState.READY, "pause"): _PAUSE,
     (StepState.RUNNING, "lease"): Kind(_held, _ran_out, _began, _says_lease),
-    (StepState.WAITING, "person"): Kind(
-        _one_kind,
-        _one_kind,
-        _began,
-        _says_waiting("a person's answer", "the time for it is over, and the step decides"),
-    ),
+    (StepState.WAITING, "person"): Kind(_itself, _one_kind, _began, _says_person),
     (StepState.WAITING, "limit"): Kind(
         _one_kind, _one_kind, _began, _says_waiting("room under a limit", "it asks again")
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, TypeVar
@@ -29,6 +29,10 @@ HOLDER = "in-process"
 LOOK_SECONDS = 1.0
 
 
+async def _tell_nobody() -> None:
+    """Without a manager there are no channels."""
+
+
 class LocalFleet:
     """A dispatcher whose workers are tasks of the event loop that it was made in.
 
@@ -38,6 +42,8 @@ class LocalFleet:
     def __init__(self, blocks: bool) -> None:
         self.engine: Engine | None = None
         self.keeper: Keeper | None = None
+        #: Has people told what steps ask them.
+        self.tell_people: Callable[[], Awaitable[None]] = _tell_nobody
         self._blocks = blocks
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[tuple[str, str], set[asyncio.Task[None]]] = {}
@@ -122,6 +128,8 @@ class LocalFleet:
         assert self.engine is not None
         execution = await self._insist(self.engine.begin, hint)
         if execution is None:
+            # Of a run that goes on after a pause, or in another process, nobody watches for answers yet.
+            await self._until_answered(hint)
             return
         task = asyncio.current_task()
         assert task is not None
@@ -160,6 +168,7 @@ class LocalFleet:
             return
         with interactions.wakeup.subscribe(request_channel(hint.tenant_id, case.request.request_id)) as watch:
             while await self._insist(self.engine.still_asks, hint):
+                await self.tell_people()
                 await watch.wait_async(LOOK_SECONDS)
 
     async def _settle(self, function: Callable[..., Any], execution: Execution, what: Any) -> None:

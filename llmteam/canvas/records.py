@@ -339,9 +339,17 @@ class RunStore(Protocol):
     def record(self, tenant_id: str, run_id: str) -> RunRecord | None: ...
 
     def records(
-        self, tenant_id: str, *, status: SegmentStatus | None = None, segment_id: str | None = None, limit: int = 50
+        self,
+        tenant_id: str,
+        *,
+        status: SegmentStatus | None = None,
+        segment_id: str | None = None,
+        limit: int = 50,
+        before: tuple[datetime, str] | None = None,
     ) -> list[RunRecord]:
-        """Newest first."""
+        """Newest first, runs of one moment by id; with ``before`` (``created_at`` and id of one) only those after it
+        in that order.
+        """
         ...
 
     def steps(self, tenant_id: str, run_id: str, *, outputs: bool = True) -> list[StepRecord]:

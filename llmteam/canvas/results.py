@@ -13,6 +13,7 @@ from llmteam.canvas.records import RunOptions, RunRecord
 from llmteam.canvas.state import SegmentStatus
 from llmteam.errors import LLMTeamError
 from llmteam.events.models import ErrorInfo, WorktrailEvent
+from llmteam.human.checks import fault_of_name
 
 #: May be plain or ``async``; its errors are logged and change nothing.
 Callback = Callable[..., Any]
@@ -28,7 +29,7 @@ class RunConfig:
     ``on_step_complete(step_id, output)``, ``on_step_error(step_id, error)``, ``on_cancel(result)``.
 
     Raises:
-        ValueError: both timeouts are given and differ, or a number is negative.
+        ValueError: both timeouts are given and differ, a number is negative, or a name is none.
     """
 
     timeout_seconds: float | None = None
@@ -51,6 +52,8 @@ class RunConfig:
         elif self.timeout_seconds is not None:
             with suppress(OverflowError, ValueError):  # refused below, or longer than any timedelta
                 self.timeout = timedelta(seconds=self.timeout_seconds)
+        if self.started_by and (fault := fault_of_name(self.started_by)):
+            raise ValueError(f"started_by: the name {fault}")
         if self.max_retries < 0:
             raise ValueError(f"max_retries is {self.max_retries}; it must be at least 0")
         for name in ("timeout_seconds", "step_timeout"):

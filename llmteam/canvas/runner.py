@@ -153,6 +153,8 @@ class SegmentRunner(Steering):
                 "HumanTaskHandler: runs and requests must both be in memory or both in Postgres, so that they change "
                 "together: build its manager on the other kind of store"
             )
+        assert self._local is not None
+        self._local.tell_people = manager.settle
         return ask_person
 
     def _notifier(self, tell: Notify, fleet: LocalFleet) -> Notify:

@@ -95,6 +95,14 @@ class Start:
     rules: StartRules = StartRules()
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What became of a start: the run, and whether it is a new one or was there already."""
+
+    run_id: str
+    is_new: bool
+
+
 def runtime_ref(
     tenant_id: str, run_id: str, instance_id: str = "", data: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -192,10 +200,14 @@ class Runs:
         return self.registry.fetch(tenant_id, segment_id, version).definition
 
     def start(self, start: Start) -> str:
-        """Write the run, hint at its first step and return its id; nothing is half-started.
+        """As :meth:`begin`; the run's id."""
+        return self.begin(start).run_id
 
-        With a ``run_id`` or an idempotency key of a run that is there already, that run's id, or whatever the rules
-        of the start say.
+    def begin(self, start: Start) -> Started:
+        """Write the run and hint at its first step; nothing is half-started.
+
+        With a ``run_id`` or an idempotency key of a run that is there already, that run, or whatever the rules of the
+        start say.
 
         Raises:
             SegmentValidationError: the definition is unsound.
@@ -218,12 +230,12 @@ class Runs:
         )
         for left in reversed(range(_START_ATTEMPTS)):
             if self.engine.submit(run):
-                return run.run_id
+                return Started(run.run_id, is_new=True)
             taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
             if taken is None:
                 continue  # purged in between
             if self._shares(taken, run, start.rules):
-                return taken.run_id
+                return Started(taken.run_id, is_new=False)
             if not left:
                 break  # whose run it is would be cancelled for nothing
             self.engine.end(run.tenant_id, taken.run_id, SegmentStatus.CANCELLED)

@@ -232,9 +232,18 @@ class Settling:
     def _close(self, row: StepRow, state: StepState) -> None:
         if row.owner == "person":
             self._moment.change.withdrawn.append(row.key)
+        if row.state is StepState.WAITING:
+            self._take_back(row)
         row.state, row.owner, row.wake_at, row.deadline = state, None, None, None
         row.finished_at = self._now
         self._moment.run.open -= 1
+
+    def _take_back(self, row: StepRow) -> None:
+        """Time that people take is none of the run's; what was lent for it and not taken is taken back."""
+        run = self._moment.run
+        if row.deadline is not None and run.deadline is not None:
+            run.deadline -= row.deadline - self._now
+            self._moment.change.moves_deadline = True
 
     def _fail_run(self, error: ErrorInfo) -> None:
         draft = EventDraft(EventType.SEGMENT_FAILED, severity=EventSeverity.ERROR, error=error)

@@ -233,6 +233,7 @@ class Change:
     one statement. ``ready`` are the steps to hint at now; ``chord`` is the id of the chord that brings them.
     ``hold`` is what a pause or its end does to all rows at once. ``asks`` is the request of a step that waits for a
     person from now on; ``withdrawn`` are steps that did and will not go on, so that nobody needs to answer them.
+    ``moves_deadline`` says that the run has until another moment now.
     ``applied`` is False when the claim no longer holds the step and nothing was changed.
     """
 
@@ -247,6 +248,7 @@ class Change:
     chord: str | None = None
     asks: Ruling | None = None
     withdrawn: list[Key] = field(default_factory=list)
+    moves_deadline: bool = False
     applied: bool = True
     ended: bool = False
 

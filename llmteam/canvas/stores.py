@@ -273,6 +273,8 @@ class MemoryRunStore:
         for key in change.steps:
             run.hints.pop(key, None)
             run.held.pop(key, None)
+        if change.moves_deadline and change.run.status is SegmentStatus.RUNNING:
+            run.wake_at = change.run.deadline
         if change.run.status.is_terminal:
             run.wake_at = None
         if change.cancel_open:
@@ -379,7 +381,13 @@ class MemoryRunStore:
         return None if run is None else shown(run)
 
     def records(
-        self, tenant_id: str, *, status: SegmentStatus | None = None, segment_id: str | None = None, limit: int = 50
+        self,
+        tenant_id: str,
+        *,
+        status: SegmentStatus | None = None,
+        segment_id: str | None = None,
+        limit: int = 50,
+        before: tuple[datetime, str] | None = None,
     ) -> list[RunRecord]:
         """As :meth:`RunStore.records`."""
         found = [
@@ -389,6 +397,7 @@ class MemoryRunStore:
             and status in (None, run.state.status)
             and segment_id in (None, run.header.segment_id)
         ]
+        found = [one for one in found if before is None or (one.created_at, one.run_id) < before]
         return sorted(found, key=lambda record: (record.created_at, record.run_id), reverse=True)[:limit]
 
     def steps(self, tenant_id: str, run_id: str, *, outputs: bool = True) -> list[StepRecord]:

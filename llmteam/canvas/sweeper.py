@@ -23,7 +23,7 @@ BATCH = 500
 #: Runs that one sweep of the retention deletes at most: it must not hold locks for long.
 PURGE_BATCH = 200
 
-#: Sweeps that must not stop, by name; ``retention`` comes beside them where it is asked for.
+#: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, and ``retention``.
 ESSENTIAL = ("due", "expired", "runs", "people")
 
 
@@ -33,6 +33,7 @@ class Sweeper:
     Args:
         busy_queues: names the queues that are long and being worked off, which need no more hints.
         retention: how long runs are kept that are over; None keeps them.
+        deliver: tells people what they are to be told; how much was due. It may wait for receivers.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Sweeper:
         *,
         busy_queues: Callable[[], Sequence[str]] = tuple,
         retention: timedelta | None = None,
+        deliver: Callable[[], int] = lambda: 0,
     ) -> None:
         self._engine = engine
         self._sweeps = sweeps
@@ -52,6 +54,7 @@ class Sweeper:
         self._recovery = Recovery(engine)
         self._busy_queues = busy_queues
         self._retention = retention
+        self._deliver = deliver
 
     def sweep(self, name: str) -> int:
         """Run the sweep of this name; how much it found."""
@@ -99,6 +102,10 @@ class Sweeper:
     def _catch_up(self, case: Case) -> Ruling:
         return catch_up(case, self._engine.clock())
 
+    def _notifications(self) -> int:
+        """Deliver what people are to be told."""
+        return self._deliver()
+
     def _purge(self) -> int:
         """Delete runs that have been over for longer than they are kept, and what people were asked."""
         if self._retention is None:
@@ -119,5 +126,6 @@ _SWEEPS: dict[str, Callable[[Sweeper], int]] = {
     "expired": Sweeper._expired,
     "runs": Sweeper._runs,
     "people": Sweeper._people,
+    "notifications": Sweeper._notifications,
     "retention": Sweeper._purge,
 }

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 from llmteam.canvas.graph import Graph
 from llmteam.canvas.settling import Settling
-from llmteam.canvas.state import Change, Completed, Key, Outcome, SegmentStatus, Slice, StepState
+from llmteam.canvas.state import Change, Completed, Key, Outcome, SegmentStatus, Slice, StepRow, StepState
 from llmteam.canvas.transitions import time_out
+from llmteam.human.models import InteractionRequest
 from llmteam.human.rulings import Ruling
 
 __all__ = ["go_on", "park"]
+
+#: After which there is still a date, whatever the run's own time is.
+LONGEST = timedelta(days=3650)
 
 
 def park(moment: Slice, key: Key, fence: int, asked: Ruling) -> Change:
@@ -28,10 +33,22 @@ def park(moment: Slice, key: Key, fence: int, asked: Ruling) -> Change:
     row = moment.edit(key)
     moment.run.running -= 1
     row.state, row.owner, row.wake_at, row.deadline = StepState.WAITING, "person", asked.request.deadline, None
+    _lend(moment, row, asked.request)
     for event in asked.events:
         moment.emit(event)
     change.asks = replace(asked, events=())
     return change
+
+
+def _lend(moment: Slice, row: StepRow, request: InteractionRequest) -> None:
+    """Give the run all the time that people may take; what they do not take is taken back when the step is over."""
+    run, now = moment.run, moment.change.now
+    if run.deadline is None or request.deadline is None:
+        return
+    most = request.deadline - now + request.timeout * len(request.escalation_chain)
+    row.deadline = now + min(most, LONGEST)
+    run.deadline += row.deadline - now
+    moment.change.moves_deadline = True
 
 
 def go_on(graph: Graph, moment: Slice, key: Key, fence: int, outcome: Outcome) -> Change:

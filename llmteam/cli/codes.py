@@ -18,12 +18,19 @@ UNREACHABLE = 3
 def code_of(exc: BaseException) -> int:
     """The exit code that tells of ``exc``."""
     from llmteam.canvas.exceptions import CanvasError
+    from llmteam.human.exceptions import (
+        InteractionNotFoundError,
+        InvalidRequestError,
+        InvalidResponseError,
+        ResponseTooLargeError,
+    )
     from llmteam.ids import InvalidIdentifierError
 
     if isinstance(exc, InfrastructureError):
         return UNREACHABLE
+    answer = (InteractionNotFoundError, InvalidRequestError, InvalidResponseError, ResponseTooLargeError)
     usage = (ConfigurationError, CanvasError, InvalidIdentifierError, NotJSONError, PayloadTooLargeError)
-    return USAGE if isinstance(exc, usage) else FAILED
+    return USAGE if isinstance(exc, (*usage, *answer)) else FAILED
 
 
 def code_of_signal(number: int) -> int:

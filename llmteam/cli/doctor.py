@@ -27,6 +27,10 @@ _DEAF_ADVICE = (
 )
 
 
+#: Seconds that the mail server has to answer.
+_MAIL_SECONDS = 5.0
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that was looked at. ``advice`` is what to do about it."""
@@ -76,9 +80,12 @@ def _checks(settings: Settings) -> Iterator[Check]:
             yield from _attempt("queues", lambda: _queues(place.settings))
             yield from _attempt("deaf workers", lambda: _deaf(place.settings))
             yield from _attempt("sweeps", lambda: _sweeps(place))
+            yield from _attempt("dead notifications", lambda: _dead_notifications(place))
     yield from _start_keys(settings)
     yield from _web_keys(settings)
     yield from _encryption_keys(settings)
+    yield from _attempt("notifications", lambda: _notifications(settings))
+    yield from _attempt("mail server", lambda: _mail(settings))
 
 
 def _attempt(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
@@ -268,3 +275,44 @@ def _encryption_keys(settings: Settings) -> Iterator[Check]:
     else:
         advice = "set LLMTEAM_ENCRYPTION_KEYS to id:KEY, KEY being the output of: openssl rand -base64 32"
         yield Check("encryption keys", "info", "none: steps cannot seal anything", advice)
+
+
+def _notifications(settings: Settings) -> Iterator[Check]:
+    from llmteam.human.notifications.configured import channels_of_settings
+
+    channels = channels_of_settings(settings)
+    if not channels:
+        advice = "set LLMTEAM_SMTP_URL or an LLMTEAM_NOTIFY_…_URL; until then people look into the inbox"
+        yield Check("notifications", "info", "nobody is told of requests", advice)
+        return
+    yield Check("notifications", "ok", f"people are told through {', '.join(channels)}")
+    if settings.public_url is None:
+        yield Check("notifications", "info", "they carry no links", "set LLMTEAM_PUBLIC_URL to where the inbox is")
+    if "webhook" in channels and settings.notify_webhook_key is None:
+        found = "what the webhook receives is not signed, so that anybody could send it"
+        yield Check("notifications", "warning", found, "set LLMTEAM_NOTIFY_WEBHOOK_KEY")
+
+
+def _mail(settings: Settings) -> Iterator[Check]:
+    if settings.smtp_url is None:
+        return
+    from llmteam.net import MailClient, MailServer
+
+    server = MailServer.parse(settings.smtp_url)
+    MailClient(server, timeout=_MAIL_SECONDS).check()
+    yield Check("mail server", "ok", f"{server.where}, as {server.sender}")
+
+
+def _dead_notifications(place: Installation) -> Iterator[Check]:
+    from llmteam.canvas.phrases import count as counted
+    from llmteam.human.postgres.deliveries import PostgresDeliveries
+
+    database = place.database("llmteam-doctor")
+    try:
+        dead = PostgresDeliveries(database).given_up()
+    finally:
+        database.close()
+    if dead:
+        found = f"{counted(dead, 'notification')} given up"
+        advice = "llmteam notifications list, then llmteam notifications retry"
+        yield Check("dead notifications", "warning", found, advice)

@@ -37,23 +37,23 @@ def read_document(source: str) -> Any:
     return parse_document(read_text(source, "segment"))
 
 
-def read_input(argument: str | None) -> Any:
-    """The value of ``--input``: JSON text, ``@file``, or ``-`` for standard input. Nothing given is null."""
+def read_input(argument: str | None, option: str = "--input") -> Any:
+    """The value of an option: JSON text, ``@file``, or ``-`` for standard input. Nothing given is null."""
     if argument is None:
         return None
     from llmteam import codec
 
     from_file = argument == "-" or argument.startswith("@")
-    text = read_text(argument.removeprefix("@"), "input") if from_file else argument
+    text = read_text(argument.removeprefix("@"), option.removeprefix("--")) if from_file else argument
     where = f"{argument}: " if from_file else ""
     try:
         return codec.loads(text)
     except json.JSONDecodeError as exc:
         place = f"line {exc.lineno}, column {exc.colno}"
         hint = "" if from_file else " (a text needs its quotes: '\"text\"'; a file is @file)"
-        raise click.UsageError(f"--input: {where}{place}: not JSON: {exc.msg}{hint}") from None
+        raise click.UsageError(f"{option}: {where}{place}: not JSON: {exc.msg}{hint}") from None
     except (ValueError, RecursionError) as exc:
-        raise click.UsageError(f"--input: {where}not JSON: {str(exc) or 'nested too deeply'}") from None
+        raise click.UsageError(f"{option}: {where}not JSON: {str(exc) or 'nested too deeply'}") from None
 
 
 def report_problems(result: ValidationResult, name: str, *, err: bool) -> None:

@@ -22,9 +22,13 @@ from llmteam.telemetry import printable
 if TYPE_CHECKING:
     from llmteam.canvas.explain import FleetView, RunExplained, StepsExplained
     from llmteam.canvas.postgres.checks import Findings, PostgresChecks
-    from llmteam.canvas.records import StepRecord
+    from llmteam.canvas.records import RunStore, StepRecord
     from llmteam.canvas.state import Key
+    from llmteam.human.rulings import Case
     from llmteam.settings import Settings
+
+#: Requests whose votes are read.
+_WHOLE = 20
 
 
 @click.command(short_help="Say why a run is where it is.")
@@ -65,6 +69,7 @@ def _explained(place: Installation, tenant: str, run_id: str) -> RunExplained:
         header = store.header(tenant, run_id)
         pinned = store.definition(tenant, record.definition_hash)
         steps = store.steps(tenant, run_id, outputs=False)
+        cases = _cases(store, tenant, run_id, steps)
     finally:
         runs.close()
     now, swept = _clock(place)
@@ -75,8 +80,22 @@ def _explained(place: Installation, tenant: str, run_id: str) -> RunExplained:
         now=now,
         options=RunOptions() if header is None else header.options,
         fleet=_fleet(place.settings, steps, swept),
+        cases=cases,
     )
     return explain(picture)
+
+
+def _cases(store: RunStore, tenant: str, run_id: str, steps: Iterable[StepRecord]) -> dict[Key, Case]:
+    """What steps that wait ask people; votes only of the first ones, since they are told one by one."""
+    from llmteam.canvas.state import StepState
+    from llmteam.human.rulings import Case
+
+    waiting = {step.row.key for step in steps if step.row.state is StepState.WAITING}
+    asked = [one for one in store.interactions.of_run(tenant, run_id) if one.parked] if waiting else []
+    found = {(one.step_name, one.visit): Case(one) for one in asked if (one.step_name, one.visit) in waiting}
+    for key, case in list(found.items())[:_WHOLE]:
+        found[key] = store.interactions.case(tenant, case.request.request_id) or case
+    return found
 
 
 def _clock(place: Installation) -> tuple[datetime, dict[str, datetime]]:
@@ -148,6 +167,7 @@ def _group_document(group: StepsExplained) -> dict[str, Any]:
         "queue": group.queue,
         "since": _iso(group.since),
         "until": _iso(group.until),
+        "requests": list(group.requests),
         "says": list(group.says),
     }
 

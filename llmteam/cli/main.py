@@ -15,7 +15,9 @@ from llmteam.cli.audit import audit
 from llmteam.cli.database import db
 from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
+from llmteam.cli.inbox import inbox
 from llmteam.cli.keys import keys
+from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
 from llmteam.cli.runs import runs
@@ -35,7 +37,7 @@ def cli() -> None:
     """
 
 
-for _command in (
+_COMMANDS = (
     run,
     up,
     worker,
@@ -43,13 +45,17 @@ for _command in (
     flower_command,
     runs,
     explain,
+    inbox,
     segment,
     catalog,
     audit,
     keys,
+    inbox,
+    notifications,
     db,
     doctor,
-):
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
 for _command in (pause, resume, retry, fork):
     runs.add_command(_command)

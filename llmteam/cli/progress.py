@@ -25,7 +25,12 @@ _STATES = {
     EventType.STEP_SKIPPED: "skipped",
     EventType.STEP_RETRYING: "retrying",
     EventType.HUMAN_TASK_CREATED: "waiting",
+    EventType.HUMAN_TASK_ASSIGNED: "waiting",
+    EventType.HUMAN_TASK_ESCALATED: "waiting",
+    EventType.HUMAN_TASK_COMPLETED: "waiting",
 }
+#: States that are shown with the time that they have lasted.
+_GOING = ("running", "waiting")
 _MARKS = {"running": "▶", "completed": "✔", "failed": "✘", "skipped": "–", "retrying": "↻", "waiting": "⏸"}
 
 
@@ -35,8 +40,8 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """What is being done, before the run says anything itself."""
 
-    def event(self, event: WorktrailEvent) -> None:
-        """An event of the run."""
+    def event(self, event: WorktrailEvent, about: str = "") -> None:
+        """An event of the run; ``about`` says what it does not: whom a step asks, what was answered."""
 
     def __enter__(self) -> Self: ...
 
@@ -51,7 +56,7 @@ class Silent:
     def note(self, text: str) -> None:
         """Not shown."""
 
-    def event(self, event: WorktrailEvent) -> None:
+    def event(self, event: WorktrailEvent, about: str = "") -> None:
         """Not shown."""
 
     def __enter__(self) -> Self:
@@ -69,12 +74,12 @@ class Lines(Silent):
     def note(self, text: str) -> None:
         say(text)
 
-    def event(self, event: WorktrailEvent) -> None:
-        say(line_of(event))
+    def event(self, event: WorktrailEvent, about: str = "") -> None:
+        say(line_of(event, about))
 
 
-def line_of(event: WorktrailEvent) -> str:
-    """An event on one line: time, what happened, to which step, how long it took, why it failed."""
+def line_of(event: WorktrailEvent, about: str = "") -> str:
+    """An event on one line: time, what happened, to which step, how long it took, why it failed, ``about`` what."""
     parts = [f"{event.timestamp:%H:%M:%S.%f}"[:-3], event.event_type.value.ljust(17)]
     if event.step_id is not None:
         visit = f"#{event.visit}" if event.visit is not None and event.visit > 1 else ""
@@ -85,7 +90,8 @@ def line_of(event: WorktrailEvent) -> str:
         parts.append(duration(event.duration_ms / 1000))
     if event.error is not None:
         parts.append(f"{event.error.error_type}: {event.error.error_message}")
-    return printable(" ".join(parts))
+    parts.append(about)
+    return printable(" ".join(filter(None, parts)))
 
 
 @dataclass
@@ -98,6 +104,7 @@ class _Row:
     since: float
     took: float | None = None
     error: str = ""
+    about: str = ""
 
 
 class Board:
@@ -109,8 +116,8 @@ class Board:
         self._rows: dict[tuple[str, int], _Row] = {}
         self._moves = 0
 
-    def event(self, event: WorktrailEvent, now: float) -> None:
-        """Take in an event; ``now`` is seconds of a monotonic clock."""
+    def event(self, event: WorktrailEvent, now: float, about: str = "") -> None:
+        """Take in an event; ``now`` is seconds of a monotonic clock, ``about`` what there is to say beside it."""
         state = _STATES.get(event.event_type)
         if state is None or event.step_id is None:
             return
@@ -123,7 +130,8 @@ class Board:
             state=state,
             attempt=event.attempt or (old.attempt if old else 1),
             moved=self._moves,
-            since=now,
+            since=old.since if old is not None and old.state == state == "waiting" else now,
+            about=printable(about) or (old.about if old else ""),
         )
         if event.duration_ms is not None:
             row.took = event.duration_ms / 1000
@@ -162,9 +170,9 @@ class Live(Silent):
     def note(self, text: str) -> None:
         self._note = text
 
-    def event(self, event: WorktrailEvent) -> None:
+    def event(self, event: WorktrailEvent, about: str = "") -> None:
         self._note = ""
-        self._board.event(event, time.monotonic())
+        self._board.event(event, time.monotonic(), about)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -184,14 +192,14 @@ class Live(Silent):
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for row in self._board.shown():
             colour = COLOURS.get(row.state, "white")
-            took = row.took if row.took is not None else (now - row.since if row.state == "running" else None)
+            took = row.took if row.took is not None else (now - row.since if row.state in _GOING else None)
             attempt = f"attempt {row.attempt}" if row.attempt > 1 else ""
             table.add_row(
                 Text(f"{_MARKS[row.state]} {row.step_id}", style=colour),
                 Text(row.step_type, style="dim"),
                 Text(row.state, style=colour),
                 Text("" if took is None else duration(took), style="dim"),
-                Text(" ".join(filter(None, (attempt, row.error))), style="red" if row.error else "yellow"),
+                Text(" ".join(filter(None, (attempt, row.error or row.about))), style="red" if row.error else "yellow"),
             )
         hidden = f", {self._board.hidden} not shown" if self._board.hidden else ""
         foot = f"{self._board.finished} of {self._board.total} steps{hidden} · {duration(now - self._began)}"

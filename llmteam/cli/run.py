@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmteam.cli import codes, documents
+from llmteam.cli.inbox_place import as_option
 from llmteam.cli.options import import_modules, imports_option, json_option, load_settings, tenant_option
 from llmteam.cli.render import coloured, duration, json_text, print_json, say, warn
 from llmteam.cli.servers import Installation, installation, is_embedded
@@ -45,6 +47,7 @@ class Request:
     as_json: bool
     key: str | None
     rules: tuple[IfOpen, IfClosed]
+    started_by: str = ""
 
 
 @click.command(short_help="Run a segment and print its outputs.")
@@ -68,6 +71,7 @@ class Request:
     show_default=True,
     help="What to do about one that is over.",
 )
+@as_option(required=False, help="Who starts it. With four eyes they are not asked in it.")
 @click.option("--watch/--no-watch", default=None, help="Show steps as they move; the default on a terminal.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the run after.")
 @imports_option
@@ -81,6 +85,7 @@ def run(
     key: str | None,
     if_open: IfOpen,
     if_closed: IfClosed,
+    person: str | None,
     watch: bool | None,
     timeout: float | None,
     imports: tuple[str, ...],
@@ -97,7 +102,7 @@ def run(
         raise click.UsageError("segment and input cannot both come from standard input")
     watched = (sys.stderr.isatty() and not as_json) if watch is None else watch
     rules = (if_open, if_closed)
-    request = Request(source, example, input_text, tenant, run_id, watched, timeout, as_json, key, rules)
+    request = Request(source, example, input_text, tenant, run_id, watched, timeout, as_json, key, rules, person or "")
     settings = load_settings(imports)
     with contextlib.ExitStack() as stack:
         code = _Command(request, settings, stack).execute()
@@ -209,7 +214,7 @@ class _Command:
         if not place.embedded:
             queues = {fact.queue for fact in runs.pin(definition).facts.values()}
             threading.Thread(target=_warn_if_unserved, args=(place.settings, queues), daemon=True).start()
-        return runs, run_id, self._wait(runs, run_id, progress)
+        return runs, run_id, self._wait(runs, run_id, progress, self._people(place, run_id))
 
     def _staff(self, runs: Runs, definition: SegmentDefinition, place: Installation) -> None:
         if self._workers is None:
@@ -231,19 +236,32 @@ class _Command:
         tenant = check_identifier("tenant", self._request.tenant)
         run_id = self._request.run_id or new_id()
         config = None
-        if self._request.timeout is not None:
-            config = RunConfig(timeout_seconds=self._request.timeout, max_retries=definition.params.max_retries)
+        timeout, person = self._request.timeout, self._request.started_by
+        if timeout is not None or person:
+            config = RunConfig(timeout, definition.params.max_retries, started_by=person)
         context, rules = runtime_ref(tenant, run_id), StartRules(*self._request.rules)
         key = self._request.key
         return runs.start(Start(tenant, definition, value, config, run_id, "", context, key, rules))
 
-    def _wait(self, runs: Runs, run_id: str, progress: Progress) -> signal.Signals | None:
+    def _people(self, place: Installation, run_id: str) -> Coroutine[Any, Any, None] | None:
+        """Those whom an example asks."""
+        if self._example is None:
+            return None
+        from llmteam.human.fleet import connect
+
+        manager = connect(place.settings, tenant_id=self._request.tenant)
+        self._stack.callback(manager.close)
+        return self._example.people(manager, run_id)
+
+    def _wait(
+        self, runs: Runs, run_id: str, progress: Progress, people: Coroutine[Any, Any, None] | None
+    ) -> signal.Signals | None:
         from llmteam.cli.follow import follow
 
         tenant = self._request.tenant
         tick = self._workers.tick if self._workers is not None else _nothing
         try:
-            return asyncio.run(follow(runs, tenant, run_id, progress, tick))
+            return asyncio.run(follow(runs, tenant, run_id, progress, tick, people))
         except LLMTeamError:
             if self._workers is not None and self._workers.any:
                 runs.cancel(tenant, run_id)

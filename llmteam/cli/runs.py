@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from llmteam.cli.servers import installation
 if TYPE_CHECKING:
     from llmteam.canvas.records import RunRecord, StepRecord
     from llmteam.canvas.runs import Runs
-    from llmteam.canvas.state import SegmentStatus
+    from llmteam.canvas.state import Key, SegmentStatus
     from llmteam.events.models import ErrorInfo, WorktrailEvent
+    from llmteam.human.models import InteractionRequest
 
 
 @click.group()
@@ -68,14 +69,19 @@ def show(run_id: str, tenant: str, with_events: bool, as_json: bool) -> None:
         record = known.record(tenant, run_id)
         result = known.result(tenant, run_id, events=False)
         steps = known.engine.store.steps(tenant, run_id)
+        asked = _asked(known, tenant, run_id, steps)
         events = known.events.select(EventQuery(tenant_id=tenant, run_id=run_id)) if with_events else []
     if as_json:
-        document = {**_run_document(record), "outputs": result.outputs, "steps": [_step_document(one) for one in steps]}
+        document = {
+            **_run_document(record),
+            "outputs": result.outputs,
+            "steps": [_step_document(one, asked) for one in steps],
+        }
         print_json({**document, "events": [one.to_dict() for one in events]} if with_events else document)
         return
     _print_run(record)
     click.echo()
-    _print_steps(steps)
+    _print_steps(steps, asked)
     if record.status == "completed":
         click.echo(f"\n{click.style('outputs', bold=True)}\n{json_text(result.outputs)}")
     if with_events:
@@ -142,8 +148,17 @@ def _run_document(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _step_document(step: StepRecord) -> dict[str, Any]:
-    row = step.row
+def _asked(known: Runs, tenant: str, run_id: str, steps: list[StepRecord]) -> dict[Key, InteractionRequest]:
+    """What the steps that wait ask people."""
+    from llmteam.canvas.state import StepState
+
+    waiting = {step.row.key for step in steps if step.row.state is StepState.WAITING}
+    found = known.engine.store.interactions.of_run(tenant, run_id) if waiting else []
+    return {(one.step_name, one.visit): one for one in found if one.parked and (one.step_name, one.visit) in waiting}
+
+
+def _step_document(step: StepRecord, asked: Mapping[Key, InteractionRequest]) -> dict[str, Any]:
+    row, request = step.row, asked.get(step.row.key)
     return {
         "step_id": row.step_id,
         "visit": row.visit,
@@ -153,6 +168,7 @@ def _step_document(step: StepRecord) -> dict[str, Any]:
         "queue": step.queue,
         "waits_for": row.owner,
         "wake_at": _iso(row.wake_at),
+        "request_id": None if request is None else request.request_id,
         "holder": step.holder,
         "started_at": _iso(row.started_at),
         "finished_at": _iso(row.finished_at),
@@ -181,7 +197,7 @@ def _print_run(record: RunRecord) -> None:
     )
 
 
-def _print_steps(steps: list[StepRecord]) -> None:
+def _print_steps(steps: list[StepRecord], asked: Mapping[Key, InteractionRequest]) -> None:
     from llmteam.canvas.state import StepState
 
     rows = []
@@ -194,15 +210,20 @@ def _print_steps(steps: list[StepRecord]) -> None:
                 "" if row.started_at is None else f"{row.started_at:%H:%M:%S.%f}"[:-3],
                 _took(row.started_at, row.finished_at),
                 row.attempt + 1 if row.attempt and row.state is not StepState.FAILED else row.attempt or "",
-                _waits(step) if row.state.is_open else _short(row.error),
+                _waits(step, asked.get(row.key)) if row.state.is_open else _short(row.error),
             ]
         )
     table(["STEP", "STATE", "STARTED", "TOOK", "TRY", "WHY"], rows, "no steps")
 
 
-def _waits(step: StepRecord) -> str:
+def _waits(step: StepRecord, request: InteractionRequest | None) -> str:
     """Who an open step waits for."""
+    from llmteam.human.words import question_in_words
+
     row = step.row
+    if request is not None:
+        paused = "pause, then " if row.owner == "pause" else ""
+        return f"{paused}{question_in_words(request)} ({request.request_id})"
     if row.owner == "lease":
         return f"works on {step.holder}"
     if row.owner == "queue":

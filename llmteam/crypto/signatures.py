@@ -33,10 +33,15 @@ def sign_start(
     input_data: Any = None,
     run_id: str | None = None,
     idempotency_key: str | None = None,
+    started_by: str | None = None,
 ) -> str:
     """The signature to send along with an ``llmteam.start_run`` message: HMAC-SHA-256 over its body, hex."""
     parts = [tenant_id, segment, input_data, run_id]
-    body = codec.canonical(parts if idempotency_key is None else [*parts, idempotency_key])
+    if started_by is not None:
+        parts += [idempotency_key, started_by]
+    elif idempotency_key is not None:
+        parts += [idempotency_key]
+    body = codec.canonical(parts)
     return hmac.new(key, body.encode(), hashlib.sha256).hexdigest()
 
 
@@ -48,13 +53,15 @@ def check_start(
     input_data: Any,
     run_id: str | None,
     idempotency_key: str | None = None,
+    started_by: str | None = None,
 ) -> None:
     """Raise :class:`StartSignatureError` unless ``signature`` is right for this message."""
     if key is None:
         raise StartSignatureError(tenant_id, "the tenant has no key")
     if signature is None:
         raise StartSignatureError(tenant_id, "the message is not signed")
-    if not hmac.compare_digest(sign_start(key, tenant_id, segment, input_data, run_id, idempotency_key), signature):
+    expected = sign_start(key, tenant_id, segment, input_data, run_id, idempotency_key, started_by)
+    if not hmac.compare_digest(expected, signature):
         raise StartSignatureError(tenant_id, "the signature is wrong")
 
 

@@ -6,8 +6,8 @@ takes them, so that a slow one costs no memory.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 from llmteam.events.models import TERMINAL_TYPES, InvalidEventError, WorktrailEvent, seq_of
@@ -44,6 +44,7 @@ class EventStream:
         self._poll_seconds = poll_seconds
         self._batch = batch
         self._followers: dict[str, set[_Follower]] = {}
+        self._closed = False
 
     def __aiter__(self) -> AsyncIterator[WorktrailEvent]:
         if self._run_id is None:
@@ -68,34 +69,51 @@ class EventStream:
         Raises :class:`InvalidEventError` for an ``after_event_id`` that is not this run's, and
         :class:`TenantContextError` when another tenant than ``tenant_id`` is current.
         """
-        current = get_current_tenant()
-        if tenant_id and current and tenant_id != current:
-            raise TenantContextError(f"A run of tenant '{tenant_id}' cannot be followed while '{current}' is current")
         start = after_seq or 0
         if after_event_id is not None:
             seq = seq_of(after_event_id, run_id)
             if seq is None:
                 raise InvalidEventError(f"{after_event_id[:300]!r} is not the id of an event of run {run_id!r}")
             start = seq
-        return self._follow(_Follower(tenant_id or current or None, run_id, start), stay_open=stay_open)
+        return self._one_by_one(_follower(run_id, start, tenant_id), stay_open=stay_open)
 
-    async def _follow(self, follower: _Follower, *, stay_open: bool) -> AsyncGenerator[WorktrailEvent]:
+    def batches(
+        self, run_id: str, *, after_seq: int = 0, tenant_id: str | None = None
+    ) -> AsyncGenerator[Sequence[WorktrailEvent]]:
+        """:meth:`subscribe` with the events of each look together: none when ``poll_seconds`` passed without one.
+
+        For followers who must say from time to time that they are there. Raises :class:`TenantContextError`.
+        """
+        return self._follow(_follower(run_id, after_seq, tenant_id), stay_open=False)
+
+    async def _one_by_one(self, follower: _Follower, *, stay_open: bool) -> AsyncGenerator[WorktrailEvent]:
+        async with aclosing(self._follow(follower, stay_open=stay_open)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
+                    if follower.ended:
+                        return
+
+    async def _follow(self, follower: _Follower, *, stay_open: bool) -> AsyncGenerator[Sequence[WorktrailEvent]]:
         # The watch begins before the first look, so that what happens between the two raises its flag.
         with self.wakeup.watch(follower.tenant_id or "", follower.run_id) as watch, self._registered(follower, watch):
             over = not stay_open and follower.seq > 0 and await self._ended_before(follower)
-            while not follower.ended:
+            while not (follower.ended or self._closed):
                 events = await self.store.query(
                     tenant_id=follower.tenant_id,
                     run_id=follower.run_id,
                     after_seq=follower.seq,
                     limit=self._batch,
                 )
-                for event in events:
-                    follower.seq = _number(event)
-                    yield event
-                    if follower.ended or (event.event_type in TERMINAL_TYPES and not stay_open):
-                        return
-                if not events:
+                kept, ended = (events, False) if stay_open else _up_to_the_end(events)
+                if events:
+                    follower.seq = _number(events[-1])
+                if events or not over:
+                    yield kept
+                if ended or follower.ended:
+                    return
+                # A look that was not full has seen everything: what came since has raised the flag.
+                if len(events) < self._batch:
                     if over:
                         return
                     await watch.wait_async(self._poll_seconds)
@@ -140,6 +158,14 @@ class EventStream:
             if follower.watch is not None:
                 follower.watch.wake()
 
+    def close(self) -> None:
+        """End the iterators of everyone who follows a run through this stream; later ones end at once."""
+        self._closed = True
+        for followers in tuple(self._followers.values()):
+            for follower in tuple(followers):
+                if follower.watch is not None:
+                    follower.watch.wake()
+
     async def get_subscriber_count(self, run_id: str) -> int:
         """How many follow the run through this stream; each counts from its first ``anext`` on."""
         return len(self._followers.get(run_id, ()))
@@ -158,6 +184,21 @@ class _Follower:
     seq: int
     ended: bool = False
     watch: Watch | None = None
+
+
+def _follower(run_id: str, seq: int, tenant_id: str | None) -> _Follower:
+    current = get_current_tenant()
+    if tenant_id and current and tenant_id != current:
+        raise TenantContextError(f"A run of tenant '{tenant_id}' cannot be followed while '{current}' is current")
+    return _Follower(tenant_id or current or None, run_id, seq)
+
+
+def _up_to_the_end(events: list[WorktrailEvent]) -> tuple[list[WorktrailEvent], bool]:
+    """The events without those behind the one that ends the run, and whether that one is among them."""
+    for place, event in enumerate(events, 1):
+        if event.event_type in TERMINAL_TYPES:
+            return events[:place], True
+    return events, False
 
 
 def _number(event: WorktrailEvent) -> int:

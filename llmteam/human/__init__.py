@@ -27,6 +27,7 @@ from llmteam.human.models import (
     InteractionType,
     NotificationConfig,
 )
+from llmteam.human.notifications.channels import NotificationChannel
 from llmteam.human.stores import InteractionStore, MemoryInteractionStore
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "InvalidRequestError",
     "InvalidResponseError",
     "MemoryInteractionStore",
+    "NotificationChannel",
     "NotificationConfig",
     "ResponderNotAllowedError",
     "ResponseTooLargeError",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from jsonschema.exceptions import SchemaError, best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
@@ -17,6 +17,7 @@ from llmteam import codec
 from llmteam.errors import NotJSONError
 from llmteam.human.exceptions import InvalidRequestError, InvalidResponseError, ResponseTooLargeError
 from llmteam.human.models import InteractionRequest, InteractionResponse, InteractionType
+from llmteam.human.schemas import in_words, validator_of
 
 #: Bytes of one text (a comment, a reason, a chat message) and of all data of an answer.
 MAX_TEXT, MAX_DATA = 16 * 1024, 256 * 1024
@@ -105,18 +106,13 @@ def _check_schema(schema: dict[str, Any]) -> None:
         resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
         for reference in _references(schema):
             resolver.lookup(reference)
-        best_match(_validator(schema).iter_errors({}))
+        best_match(validator_of(schema).iter_errors({}))
     except SchemaError as exc:
         raise InvalidRequestError(f"input_schema is no JSON Schema (draft 2020-12): {exc.message[:200]}") from None
     except Unresolvable as exc:
         raise InvalidRequestError(f"input_schema refers to '{exc.ref[:200]}', which is not in it") from None
     except RecursionError:
         raise InvalidRequestError("input_schema refers to itself without end") from None
-
-
-def _validator(schema: dict[str, Any]) -> Draft202012Validator:
-    # An empty registry: references lead nowhere but into the schema itself, and nothing is fetched.
-    return Draft202012Validator(schema, registry=Registry())
 
 
 def _references(part: Any) -> Iterator[str]:
@@ -187,11 +183,11 @@ def _check_input(request: InteractionRequest, response: InteractionResponse) -> 
     if response.approved is False or request.input_schema is None:
         return
     try:
-        found = best_match(_validator(request.input_schema).iter_errors(response.input_data))
+        found = best_match(validator_of(request.input_schema).iter_errors(response.input_data))
     except (RecursionError, Unresolvable):
         raise InvalidResponseError(request.request_id, "what the form must look like cannot be told") from None
     if found is not None:
-        raise InvalidResponseError(request.request_id, _in_words(found), found.json_path)
+        raise InvalidResponseError(request.request_id, in_words(found), found.json_path)
 
 
 def _check_review(request: InteractionRequest, response: InteractionResponse) -> None:
@@ -214,25 +210,3 @@ _CHECKS = {
 def _listed(offered: list[str]) -> str:
     named = ", ".join(f"'{option[:40]}'" for option in dict.fromkeys(offered[:10]))
     return named + (", …" if len(offered) > 10 else "")
-
-
-def _in_words(error: ValidationError) -> str:
-    """What is wrong with a form, without the value: it may be confidential."""
-    where = error.json_path.removeprefix("$.").removeprefix("$") or "the form"
-    rule: Any = error.validator_value
-    said = {
-        "required": f"{error.message.split(' is ')[0]} is missing",
-        "type": f"must be of type {' or '.join(rule) if isinstance(rule, list) else rule}",
-        "minimum": f"must be at least {rule}",
-        "maximum": f"must be at most {rule}",
-        "exclusiveMinimum": f"must be more than {rule}",
-        "exclusiveMaximum": f"must be less than {rule}",
-        "minLength": f"must have at least {rule} characters",
-        "maxLength": f"must have at most {rule} characters",
-        "minItems": f"must have at least {rule} entries",
-        "maxItems": f"must have at most {rule} entries",
-        "enum": f"must be one of {str(rule)[:200]}",
-        "pattern": f"must match {str(rule)[:100]}",
-        "additionalProperties": "has a field that was not asked for",
-    }
-    return f"{where}: {said.get(str(error.validator), f'does not satisfy {error.validator}')}"

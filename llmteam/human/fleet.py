@@ -7,8 +7,14 @@ from dataclasses import replace
 from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, celery_app
 from llmteam.errors import ConfigurationError
+from llmteam.human.deliveries import Courier
+from llmteam.human.interactions import Interactions
 from llmteam.human.manager import HumanInteractionManager
+from llmteam.human.notifications.configured import channels_of_settings
 from llmteam.human.postgres import PostgresInteractionStore
+from llmteam.human.postgres.deliveries import PostgresDeliveries
+from llmteam.human.respond_links import RespondLinks
+from llmteam.ids import Clock
 from llmteam.settings import Settings
 from llmteam.wakeup import RedisWakeup
 
@@ -45,3 +51,18 @@ def connect(
         clock=clock,
     )
     return HumanInteractionManager(store, clock=clock)
+
+
+def courier(settings: Settings, database: Database, interactions: Interactions, clock: Clock) -> Courier:
+    """What delivers the notifications of an installation, through the channels of the settings.
+
+    Raises :class:`ConfigurationError` for an address or a key that cannot be used.
+    """
+    return Courier(
+        PostgresDeliveries(database),
+        interactions,
+        channels_of_settings(settings),
+        RespondLinks.of(settings),
+        attempts=settings.notify_attempts,
+        clock=clock,
+    )

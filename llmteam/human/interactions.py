@@ -62,6 +62,12 @@ class Interactions(Protocol):
         """
         ...
 
+    def drain(self) -> Sequence[Ruling]:
+        """What has happened since the last call and is for managers to tell and to record; nothing where that is
+        kept with the change.
+        """
+        ...
+
     def case(self, tenant_id: str, request_id: str) -> Case | None: ...
 
     def case_of_step(self, tenant_id: str, run_id: str, step_id: str, visit: int) -> Case | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
@@ -12,8 +15,9 @@ from pydantic import ValidationError
 from llmteam.audit.models import AuditDraft
 from llmteam.human import rules
 from llmteam.human.checks import problems_of
+from llmteam.human.deadlines import catch_up
 from llmteam.human.exceptions import InvalidRequestError, InvalidResponseError
-from llmteam.human.interactions import request_channel
+from llmteam.human.interactions import LISTED, request_channel
 from llmteam.human.models import (
     DEFAULT_TIMEOUT,
     InteractionMessage,
@@ -24,7 +28,7 @@ from llmteam.human.models import (
     NotificationConfig,
 )
 from llmteam.human.rulings import Case, Policy, Ruling
-from llmteam.human.stores import InteractionStore
+from llmteam.human.stores import InteractionStore, MemoryInteractionStore
 from llmteam.ids import Clock, new_id, utc_now
 from llmteam.runtime.context import current_runtime
 
@@ -51,7 +55,7 @@ class HumanInteractionManager:
     """Asks people and hands on what they answer.
 
     Args:
-        store: where requests live.
+        store: where requests live; ``...`` is a new store in memory.
         notification_config: channels to set up. They, and those that are registered, serve stores that keep no
             notifications; those of a store in SQL are delivered by workers, through the channels of their settings.
         audit_trail: where changes are recorded; a store in SQL records them itself, in the same transaction.
@@ -60,14 +64,14 @@ class HumanInteractionManager:
 
     def __init__(
         self,
-        store: InteractionStore,
+        store: InteractionStore | EllipsisType,
         notification_config: NotificationConfig | None = None,
         audit_trail: AuditLike | None = None,
         *,
         policy: Policy = rules.may_answer,
         clock: Clock = utc_now,
     ) -> None:
-        self.store = store
+        self.store = MemoryInteractionStore(clock) if isinstance(store, EllipsisType) else store
         self.notification_config = notification_config or NotificationConfig()
         self.audit_trail = audit_trail
         self.channels: dict[str, NotificationChannel] = {}
@@ -137,7 +141,7 @@ class HumanInteractionManager:
         request = request.changed(request_id=new_id(), tenant_id=self.store.tenant())
         ruling = rules.open_request(request, self._clock())
         kept = await self.store.call(self.store.core.create, ruling)
-        await self._after(ruling)
+        await self.settle()
         return await self.get_request(kept.request_id) or kept
 
     def _new(self, kind: InteractionType, title: str, text: str, fields: dict[str, Any]) -> InteractionRequest:
@@ -202,10 +206,21 @@ class HumanInteractionManager:
             reason=reason,
             shown_hash=shown_hash,
         )
-        answer = rules.Answer(response, groups, link)
+        answer = await self._checked(rules.Answer(response, groups, link))
         ruling = await self._apply(request_id, lambda case, now: rules.respond(case, answer, now, self._policy))
         assert ruling.vote is not None
         return ruling.vote
+
+    async def _checked(self, answer: rules.Answer) -> rules.Answer:
+        """An answer that was tried on the request as it is, without a lock: its schema may take long to check.
+
+        Raises what :func:`rules.respond` raises.
+        """
+        case = await self.store.call(self.store.core.case, self.store.tenant(), answer.response.request_id)
+        if case is None:
+            return answer
+        await asyncio.to_thread(rules.respond, case, answer, self._clock(), self._policy)
+        return replace(answer, checked=case.request.shown_hash)
 
     async def send_message(
         self, request_id: str, sender_id: str, text: str, *, groups: Collection[str] = ()
@@ -257,10 +272,12 @@ class HumanInteractionManager:
 
     async def get_request(self, request_id: str) -> InteractionRequest | None:
         """The request, or None."""
+        await self.settle()
         return await self.store.get(request_id)
 
     async def list_pending(self, tenant_id: str | None = None) -> list[InteractionRequest]:
         """The open requests of a tenant (the current one), oldest deadline first."""
+        await self.settle()
         return await self.store.list_pending(self.store.tenant() if tenant_id is None else tenant_id)
 
     async def wait_for_response(
@@ -274,6 +291,7 @@ class HumanInteractionManager:
         the wait changes nothing about the request. Subscribe, then look, then wait: no answer is missed.
         """
         tenant, core = self.store.tenant(), self.store.core
+        await self.settle()
         case = await self.store.call(core.case, tenant, request_id)
         if case is None or case.response is not None or not case.request.status.is_open:
             return None if case is None else case.response
@@ -282,6 +300,7 @@ class HumanInteractionManager:
         ends = None if seconds is None else now + timedelta(seconds=min(seconds, 1e9))
         with core.wakeup.subscribe(request_channel(tenant, request_id)) as watch:
             while True:
+                await self.settle()
                 case = await self.store.call(core.case, tenant, request_id)
                 if case is None or not case.request.status.is_open:
                     return None if case is None else case.response
@@ -295,24 +314,42 @@ class HumanInteractionManager:
     # -- telling
 
     def register_channel(self, name: str, channel: NotificationChannel) -> None:
-        """Notify through ``channel`` too, if the store keeps no notifications."""
+        """Notify through ``channel`` too, if the store keeps no notifications: of what happens from now on."""
+        if not self.channels and self.audit_trail is None:
+            self.store.core.drain()
         self.channels[name] = channel
 
+    def close(self) -> None:
+        """Let go of the store's connections."""
+        self.store.close()
+
     async def _apply(self, request_id: str, rule: Callable[[Case, datetime], Ruling]) -> Ruling:
+        await self.settle()
         tenant, now = self.store.tenant(), self._clock()
         ruling = await self.store.call(self.store.core.apply, tenant, request_id, lambda case: rule(case, now))
         assert ruling is not None
-        await self._after(ruling)
+        await self.settle()
         return ruling
 
-    async def _after(self, ruling: Ruling) -> None:
-        """What the store did not do in its transaction."""
-        if self.channels and not self.store.core.keeps_notifications and ruling.notices:
-            from llmteam.human.telling import tell
+    async def settle(self) -> None:
+        """What a store in SQL leaves to workers and its transactions, for one that does not: whatever time has come for
+        happens, people are told, and all of it is recorded. Managers do this whenever they are asked something.
+        """
+        core, now = self.store.core, self._clock()
+        if core.keeps_notifications and core.keeps_audit:
+            return
+        for due in await self.store.call(core.take_due, LISTED):
+            await self.store.call(core.apply, due.tenant_id, due.request_id, lambda case: catch_up(case, now))
+        if not self.channels and self.audit_trail is None:
+            # Another manager of the same store may be the one that tells and records.
+            return
+        for ruling in await self.store.call(core.drain):
+            if self.channels and not core.keeps_notifications and ruling.notices:
+                from llmteam.human.telling import tell
 
-            await tell(self.store, self.channels, ruling, self._clock())
-        if self.audit_trail is not None and not self.store.core.keeps_audit and ruling.audit:
-            await self.audit_trail.record(ruling.audit)
+                await tell(self.store, self.channels, ruling, now)
+            if self.audit_trail is not None and not core.keeps_audit and ruling.audit:
+                await self.audit_trail.record(ruling.audit)
 
 
 def _response(request_id: str, **fields: Any) -> InteractionResponse:

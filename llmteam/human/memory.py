@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -16,6 +18,9 @@ from llmteam.human.models import InteractionMessage, InteractionRequest, Interac
 from llmteam.human.rulings import Case, Rule, Ruling, is_asked
 from llmteam.ids import Clock, utc_now
 from llmteam.wakeup import MemoryWakeup
+
+#: Changes that are kept for a manager to tell and record; without one the oldest are forgotten.
+MADE_KEPT = 10_000
 
 #: Told (tenant, run, events, now) of what happened to a request of a run.
 Tell = Callable[[str, str, Sequence[EventDraft], datetime], object]
@@ -43,6 +48,7 @@ class MemoryInteractions:
         self._steps: dict[tuple[str, str, str, int], str] = {}
         self._looked: dict[tuple[str, str], datetime] = {}
         self._links: set[tuple[str, str]] = set()
+        self._made: deque[Ruling] = deque(maxlen=MADE_KEPT)
         self._lock = threading.RLock()
 
     def create(self, ruling: Ruling) -> InteractionRequest:
@@ -96,9 +102,19 @@ class MemoryInteractions:
 
     def _told(self, ruling: Ruling) -> None:
         request = ruling.request
+        if ruling.notices or ruling.audit:
+            self._made.append(ruling)
         if request.run_id and ruling.events:
             self.tell(request.tenant_id, request.run_id, ruling.events, self._clock())
         self.wakeup.notify(request_channel(request.tenant_id, request.request_id))
+
+    def drain(self) -> list[Ruling]:
+        """As :meth:`Interactions.drain`."""
+        made: list[Ruling] = []
+        with suppress(IndexError):
+            while True:
+                made.append(self._made.popleft())
+        return made
 
     def case(self, tenant_id: str, request_id: str) -> Case | None:
         """As :meth:`Interactions.case`."""
@@ -211,10 +227,14 @@ class MemoryInteractions:
         self._each_of_run(
             tenant_id,
             run_id,
-            lambda r: r.changed(
-                frozen_at=None,
-                stood=r.stood + stood,
-                deadline=None if r.deadline is None else r.deadline + stood,
+            lambda r: (
+                r
+                if r.frozen_at is None
+                else r.changed(
+                    frozen_at=None,
+                    stood=r.stood + stood,
+                    deadline=None if r.deadline is None else r.deadline + stood,
+                )
             ),
         )
 

@@ -46,6 +46,9 @@ class InteractionStore(ABC):
             raise TenantContextError(f"A store of tenant '{self.bound_to}' was used while '{current}' is current")
         return self.bound_to or current or DEFAULT_TENANT
 
+    def close(self) -> None:  # noqa: B027  # a store without connections has nothing to let go of
+        """Let go of connections."""
+
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call into the core without blocking the loop."""
         return await asyncio.to_thread(function, *args, **kwargs)

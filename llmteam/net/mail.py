@@ -5,7 +5,8 @@ from __future__ import annotations
 import smtplib
 import socket
 import ssl
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,6 +22,7 @@ from llmteam.net.errors import (
     RequestTimeoutError,
 )
 from llmteam.net.guard import OutboundGuard
+from llmteam.net.mail_address import looks_like_address
 from llmteam.net.sockets import Limit, LimitedTLSSocket, bind
 from llmteam.net.transport import tls_context
 from llmteam.net.urls import parse_host
@@ -73,25 +75,6 @@ class MailServer:
         return str(Endpoint(self.host, self.port))
 
 
-def looks_like_address(text: str) -> bool:
-    """Whether ``text`` is one plain e-mail address: ASCII, no display name, nothing that a header could be made of."""
-    local, at, domain = text.rpartition("@")
-    return bool(
-        at
-        and len(text) <= 254
-        and set(local) <= _LOCAL
-        and set(domain) <= _DOMAIN
-        and local.strip(".") == local != ""
-        and domain.strip(".-") == domain != ""
-        and ".." not in text
-    )
-
-
-_ALPHANUMERIC = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_LOCAL = _ALPHANUMERIC | set("!#$%&'*+-/=?^_`{|}~.")
-_DOMAIN = _ALPHANUMERIC | set("-.")
-
-
 class MailClient:
     """Sends mail through ``server``, one connection for each message. Safe for many threads.
 
@@ -117,17 +100,26 @@ class MailClient:
         Raises :class:`OutboundRefusedError`, :class:`ConnectError`, :class:`RequestTimeoutError`,
         :class:`MailRefusedError`.
         """
+        self._converse(lambda session: session.send_message(message, self.server.sender, [recipient]))
+
+    def check(self) -> None:
+        """Connect, log in if there is a user, and leave. Raises as :meth:`send` does."""
+        self._converse(lambda session: None)
+
+    def _converse(self, say: Callable[[smtplib.SMTP], object]) -> None:
         limit = Limit(self._timeout)
         failure: LLMTeamError
         try:
-            self._exchange(message, recipient, limit)
+            with self._session(limit) as session:
+                say(session)
             return
         except OSError as exc:
             failure = _translated(exc, self.server.where, limit)
         # Out here, so that the library's error, whose text has addresses and the server's words, is not its context.
         raise failure
 
-    def _exchange(self, message: EmailMessage, recipient: str, limit: Limit) -> None:
+    @contextmanager
+    def _session(self, limit: Limit) -> Iterator[smtplib.SMTP]:
         server = self.server
         session = _Session(server, self._guard or default_guard(), limit, self._context or tls_context())
         try:
@@ -135,8 +127,8 @@ class MailClient:
                 session.start_tls()
             if server.user:
                 session.login(server.user, server.password)
-            session.send_message(message, server.sender, [recipient])
-            # The server has the message: how it parts does not matter.
+            yield session
+            # What was to be done is done: how the server parts does not matter.
             with suppress(OSError):
                 session.quit()
         finally:

@@ -144,6 +144,11 @@ class UrlClient:
         # Out here, so that the error it replaces, whose text has the path, is not its context.
         raise failure
 
+    def close(self) -> None:
+        """Close the idle connections."""
+        if self._client is not None:
+            self._client.close()
+
     def _own_client(self) -> HttpClient:
         with self._lock:
             if self._client is None:

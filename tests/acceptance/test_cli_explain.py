@@ -102,7 +102,7 @@ def test_the_document_has_the_same_keys_whatever_a_step_waits_for(llmteam: Comma
     assert (going["status"], over["status"], over["steps"]) == ("running", "failed", [])
     groups = going["steps"]
     assert {frozenset(group) for group in groups} == {
-        frozenset({"steps", "state", "waits_for", "queue", "since", "until", "says"})
+        frozenset({"steps", "state", "waits_for", "queue", "since", "until", "requests", "says"})
     }
     told = [(len(group["steps"]), group["state"], group["waits_for"], group["queue"]) for group in groups]
     assert told == [

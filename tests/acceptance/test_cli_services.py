@@ -229,6 +229,8 @@ def test_up_brings_everything_and_takes_it_away_again() -> None:
             run = llmteam.json("run", published["segment_id"], "--input", '{"name": "up"}')
             assert run["outputs"] == {"output": "hello up"}
             assert (folder / "home" / "env").stat().st_mode & 0o777 == 0o600
+            key = (folder / "home" / "web.key").read_text()
+            assert f"LLMTEAM_WEB_KEYS={key}\n" in (folder / "home" / "env").read_text()
             password = text.partition("user llmteam  password ")[2].split()[0]
             assert flower_answers(5990, "llmteam:wrong") == 401
             assert flower_answers(5990, f"llmteam:{password}") == 200

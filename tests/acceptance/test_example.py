@@ -12,13 +12,15 @@ from importlib.resources import files
 
 import pytest
 
-from llmteam.canvas import SegmentResult, SegmentRunner, SegmentStatus, validate_segment
+from llmteam.canvas import HumanTaskHandler, SegmentResult, SegmentRunner, SegmentStatus, validate_segment
 from llmteam.events import EventType
 from llmteam.examples import EXAMPLES, Example, ExampleFailedError
 from llmteam.examples.ticket_triage import resources
+from llmteam.human import HumanInteractionManager, MemoryInteractionStore
 from llmteam.net import BaseUrlClient
 from llmteam.runtime import OfflineProvider, ResourceNotFoundError, default_manager
 from tests.unit.runtime.model_server import ModelServer, Received, Reply, chat_completion
+from tests.waiting import wait_until_async
 
 PAYING = {"team", "business", "enterprise"}
 
@@ -42,7 +44,17 @@ def service(env: dict[str, str]) -> Iterator[BaseUrlClient]:
 
 
 def run(example: Example, **given: object) -> SegmentResult:
-    return asyncio.run(SegmentRunner().run(example.segment(), input_data=given or example.input))
+    """A run in this process, with the people whom it asks."""
+    return asyncio.run(with_people(example, given or example.input))
+
+
+async def with_people(example: Example, given: object) -> SegmentResult:
+    manager, runner = HumanInteractionManager(MemoryInteractionStore()), SegmentRunner()
+    runner.register_handler("human_task", HumanTaskHandler(manager))
+    people = asyncio.create_task(example.people(manager))
+    result = await runner.run(example.segment(), input_data=given)
+    people.cancel()
+    return result
 
 
 def tickets() -> list[dict[str, str]]:
@@ -82,6 +94,33 @@ def test_the_example_runs_in_process_and_the_service_has_its_outcome(
     (outcome,) = service.send("GET", "/outcomes").json()["outcomes"]
     assert outcome == result.outputs["output"]
     assert outcome["ticket_id"] == first_in_line()["id"]
+    assert outcome["ticket_id"] in example.check(env, result)
+
+
+def test_a_person_approves_of_what_wakes_somebody_and_says_why(example: Example, env: dict[str, str]) -> None:
+    result = run(example)
+
+    outcome = result.outputs["output"]
+    assert (outcome["action"], outcome["approved_by"]) == ("escalate", "duty-manager@example.com")
+    assert outcome["note"].startswith("Go ahead")
+    told = [event.event_type for event in result.events]
+    assert told.count(EventType.HUMAN_TASK_CREATED) == told.count(EventType.HUMAN_TASK_COMPLETED) == 1
+
+
+def test_what_a_person_rejects_is_answered_instead(example: Example, env: dict[str, str]) -> None:
+    async def rejecting() -> SegmentResult:
+        manager, runner = HumanInteractionManager(MemoryInteractionStore()), SegmentRunner()
+        runner.register_handler("human_task", HumanTaskHandler(manager))
+        running = asyncio.create_task(runner.run(example.segment(), input_data=example.input))
+        core = manager.store.core
+        (asked,) = await wait_until_async(lambda: core.open_requests("default"), "the person to be asked")
+        await manager.respond(asked.request_id, "duty-manager@example.com", approved=False, reason="it can wait")
+        return await running
+
+    result = asyncio.run(rejecting())
+
+    outcome = result.outputs["output"]
+    assert (outcome["action"], outcome["note"]) == ("answer", "it can wait")
     assert outcome["ticket_id"] in example.check(env, result)
 
 

@@ -96,6 +96,21 @@ def test_a_process_that_has_only_celery_starts_a_run(bare_app: Celery, client: S
     assert (result.status.value, result.outputs) == ("completed", {"output": {"text": "Hello Ada"}})
 
 
+def test_a_start_may_say_who_asks_for_it_which_the_signature_covers(bare_app: Celery, client: SegmentClient) -> None:
+    run_id, forged = new_id(), new_id()
+    document, given = greeting().to_dict(), {"name": "Ada"}
+
+    send(bare_app, forged, started_by="eve", signature=sign_start(KEY, "signed", document, given, forged))
+    send(bare_app, forged, started_by="eve", signature=sign_start(KEY, "signed", document, given, forged, None, "bob"))
+    send(bare_app, run_id, started_by="bob", signature=sign_start(KEY, "signed", document, given, run_id, None, "bob"))
+
+    wait_until(lambda: client.status(run_id) is not None, "the run is written", timeout=20)
+    header = client._runs.engine.store.header("signed", run_id)
+    assert header is not None
+    assert (header.options.started_by, header.options.max_retries) == ("bob", greeting().params.max_retries)
+    assert client.status(forged) is None
+
+
 def test_a_start_that_is_delivered_twice_starts_once(bare_app: Celery, client: SegmentClient) -> None:
     run_id, after = new_id(), new_id()
 

@@ -150,6 +150,80 @@ assert llm_agent.config_schema["type"] == "object"
 assert is_valid is True
 """,
     ),
+    "Human Interaction": Run(
+        why="somebody who answers, in a task of the same event loop",
+        prelude="""
+import asyncio
+from datetime import timedelta
+
+async def answer():
+    while not (asked := await manager.list_pending()):
+        await asyncio.sleep(0.01)
+    await manager.respond(asked[0].request_id, "admin@company.com", approved=True, comment="fine")
+
+answering = asyncio.create_task(answer())
+""",
+        afterwards="""
+await answering
+assert request.interaction_type is InteractionType.APPROVAL
+assert (request.title, request.pipeline_id) == ("Approve data processing?", "pipeline_1")
+assert request.assignee_id == "admin@company.com"
+assert (response.approved, response.responder_id, response.comment) == (True, "admin@company.com", "fine")
+assert await manager.list_pending() == []
+""",
+    ),
+    "Segment Runner": Run(
+        why="a segment, a runtime, somebody who answers, and the store that is left out as `...`",
+        prelude="""
+import asyncio
+import llmteam.human
+from llmteam.canvas import SegmentDefinition, SegmentStatus
+from llmteam.runtime import RuntimeContext
+
+whole = llmteam.human.HumanInteractionManager
+people = whole(llmteam.human.MemoryInteractionStore())
+llmteam.human.HumanInteractionManager = lambda store: people if store is ... else whole(store)
+
+segment = SegmentDefinition.from_dict({
+    "segment_id": "sign_off",
+    "name": "Sign off",
+    "steps": [{"step_id": "ask", "step_type": "human_task", "config": {"task_type": "approval", "title": "{query}?"}}],
+})
+runtime_context = RuntimeContext("acme", "", "run-1", "sign_off")
+
+async def answer():
+    while not (asked := await people.list_pending("acme")):
+        await asyncio.sleep(0.01)
+    with llmteam.TenantContext("acme"):
+        await people.respond(asked[0].request_id, "ann", approved=True)
+
+answering = asyncio.create_task(answer())
+""",
+        afterwards="""
+llmteam.human.HumanInteractionManager = whole
+await answering
+assert result.status == SegmentStatus.COMPLETED, result.error
+assert result.outputs["approved"]["responder"] == "ann", result.outputs
+""",
+    ),
+    "Human Task Handler": Run(
+        why="a runner and a segment for the handler and the step, and somebody who answers",
+        prelude="import asyncio\nfrom llmteam.canvas import SegmentDefinition, SegmentRunner, StepDefinition",
+        afterwards="""
+runner = SegmentRunner()
+runner.register_handler("human_task", handler)
+
+async def answer():
+    while not (asked := await manager.list_pending()):
+        await asyncio.sleep(0.01)
+    assert (asked[0].title, asked[0].timeout.total_seconds()) == ("Approve Data Processing", 86400)
+    await manager.respond(asked[0].request_id, "manager@company.com", approved=False, reason="not yet")
+
+segment = SegmentDefinition(segment_id="sign_off", name="Sign off", steps=[step], edges=[])
+result, _ = await asyncio.gather(runner.run(segment, input_data={"rows": 3}), answer())
+assert result.outputs["rejected"]["reason"] == "not yet", result
+""",
+    ),
 }
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
@@ -160,10 +234,7 @@ PENDING: dict[str, str] = {
     "Process Mining": "Orchestration intelligence and operations",
     "Licensing": "Limits shared by all workers",
     "External Actions": "Limits shared by all workers",
-    "Human Interaction": "People in the loop",
     "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
-    "Segment Runner": "People in the loop",
-    "Human Task Handler": "People in the loop",
 }
 
 

@@ -42,10 +42,10 @@ class Outbox:
 class Desk:
     """One store with an engine whose steps are run by the test."""
 
-    def __init__(self, store: RunStore, events: EventStoreFace) -> None:
+    def __init__(self, store: RunStore, events: EventStoreFace, outbox: Outbox | None = None) -> None:
         self.store = store
         self.events = events
-        self.outbox = Outbox()
+        self.outbox = outbox or Outbox()
         self.engine = self.another_engine()
 
     def another_engine(self) -> Engine:

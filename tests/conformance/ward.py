@@ -20,7 +20,7 @@ from llmteam.db import Database
 from llmteam.events.models import WorktrailEvent
 from llmteam.events.stores import EventStoreFace
 from llmteam.wakeup import MemoryWakeup
-from tests.conformance.desk import TENANT, Desk
+from tests.conformance.desk import TENANT, Desk, Outbox
 
 TENANTS = (TENANT, "globex")
 
@@ -29,9 +29,14 @@ class Ward(Desk):
     """``pass_time`` moves everything that was written back by that many seconds."""
 
     def __init__(
-        self, store: RunStore, events: EventStoreFace, sweeps: Sweeps, pass_time: Callable[[float], None]
+        self,
+        store: RunStore,
+        events: EventStoreFace,
+        sweeps: Sweeps,
+        pass_time: Callable[[float], None],
+        outbox: Outbox | None = None,
     ) -> None:
-        super().__init__(store, events)
+        super().__init__(store, events, outbox)
         self.sweeps = sweeps
         self.pass_time = pass_time
         self.wakeup = MemoryWakeup()
@@ -105,7 +110,7 @@ _RUN_MOMENTS = ("deadline", "wake_at", "created_at", "started_at", "finished_at"
 _STEP_MOMENTS = ("wake_at", "deadline", "ready_at", "started_at", "finished_at", "lease_until", "held_wake_at")
 
 
-def in_postgres_passes(database: Database) -> Callable[[float], None]:
+def in_postgres_passes(database: Database, tenants: Iterable[str] = TENANTS) -> Callable[[float], None]:
     """``pass_time`` of runs in Postgres."""
 
     def update(table: str, moments: Iterable[str]) -> str:
@@ -115,7 +120,7 @@ def in_postgres_passes(database: Database) -> Callable[[float], None]:
     script += update("interactions", (*_REQUEST_MOMENTS, "wake_at", "closed_at"))
 
     def pass_time(seconds: float) -> None:
-        for tenant in TENANTS:
+        for tenant in tenants:
             with database.hot(tenant) as connection:
                 connection.script(script, {"by": timedelta(seconds=seconds)})
 

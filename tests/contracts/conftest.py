@@ -17,9 +17,12 @@ from llmteam.canvas.stores import MemoryRunStore
 from llmteam.db import Database
 from llmteam.events import MemoryEventStore
 from llmteam.events.postgres import PostgresEventStore
+from llmteam.human import MemoryInteractionStore
+from llmteam.human.postgres import PostgresInteractionStore
 from llmteam.tenancy import TenantContext
-from tests.conformance.desk import TENANT
+from tests.conformance.desk import TENANT, Outbox
 from tests.conformance.fleets import Fleet, in_memory, in_postgres, on_celery
+from tests.conformance.office import Office
 from tests.conformance.people import Counter, in_memory_counter, in_postgres_counter
 from tests.conformance.ward import Ward, in_memory_passes, in_postgres_passes
 from tests.services import PostgresService
@@ -77,6 +80,30 @@ def ward(request: pytest.FixtureRequest) -> Iterator[Ward]:
     yield Ward(
         PostgresRunStore(database), PostgresEventStore(database), PostgresSweeps(database), in_postgres_passes(database)
     )
+    found = PostgresChecks(database, lease=timedelta(seconds=30), retry=MAX_RETRY_AFTER).check()
+    assert found.counts == {}, found.rows
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def office(request: pytest.FixtureRequest) -> Iterator[Office]:
+    """Each run store in turn, with the store of what its steps ask people; no row is left that breaks a rule."""
+    if request.param == "memory":
+        events = MemoryEventStore()
+        memory, people = MemoryRunStore(sink=events.add), MemoryInteractionStore()
+        memory.use_interactions(people.core)
+        yield Office(Ward(memory, events, memory.sweeps, in_memory_passes(memory)), people)
+        return
+    database: Database = request.getfixturevalue("database")
+    outbox = Outbox()
+    face = PostgresInteractionStore(database, dispatcher=outbox)
+    ward = Ward(
+        PostgresRunStore(database, face.core),
+        PostgresEventStore(database),
+        PostgresSweeps(database),
+        in_postgres_passes(database),
+        outbox,
+    )
+    yield Office(ward, face)
     found = PostgresChecks(database, lease=timedelta(seconds=30), retry=MAX_RETRY_AFTER).check()
     assert found.counts == {}, found.rows
 

@@ -9,11 +9,13 @@ from datetime import timedelta
 import pytest
 
 from llmteam.canvas.exceptions import UnknownSegmentError
+from llmteam.canvas.records import RunRecord
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.db import Database
 from llmteam.dispatch import Hint
 from llmteam.events import ErrorInfo, EventQuery, EventType, MemoryEventStore, WorktrailEvent
+from llmteam.ids import utc_now
 from tests.conformance.desk import TENANT, Desk, at_once, new_run
 from tests.drawing import draw
 from tests.unit.events.samples import event
@@ -289,6 +291,23 @@ def test_runs_are_listed_newest_first_and_by_what_is_asked(desk: Desk) -> None:
     assert listed(status=SegmentStatus.CANCELLED) == [second]
     assert listed(status=SegmentStatus.RUNNING, segment_id="drawn") == [third, first]
     assert listed(segment_id="other") == []
+
+
+def test_a_list_goes_on_behind_a_run_also_among_runs_of_one_moment(desk: Desk) -> None:
+    moment = utc_now()
+    desk.engine.clock = lambda: moment
+    if isinstance(desk.store, MemoryRunStore):
+        desk.store._clock = desk.engine.clock
+    ids = sorted((desk.start(ROW) for _ in range(5)), reverse=True)
+    seen: list[RunRecord] = []
+
+    while page := desk.store.records(TENANT, limit=2, before=(seen[-1].created_at, seen[-1].run_id) if seen else None):
+        seen += page
+
+    assert [record.run_id for record in seen] == ids
+    assert {record.created_at for record in seen} == {moment}
+    assert desk.store.records(TENANT, before=(moment - timedelta(seconds=1), ids[0])) == []
+    assert len(desk.store.records(TENANT, before=(moment + timedelta(seconds=1), ""))) == 5
 
 
 def test_steps_are_listed_as_they_began(desk: Desk) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llmteam.canvas.execution import MAX_RETRY_AFTER
 from llmteam.canvas.graph import Graph
+from llmteam.canvas.handlers.human_task import ask_person
 from llmteam.canvas.pauses import begin_pause
 from llmteam.canvas.postgres import PostgresRunStore, checks
 from llmteam.canvas.postgres.checks import RULES, Broken, Findings, PostgresChecks
@@ -24,6 +25,8 @@ from llmteam.canvas.surgery import Surgery
 from llmteam.db import Database
 from llmteam.events import EventQuery
 from llmteam.events.postgres import PostgresEventStore
+from llmteam.human import InteractionResponse
+from llmteam.human.rules import Answer, respond
 from llmteam.ids import new_id
 from llmteam.wakeup import MemoryWakeup
 from tests.conformance.desk import TENANT, Desk, new_run
@@ -34,6 +37,7 @@ from tests.unit.canvas.random_graphs import Answers, graphs, orders
 
 ROW = draw("a -> b -> c")
 WIDE = draw("s -> split_1", *(f"split_1 -> b{number} -> all_1" for number in range(4)), "all_1 -> end")
+ASKS = draw("human_1.approved -> b")
 LOOP = draw("a -> if_1", "if_1.true -> a", "if_1.false -> z")
 
 
@@ -70,6 +74,7 @@ def fill(desk: Desk) -> None:
     desk.do("looping", "if_1", answer={"true": 1})
     assert desk.engine.submit(replace(new_run(ROW, "started"), tenant_id="globex"))
     fill_recovered(desk)
+    fill_asking(desk)
 
 
 def fill_recovered(desk: Desk) -> None:
@@ -104,6 +109,19 @@ def fill_recovered(desk: Desk) -> None:
     surgery.fork(TENANT, "completed", "b", new_run_id="forked")
 
 
+def fill_asking(desk: Desk) -> None:
+    for run_id in ("asking", "answered", "asked-and-paused"):
+        desk.start(ASKS, run_id=run_id, timeout_seconds=600.0)
+        execution = desk.claim(run_id, "human_1")
+        desk.engine.answered(execution, ask_person(execution.ctx, execution.config, execution.input))
+    case = desk.store.interactions.case_of_step(TENANT, "answered", "human_1", 1)
+    assert case is not None
+    answer = Answer(InteractionResponse(request_id=case.request.request_id, responder_id="ann", approved=True))
+    now = desk.engine.clock()
+    desk.store.interactions.apply(TENANT, case.request.request_id, lambda found: respond(found, answer, now))
+    assert Surgery(desk.engine, MemoryWakeup()).pause(TENANT, "asked-and-paused", grace=0.0) is not None
+
+
 def look(database: Database, page_runs: int = checks.PAGE_RUNS) -> Findings:
     return PostgresChecks(database, lease=timedelta(seconds=30), retry=MAX_RETRY_AFTER).check(page_runs)
 
@@ -112,7 +130,7 @@ def look(database: Database, page_runs: int = checks.PAGE_RUNS) -> Findings:
 def broken(full: Database, postgres: PostgresService) -> Iterator[psycopg2.extensions.cursor]:
     """A superuser's cursor; what it does is put back afterwards."""
     url = url_of(postgres.superuser_url, full.url.database or "").replace("+psycopg2", "")
-    tables = ("runs", "run_steps", "events")
+    tables = ("runs", "run_steps", "events", "interactions")
     with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
@@ -170,6 +188,12 @@ DAMAGES = [
     ("deadline-wakes", [RUN.format("wake_at = deadline + interval '1 hour'", "started")], "started", None),
     ("events-are-whole", ["DELETE FROM llmteam.events WHERE run_id = 'completed' AND seq = 2"], "completed", None),
     ("events-are-whole", [RUN.format("next_seq = next_seq + 1", "wide")], "wide", None),
+    ("person-was-asked", ["DELETE FROM llmteam.interactions WHERE run_id = 'asking'"], "asking", "human_1"),
+    ("person-was-asked", ["DELETE FROM llmteam.interactions WHERE run_id = 'asked-and-paused'"], "asked-and-paused",
+     "human_1"),
+    ("answer-moves", [STEP.format("wake_at = now() + interval '1 day'", "answered", "human_1")], "answered", "human_1"),
+    ("request-is-awaited", [STEP.format("state = 'ready', owner = 'queue', wake_at = now()", "asking", "human_1")],
+     "asking", "human_1"),
 ]  # fmt: skip
 #: What breaks another rule cannot but break these too.
 FOLLOWS = {"run-ends-whole": {"counters-agree"}, "owner-fits-state": {"step-has-wake-up"}}
@@ -179,7 +203,7 @@ def test_sound_runs_of_every_kind_break_no_rule(full: Database) -> None:
     found = look(full)
 
     assert (found.rows, found.counts) == ([], {})
-    assert (found.runs, found.steps) == (19, 39 + 4 * 8 + 6 * 3)
+    assert (found.runs, found.steps) == (22, 39 + 4 * 8 + 6 * 3 + 3 * 2)
 
 
 @pytest.mark.parametrize(("rule", "damage", "run_id", "step_id"), DAMAGES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -79,11 +79,17 @@ OF_A_RUN: dict[str, tuple[Prepared | str, tuple[Any, ...] | None]] = {
     "thaw": (holds.THAW, (None, LEASE, LEASE, *ONE_RUN)),
     "copy": (links.COPY, (*ONE_RUN, "run-77")),
 }
+PAGE_END = datetime.now(UTC) - timedelta(minutes=30)
 PAGE = {"tenant": "acme", "run": "run-3", "runs": 50, "steps": 50_000, "named": 100}
 BOUNDS = dict.fromkeys(("lease", "retry", "hint", "apart", "grace"), timedelta(minutes=1))
 OF_MANY: dict[str, tuple[str, Params, HotRole]] = {
-    "runs": (sql.READ_RECORDS, ("acme", None, None, None, None, 50), "llmteam_app"),
-    "runs by status": (sql.READ_RECORDS, ("acme", "running", "running", None, None, 50), "llmteam_app"),
+    "runs": (sql.READ_RECORDS, ("acme", None, None, None, None, None, None, None, 50), "llmteam_app"),
+    "runs by status": (
+        sql.READ_RECORDS,
+        ("acme", "running", "running", None, None, None, None, None, 50),
+        "llmteam_app",
+    ),
+    "a further page of runs": (sql.READ_RECORDS, ("acme", *[None] * 4, PAGE_END, PAGE_END, "run-9", 50), "llmteam_app"),
     "due steps": (sweeps.TAKE_DUE, (["llmteam.io"], 500), "llmteam_sweeper"),
     "expired leases": (sweeps.TAKE_EXPIRED, (500,), "llmteam_sweeper"),
     "late runs": (sweeps.LATE_RUNS, (500,), "llmteam_sweeper"),
@@ -131,7 +137,8 @@ def test_what_concerns_one_run_is_found_by_its_key(full: Database, name: str, ru
 def test_what_concerns_many_runs_reads_an_index(full: Database, name: str) -> None:
     statement, values, role = OF_MANY[name]
 
-    plan = explain(full, statement, values, role=role)
+    setting = sweeps.BY_INDEX if statement is sweeps.PURGE else ""
+    plan = explain(full, statement, values, role=role, setting=setting)
 
     assert all(found_by(scan) for scan in scans_of(plan, {"runs", "run_steps", "events"}))
 
@@ -163,11 +170,15 @@ def test_finishing_a_branch_of_a_wide_run_reads_its_own_rows_only(full: Database
 
 
 def explain(
-    database: Database, statement: Prepared | str, values: Params | None, *, role: HotRole = "llmteam_app"
+    database: Database,
+    statement: Prepared | str,
+    values: Params | None,
+    *,
+    role: HotRole = "llmteam_app",
+    setting: str = "",
 ) -> dict[str, Any]:
-    """The plan of ``statement``; of a prepared one the plan for whatever values."""
+    """The plan of ``statement`` under a setting; of a prepared one the plan for whatever values."""
     with database.hot("acme" if role == "llmteam_app" else None) as hot:
-        setting = sweeps.BY_INDEX if statement is sweeps.PURGE else ""
         hot.script(f"{setting}SET LOCAL plan_cache_mode = force_generic_plan", begin=True, role=role)
         if isinstance(statement, str):
             plan = run_explain(hot, f"EXPLAIN (FORMAT JSON) {statement.strip().rstrip(';')}", values or (), role)

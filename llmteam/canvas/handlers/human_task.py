@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
+
+from pydantic import ValidationError
 
 from llmteam.canvas.exceptions import CanvasError
 from llmteam.canvas.handlers.document import document
 from llmteam.canvas.handlers.prompts import fill
 from llmteam.canvas.ports import Ask, Ports
+from llmteam.human.checks import problems_of
+from llmteam.human.exceptions import InvalidRequestError
 from llmteam.human.manager import HumanInteractionManager
 from llmteam.human.models import (
     InteractionMessage,
-    InteractionPriority,
     InteractionRequest,
     InteractionStatus,
     InteractionType,
@@ -77,29 +80,30 @@ def ask_person(ctx: StepContext, config: Mapping[str, Any], input_data: Any) -> 
         ]
     what = document(ctx, input_data, PORTS)
     shown = what if isinstance(what, dict) else {"data": what}
-    return Ask(
-        InteractionRequest(
-            request_id="",
+    fields |= dict.fromkeys(("request_id", "run_id", "pipeline_id", "tenant_id"), "")
+    try:
+        request = InteractionRequest(
             interaction_type=kind,
-            run_id="",
-            pipeline_id="",
             agent_name=ctx.step_id,
             step_name=ctx.step_id,
-            tenant_id="",
             title=fill(str(config.get("title") or f"Step '{ctx.step_id}' asks for {kind.value}"), what),
             description=fill(str(config.get("description") or ""), what),
             context_data=shown if config.get("show_input", True) else {},
             assignee_id=config.get("assignee_ref"),
-            priority=InteractionPriority(config.get("priority", "normal")),
+            priority=config.get("priority", "normal"),
             **fields,
         )
-    )
+    except ValidationError as exc:
+        problem = problems_of(exc)
+        raise InvalidRequestError(f"step '{ctx.step_id}' cannot ask a person like this: {problem}") from None
+    return Ask(request)
 
 
 def answer_ports(
-    case: Case, given: Any, messages: Sequence[InteractionMessage] = (), *, has_timeout: bool = False
+    case: Case, given: Any, messages: Sequence[InteractionMessage] = (), *, leaving: Collection[str] = ()
 ) -> Ports:
-    """The one port that the end of a request makes live; ``given`` is the step's input.
+    """The one port that the end of a request makes live; ``given`` is the step's input, ``leaving`` the ports that
+    edges leave. What somebody enters goes to ``modified``, unless only ``approved`` leads anywhere.
 
     Raises :class:`HumanTaskTimeoutError`, :class:`HumanTaskCancelledError`.
     """
@@ -107,7 +111,7 @@ def answer_ports(
     if response is None:
         if request.status is InteractionStatus.CANCELLED:
             raise HumanTaskCancelledError(request.step_name, request.request_id)
-        if not has_timeout:
+        if "timeout" not in leaving:
             raise HumanTaskTimeoutError(request.step_name, request.request_id)
         last = {"assignee": request.assignee_id, "escalations": request.current_escalation_level}
         return Ports({"timeout": {"data": given, **last}})
@@ -117,7 +121,8 @@ def answer_ports(
     data = response.input_data or response.review_changes
     if response.approved is False:
         return Ports({"rejected": {"data": given, "response_data": data, "reason": response.reason, **told}})
-    if response.approved is None and request.interaction_type in _MODIFIES:
+    entered = request.interaction_type is InteractionType.INPUT and "approved" in leaving and "modified" not in leaving
+    if response.approved is None and request.interaction_type in _MODIFIES and not entered:
         changed = response.review_changes or response.input_data or given
         return Ports({"modified": {"data": changed, "original_data": given, **told}})
     if request.interaction_type is InteractionType.CHOICE:

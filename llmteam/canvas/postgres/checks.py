@@ -121,7 +121,18 @@ RUN_RULES = (
 
 EVENT_RULE = Rule("events-are-whole", "the events of a run are numbered from 1 without a gap up to its next_seq", "")
 
-RULES = (*STEP_RULES, *RUN_RULES, EVENT_RULE)
+#: Of steps that wait for a person, and of what they asked.
+PERSON_RULES = (
+    Rule("person-was-asked", "a step that waits for a person has a request of its visit", ""),
+    Rule(
+        "answer-moves",
+        "a step whose request is closed has a wake_at no further ahead than a hint may be put off, unless it is paused",
+        "",
+    ),
+    Rule("request-is-awaited", "a step that asked waits for as long as its request is open", ""),
+)
+
+RULES = (*STEP_RULES, *RUN_RULES, EVENT_RULE, *PERSON_RULES)
 
 
 def _any(rules: Sequence[Rule]) -> str:
@@ -180,6 +191,27 @@ SELECT r.run_id
  WHERE (r.tenant_id, r.run_id) > (%s, %s) AND (r.tenant_id, r.run_id) <= (%s, %s) AND r.tenant_id = %s
    AND (e.number <> r.next_seq - 1 OR e.last <> r.next_seq - 1)
  ORDER BY r.run_id
+"""
+
+#: Of one tenant's runs in a page, steps and requests of which one waits without the other.
+PEOPLE = """
+WITH s AS (
+  SELECT run_id, step_id, visit, owner, wake_at FROM llmteam.run_steps
+   WHERE (tenant_id, run_id) > (%(tenant)s, %(run)s) AND (tenant_id, run_id) <= (%(last_tenant)s, %(last_run)s)
+     AND tenant_id = %(of)s AND state = 'waiting'
+     AND CASE owner WHEN 'pause' THEN held_owner ELSE owner END = 'person'),
+i AS (
+  SELECT run_id, step_id, visit, closed_at FROM llmteam.interactions
+   WHERE (tenant_id, run_id) > (%(tenant)s, %(run)s) AND (tenant_id, run_id) <= (%(last_tenant)s, %(last_run)s)
+     AND tenant_id = %(of)s AND run_id <> '' AND parked)
+SELECT s.run_id, s.step_id, s.visit, CASE WHEN i.run_id IS NULL THEN 'person-was-asked' ELSE 'answer-moves' END
+  FROM s LEFT JOIN i USING (run_id, step_id, visit)
+ WHERE i.run_id IS NULL
+    OR (i.closed_at IS NOT NULL AND s.owner = 'person' AND s.wake_at > now() + %(hint)s + %(apart)s)
+UNION ALL
+SELECT i.run_id, i.step_id, i.visit, 'request-is-awaited'
+  FROM i LEFT JOIN s USING (run_id, step_id, visit) WHERE i.closed_at IS NULL AND s.run_id IS NULL
+ ORDER BY 1, 2, 3
 """
 
 #: One row at least, with no sweep when none has ended yet.
@@ -241,9 +273,9 @@ class PostgresChecks:
                 last = (key[0], key[1])
                 findings.runs += number
                 findings.steps += steps
-                for run in self._gaps(after, last, tenants):
-                    findings.counts[EVENT_RULE.name] += 1
-                    self._name(findings, run)
+                for broken in (*self._gaps(after, last, tenants), *self._unasked(after, last, tenants)):
+                    findings.counts[broken.rule] += 1
+                    self._name(findings, broken)
             elif kind == "count":
                 findings.counts[rule] += number
             elif kind == "row":
@@ -259,6 +291,13 @@ class PostgresChecks:
             with self._database.hot(tenant_id) as connection:
                 found: list[Any] = connection.script(EVENTS, (*after, *last, tenant_id)) or []
             yield from (Broken(tenant_id, run_id, None, None, EVENT_RULE.name) for (run_id,) in found)
+
+    def _unasked(self, after: tuple[str, str], last: tuple[str, str], tenants: Sequence[str]) -> Iterator[Broken]:
+        ends = {"tenant": after[0], "run": after[1], "last_tenant": last[0], "last_run": last[1]}
+        for tenant_id in tenants:
+            with self._database.hot(tenant_id) as connection:
+                found: list[Any] = connection.script(PEOPLE, {**ends, "of": tenant_id, **self._bounds}) or []
+            yield from (Broken(tenant_id, *row) for row in found)
 
     def clock(self) -> tuple[datetime, dict[str, datetime]]:
         """The database's present moment, and when each sweep last ended, by its name."""

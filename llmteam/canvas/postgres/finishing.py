@@ -66,6 +66,7 @@ def _is_more(move: Move, change: Change) -> bool:
     """Whether ``change`` is more than some rows that change, with some events."""
     large = move.output is not None and move.output.digest is not None
     whole = change.ended or change.cancel_open or change.hold is not None or bool(change.withdrawn)
+    whole = whole or change.moves_deadline
     return large or whole or bool(change.added) or len(change.steps) > FEW or len(change.events) > FEW
 
 

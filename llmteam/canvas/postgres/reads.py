@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam.canvas.exceptions import UnknownSegmentError
@@ -90,10 +90,17 @@ class PostgresReads:
         return rows.run_record(found[0]) if found else None
 
     def records(
-        self, tenant_id: str, *, status: SegmentStatus | None = None, segment_id: str | None = None, limit: int = 50
+        self,
+        tenant_id: str,
+        *,
+        status: SegmentStatus | None = None,
+        segment_id: str | None = None,
+        limit: int = 50,
+        before: tuple[datetime, str] | None = None,
     ) -> list[RunRecord]:
         """As :meth:`RunStore.records`."""
-        params = (tenant_id, status, status, segment_id, segment_id, limit)
+        moment, run_id = before or (None, None)
+        params = (tenant_id, status, status, segment_id, segment_id, moment, moment, run_id, limit)
         return [rows.run_record(row) for row in self._read(tenant_id, sql.READ_RECORDS, *params)]
 
     def steps(self, tenant_id: str, run_id: str, *, outputs: bool = True) -> list[StepRecord]:

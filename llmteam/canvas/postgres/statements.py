@@ -183,6 +183,12 @@ UPDATE_STEP = Prepared("llmteam_finish_step", _FINISHED + _KEY)
 #: One row that a transition changed beside the finished one; many go through the form below.
 UPDATE_OTHER = Prepared("llmteam_update_step", _OTHER + _KEY)
 
+#: A run that drains is looked at when the grace of its pause is over.
+MOVE_DEADLINE = """
+UPDATE llmteam.runs SET deadline = %s, wake_at = CASE WHEN status = 'running' THEN %s::timestamptz ELSE wake_at END
+ WHERE tenant_id = %s AND run_id = %s;
+"""
+
 UPDATE_STEPS_HEAD = """
 UPDATE llmteam.run_steps s
    SET state = v.state, undecided = v.undecided, live = v.live, failed_in = v.failed_in, attempt = v.attempt,
@@ -266,6 +272,7 @@ READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = 
 READ_RECORDS = f"""
 SELECT {RECORD_COLUMNS} FROM llmteam.runs r
  WHERE r.tenant_id = %s AND (%s::text IS NULL OR r.status = %s) AND (%s::text IS NULL OR r.segment_id = %s)
+   AND (%s::timestamptz IS NULL OR (r.created_at, r.run_id) < (%s::timestamptz, %s::text))
  ORDER BY r.created_at DESC, r.run_id DESC LIMIT %s
 """
 

@@ -244,7 +244,7 @@ class PostgresRunStore(PostgresReads):
         others = [row for key, row in change.steps.items() if key != finished]
         few = len(others) <= FEW and 0 < len(change.events) <= FEW
         large = output is not None and output.digest is not None
-        more = change.added or change.cancel_open or change.lacks_outputs or change.withdrawn
+        more = change.added or change.cancel_open or change.lacks_outputs or change.withdrawn or change.moves_deadline
         if not few or large or more or not change.applied:
             return None
         ident = (header.tenant_id, header.run_id)
@@ -333,6 +333,8 @@ class PostgresRunStore(PostgresReads):
         if change.cancel_open:
             script.add(sql.CANCEL_OPEN, change.now, *ident)
         write_hold(script, ident, change)
+        if change.moves_deadline:
+            script.add(sql.MOVE_DEADLINE, change.run.deadline, change.run.deadline, *ident)
         if change.asks is not None:
             write_new(script, change.asks.request)
             write_notices(script, change.asks.request, change.asks.notices)

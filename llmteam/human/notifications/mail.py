@@ -6,12 +6,15 @@ import html
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, make_msgid
+from typing import TYPE_CHECKING
 
 from llmteam.human.notifications.channels import BuiltinChannel
 from llmteam.human.notifications.messages import Message, Template, shortened
 from llmteam.ids import Clock, utc_now
-from llmteam.net.guard import OutboundGuard
-from llmteam.net.mail import MailClient, MailServer, looks_like_address
+from llmteam.net.mail_address import looks_like_address
+
+if TYPE_CHECKING:
+    from llmteam.net.guard import OutboundGuard
 
 _TEXT = Template("{heading}: {title}\n\n{description}\n\nPriority: {priority}\nDeadline: {deadline}\n\n{respond_url}\n")
 
@@ -27,6 +30,8 @@ class EmailNotificationChannel(BuiltinChannel):
     def __init__(
         self, smtp_url: str, *, template: str = "", guard: OutboundGuard | None = None, clock: Clock = utc_now
     ) -> None:
+        from llmteam.net import MailClient, MailServer
+
         self._client = MailClient(MailServer.parse(smtp_url), guard=guard)
         self._template = Template(template) if template else None
         self._clock = clock

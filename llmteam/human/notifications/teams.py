@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmteam import codec
 from llmteam.human.notifications.channels import POST_SECONDS, BuiltinChannel
 from llmteam.human.notifications.messages import Message, one_line, shortened
-from llmteam.net.guard import OutboundGuard
+
+if TYPE_CHECKING:
+    from llmteam.net.guard import OutboundGuard
 
 
 class TeamsNotificationChannel(BuiltinChannel):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmteam import codec
 from llmteam.crypto import sign_webhook
 from llmteam.human.notifications.channels import POST_SECONDS, BuiltinChannel
 from llmteam.human.notifications.messages import Message
 from llmteam.ids import Clock, utc_now
-from llmteam.net.guard import OutboundGuard
+
+if TYPE_CHECKING:
+    from llmteam.net.guard import OutboundGuard
 
 #: The header with the moment and the signature.
 SIGNATURE_HEADER = "X-LLMTeam-Signature"

@@ -34,3 +34,7 @@ class PostgresInteractionStore(InteractionStore):
     @property
     def core(self) -> PostgresInteractions:
         return self._core
+
+    def close(self) -> None:
+        """Let go of connections; of a database that was given too."""
+        self._core.close()

@@ -151,6 +151,10 @@ class PostgresInteractions:
             except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, the answer is written
                 logger.warning("a hint was not sent (%s); a sweep sends it again", exc)
 
+    def drain(self) -> tuple[()]:
+        """As :meth:`Interactions.drain`: rows of the same transaction have it all."""
+        return ()
+
     # -- looking
 
     def case(self, tenant_id: str, request_id: str) -> Case | None:
@@ -201,8 +205,8 @@ class PostgresInteractions:
 
     def purge(self, older_than: timedelta, limit: int) -> int:
         """As :meth:`Interactions.purge`; as the sweeper."""
-        self._sweep(sql.PURGE_LINKS, limit)
-        return len(self._sweep(sql.PURGE, older_than, limit))
+        self._sweep(sql.BY_INDEX + sql.PURGE_LINKS, limit)
+        return len(self._sweep(sql.BY_INDEX + sql.PURGE, older_than, limit))
 
     def _sweep(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         with self._database.hot(None) as connection:
@@ -211,6 +215,11 @@ class PostgresInteractions:
     def now(self) -> datetime:
         """The moment by which this store decides."""
         return self._clock()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.wakeup.close()
+        self._database.close()
 
     def _read(self, tenant_id: str, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         with self._database.hot(tenant_id) as connection:

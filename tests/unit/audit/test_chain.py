@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -281,6 +283,17 @@ def test_another_tenants_record_is_none_of_the_chain() -> None:
     foreign = chain([draft()], tenant_id="globex")
 
     assert kinds(check(foreign)) == [(1, "forged")]
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_what_was_found_can_be_copied_and_sent(size: int) -> None:
+    found = check(chain([draft()] * size), 4)
+    sound = check(chain([draft()] * size))
+
+    for one in (found, sound):
+        for again in (deepcopy(one), pickle.loads(pickle.dumps(one))):
+            assert again == one
+            assert vars(again) == vars(one)
 
 
 def test_a_million_missing_numbers_are_told_in_one_fault() -> None:

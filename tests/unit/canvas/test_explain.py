@@ -313,7 +313,6 @@ def test_a_step_that_takes_its_workers_down_is_told_where_that_leads(losses: int
 @pytest.mark.parametrize(
     ("owner", "said"),
     [
-        ("person", "Waiting for a person's answer since 00:00:00Z (now)."),
         ("limit", "Waiting for room under a limit since 00:00:00Z (now)."),
         ("timer", "Waiting for its timer since 00:00:00Z (now)."),
     ],

@@ -64,6 +64,10 @@ def again(step_id: str, event_type: str) -> dict[str, Any]:
     return {"events": log(*told), "row": replace(ROW, next_seq=8)}
 
 
+def told_twice(event_type: str) -> dict[str, Any]:
+    return {"events": log(*TOLD[:-1], (event_type, "a"), (event_type, "a"), TOLD[-1])}
+
+
 def steps(**change: Any) -> list[StepRow]:
     return [replace(STEPS[0], **change), STEPS[1]]
 
@@ -84,6 +88,9 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("joins fired twice", again("join", "step.started")),
     ("steps started twice", again("a", "step.started")),
     ("steps started twice", {"steps": steps(fence=2)}),
+    ("people asked twice, or two answers taken", told_twice("human.task_created")),
+    ("people asked twice, or two answers taken", told_twice("human.task_completed")),
+    ("people asked for runs that are over", {"asked": 1}),
     ("event logs with gaps or duplicates", {"events": without(TOLD, 3)}),
     ("event logs with gaps or duplicates", {"events": [*log(*TOLD), log(*TOLD)[-1]]}),
     ("event logs with gaps or duplicates", {"row": replace(ROW, next_seq=9)}),
@@ -126,7 +133,7 @@ def test_a_claim_that_ended_lets_a_step_begin_once_more(reason: str) -> None:
 
 def test_a_run_of_which_there_is_nothing_has_an_account_too() -> None:
     expected = {"r": WELL.expected, "gone": Outcome("completed", {})}
-    evidence = Evidence({"r": ROW}, {"r": STEPS}, {"r": log(*TOLD)})
+    evidence = Evidence({"r": ROW}, {"r": STEPS}, {"r": log(*TOLD)}, {})
 
     well, gone = accounts(expected, {"r": {"output": 1}}, evidence, {("r", "pay"): {"key": 2}, ("x", "pay"): {}})
 

@@ -168,3 +168,14 @@ def test_roles_are_printed_for_a_named_login_without_a_server(
     shown = capsys.readouterr().out
     assert 'TO "shop" WITH INHERIT FALSE, SET TRUE' in shown
     assert "secret" not in shown
+
+
+@pytest.mark.parametrize("arguments", [("--user", " "), ("--user", "x" * 256), ("--user", "a", "--group", "\t")])
+def test_access_is_for_people_and_groups_with_names(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMTEAM_WEB_KEYS", "a key of the web inbox for tests of it")
+
+    assert llmteam("inbox", "token", *arguments) == USAGE
+
+    assert capsys.readouterr().out == ""

@@ -25,7 +25,8 @@ from llmteam.net import (
     OutboundGuard,
     RequestTimeoutError,
 )
-from llmteam.net.mail import looks_like_address
+from llmteam.net.mail_address import looks_like_address
+from llmteam.net.transport import tls_context
 from tests.mailbox import Mailbox, mail_server
 from tests.unit.net.loopback import certificate, server_context
 
@@ -79,7 +80,7 @@ def test_a_message_arrives_as_it_was_written() -> None:
 
 def test_a_login_and_a_message_are_encrypted_when_that_is_asked_for(tmp_path: Path) -> None:
     pem = certificate(tmp_path, "localhost")
-    trusting = ssl.create_default_context(cafile=str(pem))
+    trusting = tls_context(pem)
     with mail_server(context=server_context(pem), login=True) as mailbox:
         url = f"smtp://ada:right@localhost:{mailbox.port}?from=inbox@example.com&starttls=1"
         client(url, trusting).send(message(), ADA)
@@ -110,7 +111,7 @@ def test_nothing_is_sent_when_the_server_offers_no_encryption_although_it_was_as
 
 def test_a_wrong_password_is_named_as_such_and_not_told(tmp_path: Path) -> None:
     pem = certificate(tmp_path, "localhost")
-    trusting = ssl.create_default_context(cafile=str(pem))
+    trusting = tls_context(pem)
     with mail_server(context=server_context(pem), login=True) as mailbox:
         url = f"smtp://ada:s3cret@localhost:{mailbox.port}?from=inbox@example.com&starttls=1"
         with pytest.raises(MailRefusedError, match="user and password") as refused:

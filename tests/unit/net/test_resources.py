@@ -12,6 +12,7 @@ from llmteam.net import (
     InvalidHeaderError,
     OutboundGuard,
     OutboundRefusedError,
+    UrlClient,
 )
 from tests.unit.net.loopback import Loopback, serving
 
@@ -88,3 +89,51 @@ def test_headers_are_checked_at_registration_and_never_shown() -> None:
     with pytest.raises(InvalidHeaderError):
         BaseUrlClient("http://crm.internal", {"X-A": "a\nb"})
     assert "canary" not in repr(BaseUrlClient("http://crm.internal", {"X-A": "canary"}))
+
+
+def test_a_registered_address_takes_what_is_posted_and_its_secret_path_is_in_no_error(server: Loopback) -> None:
+    server.routes["/s3cret"] = lambda handler: handler.answer(202)
+    client = UrlClient(f"{server.url}/s3cret?sig=s3cret", timeout=5.0, guard=OutboundGuard())
+
+    client.post(b"{}", {"Content-Type": "application/json"})
+
+    assert server.received[0].path == "/s3cret?sig=s3cret"
+    assert (repr(client), client.where) == (f"UrlClient('{server.endpoint}')", server.endpoint)
+    server.routes["/s3cret"] = lambda handler: handler.answer(429, Retry_After="7")
+    with pytest.raises(HTTPStatusError) as refused:
+        client.post(b"{}", {})
+    assert (refused.value.status, refused.value.retry_after) == (429, 7.0)
+    assert "s3cret" not in str(refused.value)
+    client.close()
+
+
+def test_a_registered_address_is_trusted_and_no_other_of_its_host() -> None:
+    with serving() as one, serving() as other:
+        one.routes["/"] = lambda handler: handler.answer(307, Location=f"{other.url}/")
+        client = UrlClient(one.url, timeout=5.0, guard=OutboundGuard())
+
+        with pytest.raises(HTTPStatusError, match="HTTP 307"):
+            client.post(b"{}", {})
+
+        assert other.received == []
+        client.close()
+
+
+def test_a_registered_address_that_is_one_of_our_own_servers_stays_closed() -> None:
+    with serving() as server:
+        guard = OutboundGuard(refuse_always=[server.endpoint])
+        client = UrlClient(f"{server.url}/s3cret", timeout=5.0, guard=guard)
+
+        with pytest.raises(OutboundRefusedError, match="own servers") as refused:
+            client.post(b"{}", {})
+
+        assert "s3cret" not in str(refused.value)
+        client.close()
+
+
+@pytest.mark.parametrize("url", ["", "hooks.example.com", "ftp://hooks.example.com", "https://a:s3cret@x/"])
+def test_an_address_that_is_none_is_a_matter_of_the_settings(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        UrlClient(url, timeout=5.0)
+
+    assert "s3cret" not in str(refused.value)
