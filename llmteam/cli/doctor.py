@@ -80,6 +80,7 @@ def _checks(settings: Settings) -> Iterator[Check]:
             yield from _attempt("queues", lambda: _queues(place.settings))
             yield from _attempt("deaf workers", lambda: _deaf(place.settings))
             yield from _attempt("sweeps", lambda: _sweeps(place))
+            yield from _attempt("data keys", lambda: _data_keys(place))
             yield from _attempt("dead notifications", lambda: _dead_notifications(place))
     yield from _start_keys(settings)
     yield from _web_keys(settings)
@@ -316,3 +317,21 @@ def _dead_notifications(place: Installation) -> Iterator[Check]:
         found = f"{counted(dead, 'notification')} given up"
         advice = "llmteam notifications list, then llmteam notifications retry"
         yield Check("dead notifications", "warning", found, advice)
+
+
+def _data_keys(place: Installation) -> Iterator[Check]:
+    from llmteam.keys import PostgresKeyStore
+
+    database = place.database("llmteam-doctor")
+    try:
+        uses = PostgresKeyStore(database).uses()
+    finally:
+        database.close()
+    configured = {key_id for key_id, _ in place.settings.encryption_keys}
+    missing = [use.master_id for use in uses if use.master_id not in configured]
+    total = sum(use.keys for use in uses)
+    if missing:
+        found = f"{', '.join(missing)} encrypts data keys and is not set: what was sealed with these cannot be read"
+        yield Check("data keys", "failed", found, "add it to LLMTEAM_ENCRYPTION_KEYS, then llmteam keys rewrap")
+    elif uses:
+        yield Check("data keys", "ok", f"{total}, encrypted by {', '.join(use.master_id for use in uses)}")

@@ -10,9 +10,10 @@ import click
 
 from llmteam.cli.options import json_option, load_settings
 from llmteam.cli.render import print_json, say, table
-from llmteam.cli.servers import installation
+from llmteam.cli.servers import Installation, installation
 
 if TYPE_CHECKING:
+    from llmteam.db import Database
     from llmteam.keys import TenantKeys
 
 
@@ -54,8 +55,9 @@ def renew(tenant: str, as_json: bool) -> None:
 
     Also lets a tenant seal again whose keys were destroyed; what they sealed stays unreadable.
     """
-    with _keys() as (found, _):
-        key_id = found.renew(tenant)
+    with _place() as (place, database):
+        key_id = _tenant_keys(place, database).renew(tenant)
+        _audit(database, tenant, key_id)
     if as_json:
         print_json({"tenant_id": tenant, "key_id": key_id})
     else:
@@ -63,15 +65,36 @@ def renew(tenant: str, as_json: bool) -> None:
 
 
 @contextmanager
-def _keys() -> Iterator[tuple[TenantKeys, list[str]]]:
-    """The keys of the installation, and the ids of the master keys that are set."""
-    from llmteam.crypto import MasterKeys
-    from llmteam.keys import PostgresKeyStore, TenantKeys
-
+def _place() -> Iterator[tuple[Installation, Database]]:
     with installation(load_settings()) as place:
         database = place.database()
         try:
-            masters = place.settings.encryption_keys
-            yield TenantKeys(PostgresKeyStore(database), MasterKeys(masters)), [key_id for key_id, _ in masters]
+            yield place, database
         finally:
             database.close()
+
+
+@contextmanager
+def _keys() -> Iterator[tuple[TenantKeys, list[str]]]:
+    """The keys of the installation, and the ids of the master keys that are set."""
+    with _place() as (place, database):
+        yield _tenant_keys(place, database), [key_id for key_id, _ in place.settings.encryption_keys]
+
+
+def _tenant_keys(place: Installation, database: Database) -> TenantKeys:
+    from llmteam.crypto import MasterKeys
+    from llmteam.keys import PostgresKeyStore, TenantKeys
+
+    return TenantKeys(PostgresKeyStore(database), MasterKeys(place.settings.encryption_keys))
+
+
+def _audit(database: Database, tenant: str, key_id: str) -> None:
+    from llmteam.audit import AuditEventType, AuditTrail, PostgresAuditStore
+
+    AuditTrail(PostgresAuditStore(database), tenant_id=tenant).log_sync(
+        AuditEventType.CONFIG_CHANGED,
+        actor_type="operator",
+        action="renew",
+        resource_type="data_key",
+        resource_id=key_id,
+    )

@@ -180,6 +180,7 @@ def test_no_log_shows_it(cage: Cage) -> None:
     assert f"{canaries.MARKER} {MASK} {MASK}" in text
     assert f"ValueError: {canaries.MARKER} {MASK} {MASK}" in text
     assert "a traceback with" in text
+    assert re.search(r"llmteam\.telemetry: Thread-\d+ \(_fail\) ended", text)
 
 
 def test_no_event_result_view_or_explanation_shows_it(cage: Cage) -> None:

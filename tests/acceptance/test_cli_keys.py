@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
+from llmteam.audit import AuditQuery, PostgresAuditStore
 from llmteam.crypto import MasterKeys
 from llmteam.db import Database
 from llmteam.keys import PostgresKeyStore, TenantKeys
@@ -77,6 +79,8 @@ def test_a_tenant_gets_a_fresh_data_key(line: CommandLine, database: Database) -
     fresh = keys_with(database, NEW)
     assert [fresh.current(name).key_id for name in ("acme", "globex")] == renewed
     assert fresh.vault("acme").open(*PLACE, before) == b"4111"
+    (told,) = PostgresAuditStore(database).select(AuditQuery(tenant_id="acme"))
+    assert (told.event_type.name, told.action, told.resource_id) == ("CONFIG_CHANGED", "renew", renewed[0])
     assert line("keys", "renew", "no such tenant!").returncode != DONE
 
 
@@ -97,3 +101,14 @@ def test_no_command_shows_a_key(line: CommandLine, database: Database) -> None:
         for _, raw in (OLD, NEW):
             assert base64.b64encode(raw).decode() not in done.stdout + done.stderr
     assert "the master key new encrypts; old still decrypt" in shown[-1].stdout
+
+
+def test_the_doctor_tells_of_a_master_key_that_is_needed_and_not_set(line: CommandLine, database: Database) -> None:
+    keys_with(database, OLD).current("acme")
+
+    found = [line("doctor", "--json", LLMTEAM_ENCRYPTION_KEYS=setting(*keys)) for keys in ((NEW, OLD), (NEW,))]
+
+    checks = [
+        {check["name"]: check["outcome"] for check in json.loads(done.stdout)["checks"]}["data keys"] for done in found
+    ]
+    assert checks == ["ok", "failed"]

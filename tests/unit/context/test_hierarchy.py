@@ -22,6 +22,8 @@ from llmteam.context import (
     dump_hierarchy,
     load_hierarchy,
 )
+from llmteam.crypto import MasterKeys
+from llmteam.keys import MemoryKeyStore, TenantKeys
 
 AGENT, PIPELINE, GROUP = ContextScope
 
@@ -371,6 +373,23 @@ def test_a_hierarchy_survives_as_json() -> None:
     assert again.children["pipe"].children["one"].path == "group/pipe/one"
     with pytest.raises(InvalidContextError):
         load_hierarchy({"format": 1})
+
+
+def test_a_stored_hierarchy_keeps_what_is_sealed_sealed() -> None:
+    _, group, pipeline = family()
+    own = TenantKeys(MemoryKeyStore(), MasterKeys([("m", b"k" * 32)])).vault("acme")
+    for child in pipeline.children.values():
+        assert child.secure_context is not None
+        child.secure_context.use_vault(own)
+
+    document = json.loads(json.dumps(dump_hierarchy(group)))
+    again = load_hierarchy(document, vault=own).children["pipe"].children["one"].secure_context
+
+    assert "4111" not in json.dumps(document)
+    assert again is not None
+    assert again.get_sealed("card", "one") == "4111-one-secret"
+    assert again.get_visible_context("foreign", "pipeline_orch")["access"] == "denied"
+    assert "status" in again.get_visible_context("pipe", "pipeline_orch")
 
 
 class Family(RuleBasedStateMachine):
