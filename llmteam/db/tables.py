@@ -24,9 +24,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from llmteam.db.columns import SCHEMA, metadata
 from llmteam.db.columns import flag as _flag
 from llmteam.db.columns import integer as _int
-from llmteam.db.columns import json as _json
-from llmteam.db.columns import text as _text
-from llmteam.db.columns import time as _time
+from llmteam.db.columns import json_column as _json
+from llmteam.db.columns import moment as _time
+from llmteam.db.columns import string as _text
 from llmteam.db.key_tables import agent_contexts, tenant_keys
 
 __all__ = [
