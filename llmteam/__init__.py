@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmteam.audit import *
     from llmteam.canvas import *
+    from llmteam.context import *
     from llmteam.errors import *
     from llmteam.events import *
     from llmteam.human import *
@@ -32,6 +33,10 @@ _NAMES = {
         "SegmentValidationError SegmentValidator StepCatalog StepCategory StepDefinition StepHandler StepPosition "
         "StepTypeMetadata StepTypeNotFoundError StepUIMetadata ValidationMessage ValidationResult ValidationSeverity "
         "step_type validate_segment validate_segment_dict"
+    ),
+    "context": (
+        "ContextAccessPolicy ContextManager ContextPropagationConfig ContextScope HierarchicalContext SealedData "
+        "SecureAgentContext SensitivityLevel VisibilityLevel"
     ),
     "errors": "ConfigurationError InfrastructureError LLMTeamError NotJSONError PayloadTooLargeError",
     "events": "ErrorInfo EventEmitter EventSeverity EventStore EventStream EventType MemoryEventStore WorktrailEvent",

@@ -63,6 +63,11 @@ def random_id() -> str:
     return str(uuid4())
 
 
+def random_bytes(size: int) -> bytes:
+    """``size`` random bytes, fit for keys and nonces."""
+    return os.urandom(size)
+
+
 def random_hex(size: int) -> str:
     """``size`` random bytes, fit for secrets, as lower-case hex."""
     return os.urandom(size).hex()

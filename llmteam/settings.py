@@ -115,6 +115,10 @@ class Settings:
         """These settings with ``key``, the home's own."""
         return replace(self, web_keys=(key.encode(),), origins={**self.origins, "web_keys": "kept in the home"})
 
+    def with_encryption_key(self, key: tuple[str, bytes]) -> Settings:
+        """These settings with ``key``, the home's own."""
+        return replace(self, encryption_keys=(key,), origins={**self.origins, "encryption_keys": "kept in the home"})
+
     def sources(self) -> list[tuple[str, str, str]]:
         """(variable, value with secrets masked, where it came from) of every setting, for ``llmteam doctor``."""
         return [

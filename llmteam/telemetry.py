@@ -7,11 +7,15 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
+from llmteam.masking import never_logged
 from llmteam.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 #: Asked for each record: whose work the logging code does, like ``{"tenant_id": …, "run_id": …, "step_id": …}``.
 Fields = Callable[[], Mapping[str, object]]
@@ -64,6 +68,23 @@ def set_up(
     logging.captureWarnings(capture=True)
 
 
+def log_uncaught() -> None:
+    """Have what ends a thread, or happens where nobody can catch it, go to the log like everything else.
+
+    The interpreter writes it to standard error as it is, with whatever secrets stand in it.
+    """
+
+    def of_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            name = args.thread.name if args.thread else "a thread"
+            _log.error("%s ended", name, exc_info=args.exc_value)
+
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        _log.error("%s", args.err_msg or "an error that nobody could catch", exc_info=args.exc_value)
+
+    threading.excepthook, sys.unraisablehook = of_thread, unraisable
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, program: str, fields: Fields) -> None:
         super().__init__()
@@ -80,12 +101,12 @@ class _Formatter(logging.Formatter):
         return {**found, **given}
 
     def message(self, record: logging.LogRecord) -> str:
-        return _USERINFO.sub("***@", record.getMessage())
+        return never_logged.redact(_USERINFO.sub("***@", record.getMessage()))
 
     def trace(self, record: logging.LogRecord) -> str:
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         parts += [record.stack_info] if record.stack_info else []
-        return _USERINFO.sub("***@", "\n".join(parts))
+        return never_logged.redact(_USERINFO.sub("***@", "\n".join(parts)))
 
 
 class TextFormatter(_Formatter):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -207,6 +207,11 @@ def encryption_keys(name: str, text: str) -> tuple[tuple[str, bytes], ...]:
             raise _bad_secret(name, "32 bytes long", f"the key {key_id}")
         keys[key_id] = key
     return tuple(keys.items())
+
+
+def encryption_keys_text(keys: Iterable[tuple[str, bytes]]) -> str:
+    """What :func:`encryption_keys` reads."""
+    return ",".join(f"{key_id}:{base64.b64encode(key).decode()}" for key_id, key in keys)
 
 
 def start_keys(name: str, text: str) -> dict[str, bytes]:

@@ -50,6 +50,7 @@ def take_logging(program: str, settings: Settings) -> None:
     if any(key[0] == _LOGGING_UID for key, _ in setup_logging.receivers or ()):
         return
     telemetry.set_up(settings, program, log_fields)
+    telemetry.log_uncaught()
     setup_logging.connect(_already_done, weak=False, dispatch_uid=_LOGGING_UID)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from llmteam import codec
 from llmteam.canvas import transitions, waits
 from llmteam.canvas.execution import Execution, GraphCache, Limits
 from llmteam.canvas.graph import Node
@@ -54,6 +55,7 @@ class Asking:
             requester_id=header.options.started_by,
         )
         asked = rules.open_request(request, now)
+        execution.ctx.check_shows_no_secret("request", codec.dumps(request.to_dict()))
         change = self._store.apply(
             header,
             [key],

@@ -304,6 +304,7 @@ class Engine:
             if isinstance(answer, Ask):
                 return self.asking.park(execution, answer)
             outcome, stored = completion(execution.node, answer, self.limits, execution.ctx.annotations)
+            execution.ctx.check_shows_no_secret("output", stored.text)
         except InfrastructureError:
             raise
         except Exception as exc:  # noqa: BLE001  # whatever an answer is made of, its step gets an outcome
@@ -318,9 +319,8 @@ class Engine:
         if execution.revoked.is_set():
             return Change(RunState(execution.header.run_id), self.clock(), applied=False)
         retryable = getattr(exc, "retryable", None)
-        error = ErrorInfo.from_exception(exc, recoverable=retryable is True)
         outcome = Failed(
-            error.model_copy(update={"error_message": execution.ctx.redact(error.error_message)}),
+            ErrorInfo.from_exception(exc, recoverable=retryable is True, redact=execution.ctx.redact),
             retryable=retryable if isinstance(retryable, bool) else None,
             retry_after=retry_after_of(exc),
             payload=inline(execution.ctx.annotations, self.limits),

@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from llmteam.audit.postgres import PostgresAuditStore
+from llmteam.audit.trail import AuditTrail
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Limits
@@ -15,6 +17,8 @@ from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.records import PinnedDefinition, RunHeader
 from llmteam.canvas.registry.postgres import PostgresSegmentRegistry
 from llmteam.canvas.runs import Runs
+from llmteam.context.runs import Contexts
+from llmteam.crypto import MasterKeys
 from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
 from llmteam.errors import ConfigurationError
@@ -62,10 +66,16 @@ def connect(
     catalog = catalog or StepCatalog.get_instance()
     clock = DatabaseClock(database)
     interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
+    store = PostgresRunStore(
+        database,
+        interactions,
+        unknown_tenants=limits_of_tier(TenantTier(settings.default_tier)),
+        master_keys=MasterKeys(settings.encryption_keys),
+    )
     engine = Engine(
-        PostgresRunStore(database, interactions, unknown_tenants=limits_of_tier(TenantTier(settings.default_tier))),
+        store,
         handler_of=catalog.get_handler,
-        runtime_of=_runtime_of,
+        runtime_of=_runtimes(store.contexts, PostgresAuditStore(database, clock=clock)),
         dispatcher=dispatcher,
         notify=run_notifier(wakeup),
         alarm=alarm,
@@ -95,5 +105,13 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def _runtime_of(header: RunHeader) -> RuntimeContext:
-    return default_manager().from_ref(dict(header.context))
+def _runtimes(contexts: Contexts, audit: PostgresAuditStore) -> Callable[[RunHeader], RuntimeContext]:
+    """Makes a run's runtime: resources of this process, the run's contexts, its tenant's audit trail."""
+
+    def runtime_of(header: RunHeader) -> RuntimeContext:
+        runtime = default_manager().from_ref(dict(header.context))
+        runtime.contexts = contexts
+        runtime.audit_trail = AuditTrail(audit, tenant_id=header.tenant_id)
+        return runtime
+
+    return runtime_of

@@ -24,6 +24,7 @@ from llmteam.canvas.state import (
     StepRow,
     StepState,
 )
+from llmteam.context.stores import ContextStore
 from llmteam.dispatch import QUARANTINE_QUEUE, Hint
 from llmteam.ids import Clock
 from llmteam.tenancy.admission import StartCounts, StartLimits, refusal, wait
@@ -201,8 +202,10 @@ class MemorySweeps:
         runs: MutableMapping[tuple[str, str], MemoryRun],
         snapshots: MutableMapping[tuple[str, str], SegmentSnapshot],
         clock: Clock,
+        contexts: ContextStore,
     ) -> None:
         self._runs = runs
+        self._contexts = contexts
         self._snapshots = snapshots
         self._clock = clock
         self.recorded: dict[str, tuple[datetime, int]] = {}
@@ -276,6 +279,7 @@ class MemorySweeps:
         gone = {key for finished_at, key in heapq.nsmallest(limit, ended) if finished_at < before}
         for key in gone:
             del self._runs[key]
+            self._contexts.delete(*key)
         for snapshot in list(self._snapshots.values()):
             if (snapshot.tenant_id, snapshot.run_id) in gone:
                 del self._snapshots[snapshot.tenant_id, snapshot.snapshot_id]

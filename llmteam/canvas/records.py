@@ -17,6 +17,7 @@ from llmteam.events.models import ErrorInfo, EventDraft
 from llmteam.events.payloads import omission, prepare
 
 if TYPE_CHECKING:
+    from llmteam.context.runs import Contexts
     from llmteam.dispatch import Hint
     from llmteam.human.interactions import Interactions
 
@@ -267,6 +268,11 @@ class RunStore(Protocol):
     @property
     def interactions(self) -> Interactions:
         """Where the requests of waiting steps live, in whose transactions a run's changes take part."""
+        ...
+
+    @property
+    def contexts(self) -> Contexts:
+        """The contexts of the agents of these runs."""
         ...
 
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:

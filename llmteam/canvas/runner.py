@@ -172,6 +172,8 @@ class SegmentRunner(Steering):
         runtime = self._runtimes.get((header.tenant_id, header.run_id))
         if runtime is None:
             runtime = default_manager().from_ref(dict(header.context))
+        if runtime.contexts is None:
+            runtime.contexts = self._runs.engine.store.contexts
         return runtime
 
     # -- runs

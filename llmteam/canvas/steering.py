@@ -50,6 +50,11 @@ class _Runner(Protocol):
 class Steering(_Runner):
     """The part of a runner that steers runs which are there already."""
 
+    async def contexts(self, run_id: str, *, tenant_id: str | None = None) -> dict[str, dict[str, Any]]:
+        """What the run's orchestrator sees of the contexts of its steps, by step id: nothing that is sealed."""
+        contexts = self._runs.engine.store.contexts
+        return await self._call(contexts.views, tenant_id or self._tenant_of(run_id), run_id)
+
     def is_paused(self, run_id: str) -> bool:
         """Whether the run is paused."""
         record = self._runs.engine.store.record(self._tenant_of(run_id), run_id)

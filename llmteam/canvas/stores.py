@@ -48,6 +48,9 @@ from llmteam.canvas.records import (
 from llmteam.canvas.routing import Source, StepOutput, failure_output
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, NeedRows, SegmentStatus, Slice, StepRow, StepState
+from llmteam.context.runs import Contexts
+from llmteam.context.sealed import process_vault
+from llmteam.context.stores import MemoryContextStore
 from llmteam.events.models import EventDraft, EventScope, WorktrailEvent
 from llmteam.human.memory import MemoryInteractions
 from llmteam.human.models import InteractionRequest
@@ -80,6 +83,7 @@ class MemoryRunStore:
         self._definitions: dict[tuple[str, str], PinnedDefinition] = {}
         self._snapshots: dict[tuple[str, str], SegmentSnapshot] = {}
         self._lock = threading.Lock()
+        self.contexts = Contexts(MemoryContextStore(), lambda tenant_id: process_vault())
         self.use_interactions(MemoryInteractions(clock))
 
     def use_interactions(self, interactions: MemoryInteractions) -> None:
@@ -396,7 +400,7 @@ class MemoryRunStore:
     @property
     def sweeps(self) -> MemorySweeps:
         """What a sweeper of these runs looks at."""
-        return MemorySweeps(self._runs, self._snapshots, self._clock)
+        return MemorySweeps(self._runs, self._snapshots, self._clock, self.contexts.store)
 
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
         """As :meth:`RunStore.header`."""

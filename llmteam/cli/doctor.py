@@ -80,9 +80,11 @@ def _checks(settings: Settings) -> Iterator[Check]:
             yield from _attempt("queues", lambda: _queues(place.settings))
             yield from _attempt("deaf workers", lambda: _deaf(place.settings))
             yield from _attempt("sweeps", lambda: _sweeps(place))
+            yield from _attempt("data keys", lambda: _data_keys(place))
             yield from _attempt("dead notifications", lambda: _dead_notifications(place))
     yield from _start_keys(settings)
     yield from _web_keys(settings)
+    yield from _encryption_keys(settings)
     yield from _attempt("notifications", lambda: _notifications(settings))
     yield from _attempt("mail server", lambda: _mail(settings))
 
@@ -264,6 +266,18 @@ def _web_keys(settings: Settings) -> Iterator[Check]:
         )
 
 
+def _encryption_keys(settings: Settings) -> Iterator[Check]:
+    if settings.encryption_keys:
+        name, *older = (key_id for key_id, _ in settings.encryption_keys)
+        also = f"; {', '.join(older)} still decrypt" if older else ""
+        yield Check("encryption keys", "ok", f"the master key {name} encrypts{also}")
+    elif settings.database_url is None:
+        yield Check("encryption keys", "info", "an embedded home makes one for itself")
+    else:
+        advice = "set LLMTEAM_ENCRYPTION_KEYS to id:KEY, KEY being the output of: openssl rand -base64 32"
+        yield Check("encryption keys", "info", "none: steps cannot seal anything", advice)
+
+
 def _notifications(settings: Settings) -> Iterator[Check]:
     from llmteam.human.notifications.configured import channels_of_settings
 
@@ -303,3 +317,21 @@ def _dead_notifications(place: Installation) -> Iterator[Check]:
         found = f"{counted(dead, 'notification')} given up"
         advice = "llmteam notifications list, then llmteam notifications retry"
         yield Check("dead notifications", "warning", found, advice)
+
+
+def _data_keys(place: Installation) -> Iterator[Check]:
+    from llmteam.keys import PostgresKeyStore
+
+    database = place.database("llmteam-doctor")
+    try:
+        uses = PostgresKeyStore(database).uses()
+    finally:
+        database.close()
+    configured = {key_id for key_id, _ in place.settings.encryption_keys}
+    missing = [use.master_id for use in uses if use.master_id not in configured]
+    total = sum(use.keys for use in uses)
+    if missing:
+        found = f"{', '.join(missing)} encrypts data keys and is not set: what was sealed with these cannot be read"
+        yield Check("data keys", "failed", found, "add it to LLMTEAM_ENCRYPTION_KEYS, then llmteam keys rewrap")
+    elif uses:
+        yield Check("data keys", "ok", f"{total}, encrypted by {', '.join(use.master_id for use in uses)}")

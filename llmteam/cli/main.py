@@ -16,6 +16,7 @@ from llmteam.cli.database import db
 from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
 from llmteam.cli.inbox import inbox
+from llmteam.cli.keys import keys
 from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
@@ -49,6 +50,7 @@ _COMMANDS = (
     segment,
     catalog,
     audit,
+    keys,
     inbox,
     notifications,
     tenants,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmteam.cli.child import Orders
 from llmteam.settings import Settings, variable
+from llmteam.variables import encryption_keys_text
 
 if TYPE_CHECKING:
     from llmteam.canvas.runs import Runs
@@ -47,6 +48,7 @@ class Installation:
             "redis_url": settings.redis_url,
             "home": str(settings.home),
             "imports": ",".join(settings.imports),
+            "encryption_keys": encryption_keys_text(settings.encryption_keys) or None,
             "web_keys": ",".join(key.decode("utf-8", "surrogateescape") for key in settings.web_keys) or None,
         }
         return {variable(name): value for name, value in given.items() if value is not None}
@@ -79,7 +81,7 @@ def installation(settings: Settings) -> Iterator[Installation]:
     if not is_embedded(settings):
         yield Installation(settings)
         return
-    from llmteam.embedded import home_key, start
+    from llmteam.embedded import home_key, home_master_key, start
 
     postgres, valkey = settings.database_url is None, settings.broker_url is None
     with start(settings.home, postgres=postgres, valkey=valkey) as servers:
@@ -87,6 +89,8 @@ def installation(settings: Settings) -> Iterator[Installation]:
             database_url=servers.database_url if postgres else "", broker_url=servers.broker_url if valkey else ""
         )
         found = found if found.web_keys else found.with_web_key(home_key(servers.home))
+        if postgres and not found.encryption_keys:
+            found = found.with_encryption_key(home_master_key(servers.home))
         place = Installation(replace(found, home=servers.home), servers)
         if postgres:
             _set_up(place, servers)

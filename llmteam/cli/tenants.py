@@ -217,9 +217,15 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
     with _office(by) as office:
         known = office.place.runs()
         try:
-            clear = _clear_values(office.place)
             erasure = Erasure(
-                tenant_id, office.database, office.audit, known, actor_id=by, clock=utc_now, clear_values=clear
+                tenant_id,
+                office.database,
+                office.audit,
+                known,
+                actor_id=by,
+                clock=utc_now,
+                destroy_key=_key_destroyer(office.database),
+                clear_values=_clear_values(office.place),
             )
             for what, number in erasure.run():
                 gone[what] = gone.get(what, 0) + number
@@ -231,6 +237,16 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
         return
     click.echo(f"tenant {tenant_id} is erased; its audit chain: llmteam audit verify --tenant {tenant_id}")
     pairs({what: f"{number:,}" for what, number in deleted.items()})
+
+
+def _key_destroyer(database: Database) -> Callable[[str], object]:
+    """What makes everything unreadable that was sealed for the tenant, wherever copies of it are."""
+    from llmteam.crypto import MasterKeys
+    from llmteam.keys import TenantKeys
+    from llmteam.keys.postgres import PostgresKeyStore
+
+    # Destroying a key needs none that could read it.
+    return TenantKeys(PostgresKeyStore(database), MasterKeys()).destroy
 
 
 def _clear_values(place: Installation) -> Callable[[str], int]:

@@ -26,10 +26,12 @@ from llmteam.db.columns import integer as _int
 from llmteam.db.columns import json_column as _json
 from llmteam.db.columns import moment as _time
 from llmteam.db.columns import string as _text
+from llmteam.db.key_tables import agent_contexts, tenant_keys
 from llmteam.db.tenant_tables import key_values, tenant_starts, tenants
 
 __all__ = [
     "SCHEMA",
+    "agent_contexts",
     "audit_heads",
     "audit_log",
     "definitions",
@@ -46,6 +48,7 @@ __all__ = [
     "segments",
     "snapshots",
     "sweeps",
+    "tenant_keys",
     "tenant_starts",
     "tenants",
     "used_links",

@@ -13,7 +13,7 @@ from llmteam.embedded.errors import (
     EmbeddedServerError,
     EmbeddedStartError,
 )
-from llmteam.embedded.keys import home_key
+from llmteam.embedded.keys import home_key, home_master_key
 from llmteam.embedded.names import BROKER_DATABASES, DATABASE, LOGIN
 from llmteam.embedded.owner import EmbeddedServers, start
 from llmteam.embedded.status import EmbeddedStatus, OwnerStatus, ServerStatus, status
@@ -31,6 +31,7 @@ __all__ = [
     "OwnerStatus",
     "ServerStatus",
     "home_key",
+    "home_master_key",
     "start",
     "status",
 ]

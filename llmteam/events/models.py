@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -138,14 +138,25 @@ class ErrorInfo(BaseModel):
         )
 
     @classmethod
-    def from_exception(cls, exc: BaseException, recoverable: bool = False, *, stack_trace: bool = False) -> Self:
-        """Describe ``exc`` itself, whatever exception is being handled. ``stack_trace`` is for operators only."""
+    def from_exception(
+        cls,
+        exc: BaseException,
+        recoverable: bool = False,
+        *,
+        stack_trace: bool = False,
+        redact: Callable[[str], str] = str,
+    ) -> Self:
+        """Describe ``exc`` itself, whatever exception is being handled. ``stack_trace`` is for operators only.
+
+        ``redact`` takes out of each text what nobody may see; texts are cut to their length behind it.
+        """
         code = getattr(exc, "code", None)
-        trace = clean_text("".join(traceback.format_exception(exc)), 10 * MESSAGE_CHARS) if stack_trace else None
+        lines = "".join(traceback.format_exception(exc)) if stack_trace else ""
+        trace = clean_text(redact(lines), 10 * MESSAGE_CHARS) if stack_trace else None
         return cls(
-            error_type=type(exc).__name__,
-            error_message=clean_text(_message(exc)),
-            error_code=clean_text(code, 100) if isinstance(code, str) else None,
+            error_type=redact(type(exc).__name__),
+            error_message=clean_text(redact(_message(exc))),
+            error_code=clean_text(redact(code), 100) if isinstance(code, str) else None,
             stack_trace=trace,
             recoverable=recoverable,
         )

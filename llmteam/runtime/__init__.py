@@ -1,5 +1,6 @@
 """What steps are given: stores, clients, secrets and language models by name, and the context that carries them."""
 
+from llmteam.masking import SecretValue
 from llmteam.runtime.context import RuntimeContext, StepContext, current_runtime, get_current_runtime
 from llmteam.runtime.exceptions import (
     ModelAuthenticationError,
@@ -15,6 +16,7 @@ from llmteam.runtime.exceptions import (
     ResourceNotFoundError,
     RuntimeContextError,
     SecretAccessDeniedError,
+    SecretShownError,
     SecretUnavailableError,
 )
 from llmteam.runtime.manager import RuntimeContextManager, default_manager
@@ -38,7 +40,7 @@ from llmteam.runtime.resources import (
     Store,
     StoreRegistry,
 )
-from llmteam.runtime.secrets import SecretValue
+from llmteam.runtime.secrets import SecretAllowList
 
 __all__ = [
     "AnthropicProvider",
@@ -71,6 +73,8 @@ __all__ = [
     "RuntimeContextError",
     "RuntimeContextManager",
     "SecretAccessDeniedError",
+    "SecretAllowList",
+    "SecretShownError",
     "SecretUnavailableError",
     "SecretValue",
     "SecretsProvider",

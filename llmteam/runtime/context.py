@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import threading
@@ -12,10 +13,17 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal
 
-from llmteam import codec
+from llmteam import codec, masking
+from llmteam.audit.models import AuditEventType
+from llmteam.context.auditing import AccessTrail, use_current_trail
+from llmteam.context.auditing import tell as tell_access
+from llmteam.context.policy import ContextAccessPolicy
+from llmteam.context.propagation import ContextPropagationConfig
+from llmteam.context.runs import Contexts, OpenContext
 from llmteam.events.emitter import use_current_runtime
 from llmteam.ids import utc_now
-from llmteam.runtime.exceptions import RuntimeContextError
+from llmteam.masking import SecretValue
+from llmteam.runtime.exceptions import RuntimeContextError, SecretAccessDeniedError, SecretShownError
 from llmteam.runtime.providers.builtin import builtin_models
 from llmteam.runtime.resources import (
     Client,
@@ -27,7 +35,7 @@ from llmteam.runtime.resources import (
     Store,
     StoreRegistry,
 )
-from llmteam.runtime.secrets import SecretReader, SecretValue
+from llmteam.runtime.secrets import SecretReader
 from llmteam.tenancy import TenantContext, TenantContextError, get_current_tenant
 
 _log = logging.getLogger(__name__)
@@ -53,7 +61,8 @@ class RuntimeContext:
     llms: LLMRegistry = field(default_factory=LLMRegistry, repr=False)
     secrets: SecretsProvider | None = field(default=None, repr=False)
     rate_limiter: object | None = field(default=None, repr=False)
-    audit_trail: object | None = field(default=None, repr=False)
+    audit_trail: AccessTrail | None = field(default=None, repr=False)
+    contexts: Contexts | None = field(default=None, repr=False)
     on_step_start: Hook | None = field(default=None, repr=False)
     on_step_complete: Hook | None = field(default=None, repr=False)
     on_step_error: Hook | None = field(default=None, repr=False)
@@ -80,8 +89,28 @@ class RuntimeContext:
         return self.llms.resolve(ref, self.tenant_id)[0]
 
     async def resolve_secret(self, ref: str) -> str:
-        """The secret's value without blocking the loop. Raises what :meth:`SecretReader.read` raises."""
-        return await self.secret_reader.read_async(self.secrets, ref, tenant_id=self.tenant_id)
+        """The secret's value without blocking the loop. Audited; raises what :meth:`SecretReader.read` raises."""
+        try:
+            value = await self.secret_reader.read_async(self.secrets, ref, tenant_id=self.tenant_id)
+        except SecretAccessDeniedError as exc:
+            await asyncio.to_thread(self._tell_secret, ref, "", str(exc))
+            raise
+        await asyncio.to_thread(self._tell_secret, ref, "")
+        return value
+
+    def _tell_secret(self, ref: str, step_id: str, reason: str = "") -> None:
+        """Write down that a secret is read, or with a ``reason`` refused; its id only."""
+        if self.audit_trail is not None:
+            tell_access(
+                self.audit_trail,
+                AuditEventType.ACCESS_DENIED if reason else AuditEventType.ACCESS_GRANTED,
+                viewer_id=step_id or self.run_id,
+                viewer_role="step" if step_id else "run",
+                resource_type="secret",
+                resource_id=ref,
+                run_id=self.run_id,
+                reason=reason,
+            )
 
     def child_context(self, step_id: str, **execution: Any) -> StepContext:
         """The context of one step; ``execution`` are the keyword fields of :class:`StepContext`."""
@@ -142,6 +171,7 @@ class StepContext:
     dirty: bool = field(default=False, init=False, repr=False, compare=False)
     _annotations: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _given_out: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    _audited: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def tenant_id(self) -> str:
@@ -174,27 +204,64 @@ class StepContext:
     def get_secret(self, ref: str) -> SecretValue:
         """The secret as text that shows itself only when it is used; awaiting the value is allowed and gives it.
 
-        Blocks while the provider answers, at most once per cache period. Raises what :meth:`SecretReader.read` raises.
+        Blocks while the provider answers, at most once per cache period. The first read of an attempt is audited, as is
+        a refusal, before the value is given. Raises what :meth:`SecretReader.read` raises.
         """
         runtime = self.runtime
-        value = runtime.secret_reader.read(runtime.secrets, ref, tenant_id=self.tenant_id, step_id=self.step_id)
+        try:
+            value = runtime.secret_reader.read(runtime.secrets, ref, tenant_id=self.tenant_id, step_id=self.step_id)
+        except SecretAccessDeniedError as exc:
+            runtime._tell_secret(ref, self.step_id, str(exc))
+            raise
+        if ref not in self._audited:
+            runtime._tell_secret(ref, self.step_id)
+            self._audited.add(ref)
         self._given_out.add(str(value))
         return value
 
+    def open_context(self, *, name: str = "", policy: ContextAccessPolicy | None = None) -> OpenContext:
+        """This step's own context of this run, for a ``with`` or ``async with`` block that writes it when it ends well.
+
+        Only this step can read what it seals there: in later visits and attempts, on whatever worker. ``name`` and
+        ``policy`` count when it is opened first. Raises :class:`RuntimeContextError` where there is no run.
+        """
+        runtime = self.runtime
+        if runtime.contexts is None:
+            raise RuntimeContextError("There is no run here that keeps contexts: run the step in a segment")
+        config = ContextPropagationConfig()
+        return runtime.contexts.open(
+            runtime.tenant_id,
+            runtime.run_id,
+            self.step_id,
+            name=name,
+            policy=policy,
+            audit_trail=runtime.audit_trail,
+            shared={key: runtime.data[key] for key in config.propagate_down if key in runtime.data},
+            on_texts=self._given_out.update,
+        )
+
     def redact(self, text: str) -> str:
         """``text`` with every secret that this step was given replaced by ``***``; for error texts and logs."""
-        for value in sorted(self._given_out, key=len, reverse=True):
-            if len(value) >= MIN_REDACTED:
-                text = text.replace(value, "***")
-        return text
+        return masking.redact(text, self._given_out)
+
+    def check_shows_no_secret(self, what: str, text: str) -> None:
+        """Raise :class:`SecretShownError` when ``text``, which others will see, holds a secret that the step was given.
+
+        Secrets of fewer than :data:`llmteam.masking.MIN_REFUSED` characters are not looked for.
+        """
+        if masking.shows(text, self._given_out):
+            raise SecretShownError(self.step_id, what)
 
     def get_state(self, key: str, default: Any = None) -> Any:
         """A copy of what :meth:`set_state` kept."""
         return copy.deepcopy(self.local_state[key]) if key in self.local_state else default
 
     def set_state(self, key: str, value: Any) -> None:
-        """Keep a JSON value for later attempts of this visit. Raises :class:`NotJSONError`."""
-        self.local_state = {**self.local_state, key: _as_json(value, f"state.{key}")}
+        """Keep a JSON value for later attempts of this visit.
+
+        Raises :class:`NotJSONError`, and :class:`SecretShownError` for a secret that this step was given.
+        """
+        self.local_state = {**self.local_state, key: self._kept_json(value, f"state.{key}")}
         self.dirty = True
 
     def clear_state(self) -> None:
@@ -203,16 +270,17 @@ class StepContext:
         self.dirty = True
 
     def annotate(self, name: str, value: Any) -> None:
-        """Put a JSON value into the payload of the event that ends this attempt. Raises :class:`NotJSONError`."""
-        self._annotations[name] = _as_json(value, f"annotation.{name}")
+        """Put a JSON value into the payload of the event that ends this attempt. Raises as :meth:`set_state`."""
+        self._annotations[name] = self._kept_json(value, f"annotation.{name}")
+
+    def _kept_json(self, value: Any, path: str) -> Any:
+        text = codec.dumps(value, path=path)
+        self.check_shows_no_secret(path, text)
+        return codec.loads(text)
 
     @property
     def annotations(self) -> dict[str, Any]:
         return dict(self._annotations)
-
-
-#: Shorter secrets are not looked for in texts: replacing them would garble more than it hides.
-MIN_REDACTED = 4
 
 
 def _as_json(value: Any, path: str) -> Any:
@@ -222,6 +290,7 @@ def _as_json(value: Any, path: str) -> Any:
 #: The runtime that the running code works in; None when there is none.
 current_runtime: ContextVar[RuntimeContext | None] = ContextVar("current_runtime", default=None)
 use_current_runtime(current_runtime.get)
+use_current_trail(lambda: None if (runtime := current_runtime.get()) is None else runtime.audit_trail)
 
 #: Activations entered by the running code and not yet left, innermost last, each with what it replaced.
 _entered: ContextVar[tuple[tuple[Activation, TenantContext, RuntimeContext | None], ...]] = ContextVar(

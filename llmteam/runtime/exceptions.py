@@ -6,6 +6,7 @@
     ├── ResourceNotFoundError           nothing is registered under this id
     ├── ResourceAccessDeniedError       registered, but not for this tenant
     └── SecretAccessDeniedError         policy or the provider refuses this secret
+    SecretShownError                    an answer, a state or a request of a step holds a secret
     SecretUnavailableError              the place that keeps the secret does not answer
     ModelError                          a language model was asked and gave no usable answer
     ├── ModelNotConfiguredError         no model to ask, or its SDK is not installed
@@ -65,6 +66,19 @@ class ResourceAccessDeniedError(RuntimeContextError):
 
 class SecretAccessDeniedError(RuntimeContextError):
     """Policy or the secrets provider refuses this secret to this tenant or step."""
+
+
+class SecretShownError(LLMTeamError):
+    """What a step wants to show to others holds a secret that it was given, or a value that it sealed."""
+
+    retryable = False
+
+    def __init__(self, step_id: str, what: str) -> None:
+        super().__init__(
+            f"Step '{step_id}': its {what} holds a secret that the step was given: leave it out, or hand on its id"
+        )
+        self.step_id = step_id
+        self.what = what
 
 
 class SecretUnavailableError(LLMTeamError):

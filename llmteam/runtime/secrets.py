@@ -1,4 +1,4 @@
-"""Reading secrets: a value that hides itself, and a reader with cache, deadline and one kind of answer."""
+"""Reading secrets: who may, and a reader with cache, deadline and one kind of answer."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, NoReturn, Self, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from llmteam.masking import SecretValue, never_logged
 from llmteam.runtime.exceptions import ResourceNotFoundError, SecretAccessDeniedError, SecretUnavailableError
 from llmteam.runtime.resources import SecretsProvider
 
@@ -25,35 +27,35 @@ READ_SECONDS = 5.0
 AccessRule = Callable[[str, str, str], bool]
 
 
-class SecretValue(str):
-    """A secret as text: usable wherever text is, masked wherever values are shown.
+@dataclass(frozen=True)
+class SecretAllowList:
+    """Who may read which secret, as tenant, step and secret ids; an :data:`AccessRule`.
 
-    ``repr`` is masked, which covers logged arguments (``%r``), tracebacks, containers and dataclasses. ``str()``,
-    formatting and concatenation give the value, because a header made of a mask would fail far from here. It cannot be
-    pickled, and :mod:`llmteam.codec` refuses to write it, so that no event, output or snapshot holds one.
-    ``await value`` is ``value``.
+    ``*`` stands for every tenant, step or secret; a secret id that ends with ``*`` for all that begin so. What is not
+    listed is refused. A step is known by its id in the segment; a runtime that reads for itself is the step ``""``. ::
+
+        SecretAllowList({"acme": {"charge": ["stripe"], "*": ["mail/*"]}, "*": {"*": ["weather"]}})
     """
 
-    __slots__ = ()
+    tenants: Mapping[str, Mapping[str, Collection[str]]]
 
-    #: Read by :mod:`llmteam.codec`.
-    is_secret = True
+    def __post_init__(self) -> None:
+        for steps in self.tenants.values():
+            if any(isinstance(secrets, str) for secrets in steps.values()):
+                raise TypeError("SecretAllowList: secrets have to be a collection of ids, not one text")
 
-    def __repr__(self) -> str:
-        return "SecretValue('***')"
+    def __call__(self, tenant_id: str, step_id: str, secret_id: str) -> bool:
+        """Whether the step of the tenant may read the secret."""
+        return any(
+            _fits(pattern, secret_id)
+            for tenant in dict.fromkeys((tenant_id, "*"))
+            for step in dict.fromkeys((step_id, "*"))
+            for pattern in self.tenants.get(tenant, {}).get(step, ())
+        )
 
-    def __await__(self) -> Generator[None, None, Self]:
-        return self
-        yield
 
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a secret value does not leave its process: send its id and read it there")
+def _fits(pattern: str, secret_id: str) -> bool:
+    return secret_id.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == secret_id
 
 
 class SecretReader:
@@ -142,6 +144,7 @@ class SecretReader:
         if not isinstance(found, str):
             raise ResourceNotFoundError("Secret", secret_id, fix=f"{_name(provider)} does not have it")
         value = SecretValue(found)
+        never_logged.add([value])
         with self._lock:
             self._cache[id(provider), secret_id] = (provider, value, self._monotonic() + self._ttl)
         return value

@@ -84,6 +84,44 @@ now = await audit.generate_report(record.timestamp, record.timestamp)
 assert now.events_by_type == {"pipeline.started": 1}
 """,
     ),
+    "Context Security": Run(
+        why="nothing",
+        prelude="",
+        afterwards="""
+import json
+assert "4111" not in repr(context) + str(context._sealed) + repr(vars(context)) + json.dumps(visible)
+assert visible["sealed_fields"] == ["card_number", "cvv"] and visible["status"] == "idle"
+assert "card_number" not in visible and "reasoning_steps" not in visible
+assert context.get_sealed("card_number", "payment_processor") == "4111-1111-1111-1111"
+for other in ("orchestrator_1", "another_agent", ""):
+    try:
+        context.get_sealed("card_number", other)
+    except PermissionError:
+        continue
+    raise AssertionError(other)
+assert context.get_visible_context(viewer_id="orchestrator_1", viewer_role="group_orch")["access"] == "denied"
+assert context.get_visible_context(viewer_id="another_agent", viewer_role="agent")["access"] == "denied"
+""",
+    ),
+    "Hierarchical Context": Run(
+        why="nothing",
+        prelude="",
+        afterwards="""
+assert (child_ctx.parent_id, child_ctx.path) == ("pipeline_1", "pipeline_1/agent_1")
+parent_ctx.data["global_config"] = {"region": "eu"}
+assert child_ctx.get("global_config") == {"region": "eu"}
+seen = parent_ctx.get_visible_children("pipeline_1", "pipeline_orch")
+assert seen["agent_1"]["scope"] == "agent"
+sibling = context_manager.create_child(parent=parent_ctx, context_id="agent_2", scope=ContextScope.AGENT)
+for viewer, role in (("agent_2", "agent"), ("agent_2", "pipeline_orch"), ("pipeline_2", "pipeline_orch")):
+    try:
+        parent_ctx.get_visible_children(viewer, role)
+    except Exception as exc:
+        assert type(exc).__name__ == "ContextAccessError"
+        continue
+    raise AssertionError(viewer)
+""",
+    ),
     "Worktrail Events": Run(
         why="a run and a step with input, output, duration and an error",
         prelude="""
@@ -203,9 +241,7 @@ assert result.outputs["rejected"]["reason"] == "not yet", result
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
-    "Context Security": "Trust: tenants, tamper-evident audit, sealed contexts",
     "Rate Limiting": "Limits shared by all workers",
-    "Hierarchical Context": "Trust: tenants, tamper-evident audit, sealed contexts",
     "Pipeline Orchestration": "Orchestration intelligence and operations",
     "Process Mining": "Orchestration intelligence and operations",
     "Licensing": "Limits shared by all workers",

@@ -157,3 +157,17 @@ def test_a_payload_that_a_retry_is_about_to_refer_to_counts_as_used_just_now(dat
     with database.hot(TENANT) as connection:
         found = connection.script("SELECT now() - created_at FROM llmteam.payloads", ()) or []
     assert [age < timedelta(hours=1) for (age,) in found] == [True]
+
+
+def test_a_run_goes_with_the_contexts_of_its_agents(ward: Ward) -> None:
+    old, open_ = ward.start(ROW), ward.start(ROW)
+    for run_id in (old, open_):
+        with ward.store.contexts.open(TENANT, run_id, "a") as context:
+            context.set_data("note", 1)
+    ward.do(old, "a", "b")
+    ward.pass_time(8 * DAY)
+
+    ward.sweeps.purge(timedelta(days=7), 100)
+
+    assert ward.store.contexts.views(TENANT, old) == {}
+    assert set(ward.store.contexts.views(TENANT, open_)) == {"a"}

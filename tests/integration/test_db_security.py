@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from llmteam.db import Database, InsecureLoginError, RolesNotGrantedError, StatementError, provision, roles_sql
 from llmteam.db.tables import (
+    agent_contexts,
     audit_heads,
     audit_log,
     definitions,
@@ -25,6 +26,7 @@ from llmteam.db.tables import (
     runs,
     segments,
     sweeps,
+    tenant_keys,
     tenant_starts,
     tenants,
 )
@@ -34,7 +36,7 @@ from tests.services import PostgresService, url_of
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TENANT_TABLES = [
     *(definitions, segments, runs, run_steps, events, payloads, audit_log, audit_heads),
-    *(tenants, tenant_starts, key_values),
+    *(tenants, tenant_starts, key_values, tenant_keys, agent_contexts),
 ]
 
 
@@ -173,6 +175,10 @@ def test_the_sweeper_may_nothing_else(two_tenants: Database) -> None:
         "SELECT document FROM llmteam.definitions",
         "SELECT value FROM llmteam.key_values",
         "SELECT old_value FROM llmteam.audit_log",
+        "SELECT document FROM llmteam.agent_contexts",
+        "SELECT wrapped FROM llmteam.tenant_keys",
+        "UPDATE llmteam.tenant_keys SET destroyed_at = now()",
+        "SELECT 1 FROM llmteam.definitions",
         "UPDATE llmteam.runs SET status = 'failed'",
         "UPDATE llmteam.run_steps SET state = 'completed'",
         "UPDATE llmteam.run_steps SET tenant_id = 'acme'",

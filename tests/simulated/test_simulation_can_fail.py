@@ -91,7 +91,7 @@ class SweepsOf(MemoryRunStore):
 
     @property
     def sweeps(self) -> MemorySweeps:
-        return self.kind(self._runs, self._snapshots, self._clock)
+        return self.kind(self._runs, self._snapshots, self._clock, self.contexts.store)
 
 
 class LeavesLeases(MemorySweeps):

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from llmteam import codec
-from llmteam.audit.postgres import append_in
+from llmteam.audit.postgres import PostgresAuditStore, append_in
+from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
@@ -43,6 +44,9 @@ from llmteam.canvas.records import (
 )
 from llmteam.canvas.routing import StepOutput
 from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow
+from llmteam.context.postgres import PostgresContextStore
+from llmteam.context.runs import Contexts
+from llmteam.crypto import MasterKeys
 from llmteam.db.engine import Database
 from llmteam.db.errors import RefusedError, constraint_of
 from llmteam.db.hot import HotConnection
@@ -50,6 +54,8 @@ from llmteam.events.models import EventDraft, EventScope
 from llmteam.events.postgres import event_values, insert_values
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
+from llmteam.keys import TenantKeys
+from llmteam.keys.postgres import PostgresKeyStore
 from llmteam.tenancy.admission import StartLimits
 from llmteam.tenancy.postgres.admission import ADMIT, Kind, admit_values, refusal_of
 
@@ -61,6 +67,7 @@ class PostgresRunStore(PostgresReads):
     """The :class:`~llmteam.canvas.records.RunStore` in SQL.
 
     ``unknown_tenants`` is what holds for starts of tenants without a record; by default nothing is counted of them.
+    Without ``master_keys``, steps cannot seal anything.
     """
 
     def __init__(
@@ -69,9 +76,15 @@ class PostgresRunStore(PostgresReads):
         interactions: PostgresInteractions | None = None,
         *,
         unknown_tenants: StartLimits | None = None,
+        master_keys: MasterKeys | None = None,
     ) -> None:
         super().__init__(database)
         self._unknown = unknown_tenants or StartLimits()
+        keys = TenantKeys(PostgresKeyStore(database), master_keys or MasterKeys())
+        audit = PostgresAuditStore(database)
+        self.contexts = Contexts(
+            PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
+        )
         self.interactions = interactions or PostgresInteractions(database)
         self._known: set[tuple[str, str]] = set()
         self._claims = Combining[Claim, Claimed | None](partial(claim_one, database), partial(claim_many, database))

@@ -18,8 +18,9 @@ from llmteam.db.engine import Database
 #: Rows that are read, or deleted, in one transaction.
 BATCH = 1_000
 
-#: Audit records are kept for their chain, without what they carry; the tenant's own record says that it is gone.
-_KEPT = frozenset({"audit_log", "audit_heads", "tenants"})
+#: Audit records are kept for their chain, without what they carry; the tenant's own record says that it is gone, and
+#: those of its keys that they are destroyed.
+_KEPT = frozenset({"audit_log", "audit_heads", "tenants", "tenant_keys"})
 
 _BY_INDEX = "SET LOCAL enable_seqscan TO off;"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import io
 import json
 import logging
 import pickle
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from llmteam import codec
+from llmteam.audit import AuditTrail, MemoryAuditStore
 from llmteam.errors import ConfigurationError, NotJSONError
+from llmteam.events.models import ErrorInfo
 from llmteam.runtime import (
     ChainedSecrets,
     EnvironmentSecrets,
@@ -20,10 +23,14 @@ from llmteam.runtime import (
     ResourceNotFoundError,
     RuntimeContextManager,
     SecretAccessDeniedError,
+    SecretAllowList,
+    SecretShownError,
     SecretUnavailableError,
     SecretValue,
+    StepContext,
 )
 from llmteam.runtime.secrets import SecretReader
+from llmteam.telemetry import JSONFormatter, TextFormatter, no_fields
 
 WORD = "hunter2-hunter2"
 
@@ -250,3 +257,131 @@ def test_a_chain_takes_the_first_that_has_it_and_names_every_fix_when_none_has(t
         read(chain, "../x")
     with pytest.raises(ConfigurationError):
         ChainedSecrets()
+
+
+# -- who may read what
+
+
+ALLOW = SecretAllowList({"acme": {"charge": ["stripe"], "*": ["mail/*"], "": ["boot"]}, "*": {"*": ["weather"]}})
+
+
+@pytest.mark.parametrize(
+    ("tenant", "step", "secret", "allowed"),
+    [
+        ("acme", "charge", "stripe", True),
+        ("acme", "charge", "mail/smtp", True),
+        ("acme", "other", "mail/smtp", True),
+        ("acme", "", "boot", True),
+        ("globex", "charge", "weather", True),
+        ("acme", "other", "stripe", False),
+        ("acme", "charge", "stripe2", False),
+        ("acme", "charge", "mail", False),
+        ("acme", "charge", "boot", False),
+        ("globex", "charge", "stripe", False),
+        ("globex", "charge", "mail/smtp", False),
+        ("acme2", "charge", "stripe", False),
+        ("*", "charge", "stripe", False),
+        ("acme", "*", "stripe", False),
+    ],
+)
+def test_a_secret_is_open_to_the_tenants_and_steps_that_are_listed(
+    tenant: str, step: str, secret: str, allowed: bool
+) -> None:
+    assert ALLOW(tenant, step, secret) is allowed
+
+
+def test_an_empty_list_opens_nothing_and_one_text_is_no_list():
+    assert not SecretAllowList({})("acme", "charge", "stripe")
+    with pytest.raises(TypeError, match="not one text"):
+        SecretAllowList({"acme": {"charge": "stripe"}})
+
+
+def guarded(trail: Any = None) -> tuple[StepContext, MemoryAuditStore]:
+    store = MemoryAuditStore()
+    manager = RuntimeContextManager()
+    manager.register_secrets_provider(Counting(), allow=SecretAllowList({"acme": {"charge": ["api_key"]}}))
+    trail = trail or AuditTrail(store, tenant_id="acme")
+    return manager.create_runtime("acme", "i", run_id="run-1", audit_trail=trail).child_context("charge"), store
+
+
+def test_reads_and_refusals_are_audited_by_id_and_once_in_an_attempt():
+    ctx, store = guarded()
+
+    for _ in range(3):
+        ctx.get_secret("api_key")
+    for _ in range(2):
+        with pytest.raises(SecretAccessDeniedError):
+            ctx.get_secret("stripe")
+
+    told = [(r.event_type.name, r.actor_id, r.actor_type, r.resource_id, r.run_id, r.success) for r in store.get_all()]
+    assert told == [
+        ("ACCESS_GRANTED", "charge", "step", "api_key", "run-1", True),
+        *[("ACCESS_DENIED", "charge", "step", "stripe", "run-1", False)] * 2,
+    ]
+    assert WORD not in repr(store.get_all())
+
+
+def test_a_runtime_that_reads_for_itself_is_audited_too():
+    ctx, store = guarded()
+    ctx.runtime.secret_reader.allow = SecretAllowList({"acme": {"": ["api_key"]}})
+
+    assert asyncio.run(ctx.runtime.resolve_secret("api_key")) == WORD
+    with pytest.raises(SecretAccessDeniedError):
+        asyncio.run(ctx.runtime.resolve_secret("stripe"))
+
+    assert [(r.event_type.name, r.actor_type) for r in store.get_all()] == [
+        ("ACCESS_GRANTED", "run"),
+        ("ACCESS_DENIED", "run"),
+    ]
+
+
+def test_a_read_that_cannot_be_audited_gives_nothing():
+    class Broken:
+        def log_sync(self, event_type: Any, **fields: Any) -> object:
+            raise OSError("no trail")
+
+    ctx, _ = guarded(Broken())
+    for _ in range(2):
+        with pytest.raises(OSError, match="no trail"):
+            ctx.get_secret("api_key")
+
+
+def test_state_and_annotations_refuse_a_secret_inside_other_text():
+    ctx, _ = guarded()
+    secret = ctx.get_secret("api_key")
+
+    for keep in (ctx.set_state, ctx.annotate):
+        with pytest.raises(SecretShownError, match="charge") as caught:
+            keep("header", {"Authorization": [f"Bearer {secret}"]})
+        assert WORD not in str(caught.value)
+        keep("header", {"Authorization": "from the secret api_key"})
+    assert ctx.local_state == {"header": {"Authorization": "from the secret api_key"}}
+
+
+def test_an_error_text_is_redacted_before_it_is_cut():
+    ctx, _ = guarded()
+    secret = ctx.get_secret("api_key")
+
+    for length in range(1980, 2001):
+        info = ErrorInfo.from_exception(ValueError("x" * length + secret), redact=ctx.redact)
+        assert "hunter2" not in info.error_message
+        assert not info.error_message.rstrip("…").endswith("hunt")
+
+
+def test_a_log_of_our_own_processes_masks_secrets_in_messages_and_tracebacks():
+    stream = io.StringIO()
+    ctx, _ = guarded()
+    secret = ctx.get_secret("api_key")
+    for formatter in (TextFormatter("t", no_fields), JSONFormatter("t", no_fields)):
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(formatter)
+        logger = logging.getLogger("secret.log")
+        logger.addHandler(handler)
+        try:
+            raise ValueError(f"Bearer {secret}")
+        except ValueError:
+            logger.exception("calling with %s and %s", secret, f"key={secret}")
+        logger.removeHandler(handler)
+
+    assert WORD not in stream.getvalue()
+    assert stream.getvalue().count("***") >= 6

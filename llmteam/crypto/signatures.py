@@ -1,4 +1,4 @@
-"""Signatures: of messages, links, tokens, webhooks, audit chains. The one place where secrets are compared."""
+"""Signatures: of messages, links, tokens, webhooks, audit chains."""
 
 from __future__ import annotations
 
