@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmteam.canvas import transitions, waits
@@ -19,6 +19,7 @@ from llmteam.canvas.state import Change, Failed, Outcome, Slice, StepState
 from llmteam.dispatch import Hint
 from llmteam.events.models import ErrorInfo
 from llmteam.human import deadlines, rules
+from llmteam.human.models import InteractionMessage
 from llmteam.human.rulings import Case
 from llmteam.ids import Clock, new_id
 
@@ -89,7 +90,9 @@ class Asking:
         graph = self._graphs.get(header.tenant_id, header.definition_hash)
         node = graph.nodes[key[0]]
         given = work.input if work.takes_run_input else gather_input(node, work.sources, graph.nodes)
-        outcome, output = self._outcome(node, case, only_value(given, node.inputs))
+        request = case.request
+        said = self._store.interactions.messages(request.tenant_id, request.request_id) if case.messages else []
+        outcome, output = self._outcome(node, case, only_value(given, node.inputs), said)
 
         def transition(moment: Slice) -> Change:
             return waits.go_on(graph, moment, key, work.row.fence, outcome)
@@ -107,10 +110,11 @@ class Asking:
             self._outbox.send(header.tenant_id, graph, change)
         return change.applied
 
-    def _outcome(self, node: Node, case: Case, given: Any) -> tuple[Outcome, StoredOutput | None]:
+    def _outcome(
+        self, node: Node, case: Case, given: Any, said: Sequence[InteractionMessage]
+    ) -> tuple[Outcome, StoredOutput | None]:
         try:
-            messages = self._store.interactions.messages(case.request.tenant_id, case.request.request_id)
-            ports = answer_ports(case, given, messages, leaving={edge.source_port for edge in node.outs})
+            ports = answer_ports(case, given, said, leaving={edge.source_port for edge in node.outs})
             return completion(node, ports, self._limits())
         except Exception as exc:  # noqa: BLE001  # whatever an answer is made of, its step gets an outcome
             return Failed(ErrorInfo.from_exception(exc), retryable=False), None

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
@@ -28,7 +27,7 @@ from llmteam.human.models import (
     NotificationConfig,
 )
 from llmteam.human.rulings import Case, Policy, Ruling
-from llmteam.human.stores import InteractionStore, MemoryInteractionStore
+from llmteam.human.stores import InteractionStore
 from llmteam.ids import Clock, new_id, utc_now
 from llmteam.runtime.context import current_runtime
 
@@ -55,7 +54,7 @@ class HumanInteractionManager:
     """Asks people and hands on what they answer.
 
     Args:
-        store: where requests live; ``...`` is a new store in memory.
+        store: where requests live.
         notification_config: channels to set up. They, and those that are registered, serve stores that keep no
             notifications; those of a store in SQL are delivered by workers, through the channels of their settings.
         audit_trail: where changes are recorded; a store in SQL records them itself, in the same transaction.
@@ -64,14 +63,14 @@ class HumanInteractionManager:
 
     def __init__(
         self,
-        store: InteractionStore | EllipsisType,
+        store: InteractionStore,
         notification_config: NotificationConfig | None = None,
         audit_trail: AuditLike | None = None,
         *,
         policy: Policy = rules.may_answer,
         clock: Clock = utc_now,
     ) -> None:
-        self.store = MemoryInteractionStore(clock) if isinstance(store, EllipsisType) else store
+        self.store = store
         self.notification_config = notification_config or NotificationConfig()
         self.audit_trail = audit_trail
         self.channels: dict[str, NotificationChannel] = {}

@@ -30,3 +30,29 @@ def test_everybody_can_read_and_use(name: str, size: str, stage: Stage) -> None:
     assert looks.small_targets(page) == []
     assert looks.overflow(page) == 0
     assert looks.nameless(page) == []
+
+
+def test_what_is_measured_would_be_found(stage: Stage) -> None:
+    page = stage.visitor(viewport=SIZES["narrow"])
+    page.set_content(
+        "<main><a href='#a' style='color:#ccc'>pale</a><button></button><p style='width:500px'>wide</p></main>"
+    )
+    page.focus("a")
+
+    assert any("color-contrast" in found for found in looks.violations(page))
+    assert any("pale" in found for found in looks.small_targets(page))
+    assert looks.overflow(page) > 0
+    assert looks.nameless(page) == ["button"]
+    page.add_style_tag(content="a:focus { outline: none }")
+    assert not looks.focus_shows(page)
+
+
+def test_words_in_the_console_are_complaints(stage: Stage) -> None:
+    page = stage.visitor()
+    page.goto("/sign-in")
+
+    with page.expect_console_message(lambda said: "Content Security Policy" in said.text):
+        page.evaluate("document.body.append(Object.assign(new Image(), {src: 'http://elsewhere.example/x.png'}))")
+
+    assert any("Content Security Policy" in complaint for complaint in stage.complaints)
+    stage.complaints.clear()  # of just that

@@ -13,6 +13,7 @@ from llmteam.canvas.execution import Execution
 from llmteam.canvas.handlers.human_task import ask_person
 from llmteam.canvas.state import Change, SegmentStatus
 from llmteam.dispatch import Hint
+from llmteam.errors import InfrastructureError
 from llmteam.events.models import EventType
 from llmteam.human import InteractionClosedError, InteractionStatus, ResponderNotAllowedError
 from tests.conformance.desk import TENANT, at_once, new_run
@@ -182,6 +183,25 @@ def test_what_was_said_in_a_chat_goes_on_with_its_end(office: Office) -> None:
 
     said = office.ward.claim(run_id, "b").input["input"]["messages"]
     assert [(one["sender_id"], one["text"]) for one in said] == [("ann", "Which order?"), ("human_1", "A-17")]
+
+
+def test_a_store_that_does_not_answer_fails_no_step(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise InfrastructureError("the database is away")
+
+    run_id = office.ward.start(asking(task_type="chat"))
+    request = office.park(run_id)
+    office.call(office.manager.send_message(request.request_id, "ann", "Which order?"))
+    office.call(office.manager.close_chat(request.request_id, "ann"))
+
+    with monkeypatch.context() as outage:
+        outage.setattr(office.ward.store.interactions, "messages", away)
+        with pytest.raises(InfrastructureError):
+            office.hint(run_id)
+    assert office.ward.states(run_id)["human_1"] == "waiting"
+
+    office.hint(run_id)
+    assert office.ward.states(run_id)["human_1"] == "completed"
 
 
 def test_hints_before_the_answer_change_nothing_and_those_after_it_go_on_once(office: Office) -> None:
