@@ -178,7 +178,6 @@ def test_the_sweeper_may_nothing_else(two_tenants: Database) -> None:
         "SELECT document FROM llmteam.agent_contexts",
         "SELECT wrapped FROM llmteam.tenant_keys",
         "UPDATE llmteam.tenant_keys SET destroyed_at = now()",
-        "SELECT 1 FROM llmteam.definitions",
         "UPDATE llmteam.runs SET status = 'failed'",
         "UPDATE llmteam.run_steps SET state = 'completed'",
         "UPDATE llmteam.run_steps SET tenant_id = 'acme'",
