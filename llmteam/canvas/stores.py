@@ -9,9 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from llmteam import codec
 from llmteam.canvas import transitions
-from llmteam.canvas.exceptions import UnknownSegmentError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.memory import (
     Held,
@@ -23,30 +21,23 @@ from llmteam.canvas.memory import (
     check_start,
     holds,
     sealed_input,
-    shown,
     wake_of_claim,
     wake_step,
 )
+from llmteam.canvas.memory_reads import MemoryReads
 from llmteam.canvas.records import (
     Claimed,
     Holding,
     Link,
     NewRun,
-    PinnedDefinition,
     RunHeader,
-    RunRecord,
     Seal,
     Seen,
-    StepRecord,
     StoredOutput,
-    Taken,
     Transition,
     Work,
     outputs_payload,
-    run_outputs,
 )
-from llmteam.canvas.routing import Source, StepOutput, failure_output
-from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, NeedRows, SegmentStatus, Slice, StepRow, StepState
 from llmteam.context.runs import Contexts
 from llmteam.context.sealed import process_vault
@@ -60,11 +51,7 @@ from llmteam.tenancy.admission import StartLimits
 __all__ = ["MemoryRunStore"]
 
 
-#: States in which a step's input is needed next.
-_TAKES_INPUT = (StepState.READY, StepState.WAITING)
-
-
-class MemoryRunStore:
+class MemoryRunStore(MemoryReads):
     """Runs in dictionaries, one lock per run. ``sink`` is given the events of each transition under that lock.
 
     ``limits_of`` says what holds for the starts of a tenant; None where nothing is counted.
@@ -77,12 +64,9 @@ class MemoryRunStore:
         limits_of: Callable[[str], StartLimits | None] = lambda tenant_id: None,
     ) -> None:
         self._limits_of = limits_of
+        super().__init__()
         self._sink = sink
         self._clock = clock
-        self._runs: dict[tuple[str, str], MemoryRun] = {}
-        self._definitions: dict[tuple[str, str], PinnedDefinition] = {}
-        self._snapshots: dict[tuple[str, str], SegmentSnapshot] = {}
-        self._lock = threading.Lock()
         self.contexts = Contexts(MemoryContextStore(), lambda tenant_id: process_vault())
         self.use_interactions(MemoryInteractions(clock))
 
@@ -163,65 +147,6 @@ class MemoryRunStore:
         )
         return next(same, None)
 
-    def taken(self, tenant_id: str, run_id: str | None, idempotency_key: str | None) -> Taken | None:
-        """As :meth:`RunStore.taken`."""
-        with self._lock:
-            mine = [run for (tenant, _), run in self._runs.items() if tenant == tenant_id]
-        found = [run for run in mine if idempotency_key is not None and run.key == idempotency_key]
-        found += [run for run in mine if run.header.run_id == run_id]
-        return Taken(found[0].header.run_id, found[0].state.status, found[0].start.start_hash) if found else None
-
-    def definition(self, tenant_id: str, definition_hash: str) -> PinnedDefinition:
-        """As :meth:`RunStore.definition`."""
-        found = self._definitions.get((tenant_id, definition_hash))
-        if found is None:
-            raise UnknownSegmentError(definition_hash)
-        return found
-
-    def gather(self, tenant_id: str, run_id: str, key: Key) -> Work | None:
-        """As :meth:`RunStore.gather`."""
-        run = self._runs.get((tenant_id, run_id))
-        if run is None:
-            return None
-        with run.lock:
-            row = run.rows.get(key)
-            if row is None:
-                return None
-            given = run.given.get(key)
-            own = given is not None or (row.undecided == 0 and row.live == 0)
-            return Work(
-                header=run.header,
-                run=replace(run.state),
-                row=replace(row),
-                sources=self._sources(run, key[0]) if row.state in _TAKES_INPUT else (),
-                input=codec.loads(given or run.start.input) if own else None,
-                takes_run_input=own,
-                local_state=run.local.get(key),
-            )
-
-    def _sources(self, run: MemoryRun, step_id: str) -> list[Source]:
-        wanted = set(run.nodes[step_id].sources)
-        begun: dict[str, int] = {}
-        over: dict[str, StepRow] = {}
-        for row in run.rows.values():
-            if row.step_id in wanted:
-                begun[row.step_id] = max(row.visit, begun.get(row.step_id, 0))
-                if row.decisions is not None and row.visit >= over.get(row.step_id, row).visit:
-                    over[row.step_id] = row
-        return [
-            Source(row.step_id, row.decisions or (), self._handed(run, row), begun[row.step_id] > row.visit)
-            for row in over.values()
-        ]
-
-    def _handed(self, run: MemoryRun, row: StepRow) -> StepOutput:
-        if row.state is StepState.FAILED and row.error is not None:
-            return failure_output(row.error)
-        return self._output(run, row.key)
-
-    def _output(self, run: MemoryRun, key: Key) -> StepOutput:
-        stored = run.outputs.get(key)
-        return StepOutput({}) if stored is None else stored.parsed()
-
     def claim(
         self,
         work: Work,
@@ -282,15 +207,6 @@ class MemoryRunStore:
         with self._lock:
             check_admission(self._runs, tenant_id, self._limits_of(tenant_id) or StartLimits(), now)
             yield
-
-    def queued(self, tenant_id: str) -> str | None:
-        """As :meth:`RunStore.queued`."""
-        waiting = [
-            (run.created_at, run_id)
-            for (tenant, run_id), run in list(self._runs.items())
-            if tenant == tenant_id and run.state.status is SegmentStatus.PENDING
-        ]
-        return min(waiting)[1] if waiting else None
 
     def _fill_outputs(self, run: MemoryRun, change: Change, finished: Key | None, output: StoredOutput | None) -> None:
         outputs = self._terminals(run)
@@ -356,16 +272,6 @@ class MemoryRunStore:
                 self._write(run, change)
             return change
 
-    def _sealed_record(self, run: MemoryRun, row: StepRow) -> StepRecord:
-        stored = run.outputs.get(row.key)
-        if stored is None or stored.digest is None:
-            return self._step_record(run, row, True)
-        return replace(self._step_record(run, row, False), output={"$ref": stored.digest})
-
-    def snapshot(self, tenant_id: str, snapshot_id: str) -> SegmentSnapshot | None:
-        """As :meth:`RunStore.snapshot`."""
-        return self._snapshots.get((tenant_id, snapshot_id))
-
     def renew(self, holdings: Sequence[Holding], lease: timedelta) -> set[Holding]:
         """As :meth:`RunStore.renew`."""
         lost = self.lost(holdings)
@@ -379,92 +285,10 @@ class MemoryRunStore:
                     run.rows[holding.key] = replace(row, wake_at=wake_of_claim(row, until))
         return lost
 
-    def lost(self, holdings: Sequence[Holding]) -> set[Holding]:
-        """As :meth:`RunStore.lost`."""
-        return {one for one in holdings if not holds(self._runs.get((one.tenant_id, one.run_id)), one)}
-
-    def ready(self, tenant_id: str, run_id: str) -> list[StepRow]:
-        """As :meth:`RunStore.ready`."""
-        run = self._runs.get((tenant_id, run_id))
-        if run is None:
-            return []
-        with run.lock:
-            rows = [row for row in run.rows.values() if row.state in _TAKES_INPUT and row.owner != "pause"]
-            return [replace(row) for row in rows]
-
-    def input(self, tenant_id: str, run_id: str) -> str | None:
-        """As :meth:`RunStore.input`."""
-        run = self._runs.get((tenant_id, run_id))
-        return None if run is None else run.start.input
-
     @property
     def sweeps(self) -> MemorySweeps:
         """What a sweeper of these runs looks at."""
         return MemorySweeps(self._runs, self._snapshots, self._clock, self.contexts.store)
-
-    def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
-        """As :meth:`RunStore.header`."""
-        run = self._runs.get((tenant_id, run_id))
-        return None if run is None else run.header
-
-    def record(self, tenant_id: str, run_id: str) -> RunRecord | None:
-        """As :meth:`RunStore.record`."""
-        run = self._runs.get((tenant_id, run_id))
-        return None if run is None else shown(run)
-
-    def records(
-        self,
-        tenant_id: str,
-        *,
-        status: SegmentStatus | None = None,
-        segment_id: str | None = None,
-        limit: int = 50,
-        before: tuple[datetime, str] | None = None,
-    ) -> list[RunRecord]:
-        """As :meth:`RunStore.records`."""
-        found = [
-            shown(run)
-            for (tenant, _), run in self._runs.items()
-            if tenant == tenant_id
-            and status in (None, run.state.status)
-            and segment_id in (None, run.header.segment_id)
-        ]
-        found = [one for one in found if before is None or (one.created_at, one.run_id) < before]
-        return sorted(found, key=lambda record: (record.created_at, record.run_id), reverse=True)[:limit]
-
-    def steps(self, tenant_id: str, run_id: str, *, outputs: bool = True) -> list[StepRecord]:
-        """As :meth:`RunStore.steps`."""
-        run = self._runs.get((tenant_id, run_id))
-        if run is None:
-            return []
-        with run.lock:
-            rows = sorted(run.rows.values(), key=beginning)
-            return [self._step_record(run, row, outputs) for row in rows]
-
-    def _step_record(self, run: MemoryRun, row: StepRow, outputs: bool) -> StepRecord:
-        held = run.held.get(row.key) if row.state is StepState.RUNNING else None
-        frozen = run.frozen.get(row.key, (None, None))
-        return StepRecord(
-            replace(row),
-            run.nodes[row.step_id].facts.queue,
-            None if held is None else held.holder,
-            None if held is None else held.until,
-            self._output(run, row.key).value if outputs and row.key in run.outputs else None,
-            run.hints.get(row.key, 0),
-            *frozen,
-        )
-
-    def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
-        """As :meth:`RunStore.outputs`."""
-        run = self._runs.get((tenant_id, run_id))
-        if run is None:
-            return {}
-        with run.lock:
-            return run_outputs(self._terminals(run))
-
-    def _terminals(self, run: MemoryRun) -> dict[str, StepOutput]:
-        last = {row.step_id: row for row in sorted(run.rows.values(), key=lambda r: r.visit) if row.terminal}
-        return {row.step_id: self._output(run, row.key) for row in last.values()}
 
 
 def _attempt(run: MemoryRun, keys: Sequence[Key], transition: Transition, now: datetime) -> Change:
