@@ -93,7 +93,3 @@ def test_a_manager_whose_requests_live_elsewhere_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="both"):
         SegmentRunner().register_handler("human_task", HumanTaskHandler(manager))
-
-
-def test_an_ellipsis_stands_for_a_store_in_memory() -> None:
-    assert isinstance(HumanInteractionManager(...).store, MemoryInteractionStore)
