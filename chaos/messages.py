@@ -8,8 +8,9 @@ from typing import Any
 
 import redis
 
-from llmteam.dispatch import QUEUES
+from llmteam.dispatch import QUEUES, lanes_of
 
+_LANES = [lane for queue in QUEUES for lane in lanes_of(queue)]
 #: How long one fault goes on catching messages, in seconds.
 _CATCH_SECONDS = 1.5
 _WAIT_SECONDS = 0.1
@@ -62,7 +63,7 @@ class Messages:
         give_up = time.monotonic() + _CATCH_SECONDS
         taken: list[tuple[str, bytes]] = []
         while len(taken) < _MOST and time.monotonic() < give_up:
-            found: Any = self._client.blpop(list(QUEUES), timeout=_WAIT_SECONDS)
+            found: Any = self._client.blpop(_LANES, timeout=_WAIT_SECONDS)
             if found is not None:
                 queue, message = found
                 taken.append((queue.decode(), message))
