@@ -15,7 +15,7 @@ from llmteam.human.deadlines import next_wake
 from llmteam.human.exceptions import AnswerLinkError, InteractionNotFoundError
 from llmteam.human.interactions import LISTED, DueRequest, request_channel
 from llmteam.human.models import InteractionMessage, InteractionRequest, InteractionResponse, InteractionStatus
-from llmteam.human.rulings import Case, Rule, Ruling, is_asked
+from llmteam.human.rulings import Case, Rule, Ruling, is_asked, withdrawal
 from llmteam.ids import Clock, utc_now
 from llmteam.wakeup import MemoryWakeup
 
@@ -208,15 +208,16 @@ class MemoryInteractions:
 
     def withdraw(self, tenant_id: str, run_id: str, keys: Collection[tuple[str, int]] | None, now: datetime) -> None:
         """Cancel what steps of a run (all of them for None) asked and nobody has answered."""
-        self._each_of_run(
-            tenant_id,
-            run_id,
-            lambda r: (
-                r.changed(status=InteractionStatus.CANCELLED, updated_at=now)
-                if keys is None or (r.parked and (r.step_name, r.visit) in keys)
-                else r
-            ),
-        )
+
+        def withdrawn(request: InteractionRequest) -> InteractionRequest:
+            if keys is not None and not (request.parked and (request.step_name, request.visit) in keys):
+                return request
+            changed = request.changed(status=InteractionStatus.CANCELLED, updated_at=now)
+            record = withdrawal(request.pipeline_id, run_id, request.step_name, request.request_id)
+            self._made.append(Ruling(changed, audit=[record]))
+            return changed
+
+        self._each_of_run(tenant_id, run_id, withdrawn)
 
     def freeze(self, tenant_id: str, run_id: str, now: datetime) -> None:
         """Stop the clocks of a run's requests."""

@@ -102,6 +102,21 @@ def touched(request: InteractionRequest, action: str, by: str, **new: Any) -> Au
     )
 
 
+def withdrawal(pipeline_id: str, run_id: str, step_id: str, request_id: str) -> AuditDraft:
+    """The record of a request that ends with the run, or the step, that asked."""
+    return AuditDraft(
+        event_type=AuditEventType.DATA_UPDATED,
+        pipeline_id=pipeline_id,
+        run_id=run_id,
+        agent_name=step_id,
+        step_name=step_id,
+        action="withdraw",
+        resource_type="approval_request",
+        resource_id=request_id,
+        new_value={"status": "cancelled"},
+    )
+
+
 def audit_draft(
     kind: AuditEventType,
     request: InteractionRequest,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from llmteam import codec
+from llmteam.audit.models import AuditDraft
 from llmteam.audit.postgres import PostgresAuditStore, append_in
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
@@ -54,6 +55,7 @@ from llmteam.events.models import EventDraft, EventScope
 from llmteam.events.postgres import event_values, insert_values
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
+from llmteam.human.rulings import withdrawal
 from llmteam.keys import TenantKeys
 from llmteam.keys.postgres import PostgresKeyStore
 from llmteam.tenancy.admission import StartLimits
@@ -230,9 +232,9 @@ class PostgresRunStore(PostgresReads):
             scope = EventScope(*ident, header.instance_id, header.segment_id)
             self._events(script, scope, change.events, move.now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
-            if change.asks is not None:
-                script.run(connection)
-                append_in(connection, header.tenant_id, change.asks.audit, now=move.now)
+            audit = self._people(connection, script, header, change)
+            if audit is not None:
+                append_in(connection, header.tenant_id, audit, now=move.now)
                 script = Script()
             script.add(sql.COMMIT)
             script.run(connection)
@@ -244,6 +246,22 @@ class PostgresRunStore(PostgresReads):
         if move.admits:
             script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, 0, "admit", self._unknown))
         return script
+
+    def _people(
+        self, connection: HotConnection, script: Script, header: RunHeader, change: Change
+    ) -> Sequence[AuditDraft] | None:
+        """What the trail says of people who are asked, or need not answer any more; None when nobody is concerned.
+
+        Else the script has been run: only then is it known whom that is.
+        """
+        if change.asks is not None:
+            script.run(connection)
+            return change.asks.audit
+        if not change.cancel_open and not change.withdrawn:
+            return None
+        keys = None if change.cancel_open else change.withdrawn
+        write_withdrawal(script, (header.tenant_id, header.run_id), keys, change.now)
+        return [withdrawal(header.segment_id, header.run_id, *row) for row in script.run(connection) or ()]
 
     def _settle_unlocked(
         self,
@@ -357,8 +375,6 @@ class PostgresRunStore(PostgresReads):
         if change.asks is not None:
             write_new(script, change.asks.request)
             write_notices(script, change.asks.request, change.asks.notices)
-        if change.cancel_open or change.withdrawn:
-            write_withdrawal(script, ident, None if change.cancel_open else change.withdrawn, change.now)
 
     def _write_finished(
         self,

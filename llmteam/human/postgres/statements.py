@@ -100,7 +100,8 @@ UPDATE llmteam.interactions i
  WHERE i.tenant_id = %s AND i.run_id = %s AND i.run_id <> '' AND i.closed_at IS NULL
    AND (%s::text[] IS NULL OR (i.parked AND EXISTS (
      SELECT 1 FROM unnest(%s::text[], %s::integer[]) k(step_id, visit)
-      WHERE k.step_id = i.step_id AND k.visit = i.visit)));
+      WHERE k.step_id = i.step_id AND k.visit = i.visit)))
+RETURNING i.step_id, i.request_id;
 """
 
 #: The clocks of a run that stands still do not run; the sweep sets the next look when it goes on.
