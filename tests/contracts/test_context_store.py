@@ -138,7 +138,7 @@ def test_what_an_agent_seals_it_reads_again_in_another_process_and_nothing_in_th
         assert context.get_sealed("card") == CARD
         assert context.data == {"note": {"said": "card ***", "fine": True}}
         assert (context.agent_name, context.status) == ("Charge", "running")
-    assert "4111" not in place.contents()
+    assert "4111-1111" not in place.contents()
     assert "s1." in place.contents()
 
 

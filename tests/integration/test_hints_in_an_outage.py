@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmteam.dispatch import IO_QUEUE, Hint, celery_app
+from llmteam.dispatch import IO_QUEUE, Hint, celery_app, lanes_of
 from llmteam.settings import Settings
 from llmteam.tasks import worker as module
 from llmteam.tasks.worker import StepWorker
@@ -31,7 +31,7 @@ def worker(clean_valkey: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[StepW
 
 def hints(url: str) -> int:
     with redis_client(url) as client:
-        return int(client.llen(IO_QUEUE))
+        return sum(int(client.llen(lane)) for lane in lanes_of(IO_QUEUE))
 
 
 def test_a_hint_whose_step_cannot_be_claimed_comes_again(worker: StepWorker, clean_valkey: str) -> None:
