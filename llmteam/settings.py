@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmteam import variables
+from llmteam.errors import ConfigurationError
 from llmteam.variables import mask_path, mask_url, variable
 
 __all__ = ["Settings", "mask_url", "variable"]
@@ -110,6 +111,25 @@ class Settings:
             values["broker_url"] = broker_url
         origins = {**self.origins, **dict.fromkeys(values, "embedded server")}
         return replace(self, **values, origins=origins)
+
+    @classmethod
+    def of_installation(
+        cls, settings: Settings | None = None, *, database_url: str | None = None, broker_url: str | None = None
+    ) -> Settings:
+        """``settings``, else what :meth:`load` gives, with a caller's own servers in place of those it names.
+
+        Raises :class:`ConfigurationError` when no database is named.
+        """
+        found = settings or cls.load()
+        if database_url is not None:
+            found = replace(found, database_url=database_url)
+        if broker_url is not None:
+            found = replace(found, broker_url=broker_url, result_backend=None, redis_url=None)
+        if found.database_url is None:
+            raise ConfigurationError(
+                "LLMTEAM_DATABASE_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
+            )
+        return found
 
     def with_web_key(self, key: str) -> Settings:
         """These settings with ``key``, the home's own."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ from llmteam.context.runs import Contexts
 from llmteam.crypto import MasterKeys
 from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
-from llmteam.errors import ConfigurationError
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.runtime.context import RuntimeContext
@@ -50,15 +48,8 @@ def connect(
 
     Raises :class:`ConfigurationError` when a server's URL is missing.
     """
-    settings = settings or Settings.load()
-    if database_url is not None:
-        settings = replace(settings, database_url=database_url)
-    if broker_url is not None:
-        settings = replace(settings, broker_url=broker_url, result_backend=None, redis_url=None)
-    if settings.database_url is None:
-        raise ConfigurationError(
-            "LLMTEAM_DATABASE_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
-        )
+    settings = Settings.of_installation(settings, database_url=database_url, broker_url=broker_url)
+    assert settings.database_url is not None
     app = app or celery_app(settings)
     database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)

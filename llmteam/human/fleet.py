@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, celery_app
-from llmteam.errors import ConfigurationError
 from llmteam.human.deliveries import Courier
 from llmteam.human.interactions import Interactions
 from llmteam.human.manager import HumanInteractionManager
@@ -31,15 +28,8 @@ def connect(
     Settings come from ``LLMTEAM_*`` variables where they are not given; connections are made on first use. Raises
     :class:`ConfigurationError`.
     """
-    settings = settings or Settings.load()
-    if database_url is not None:
-        settings = replace(settings, database_url=database_url)
-    if broker_url is not None:
-        settings = replace(settings, broker_url=broker_url, result_backend=None, redis_url=None)
-    if settings.database_url is None:
-        raise ConfigurationError(
-            "LLMTEAM_DATABASE_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
-        )
+    settings = Settings.of_installation(settings, database_url=database_url, broker_url=broker_url)
+    assert settings.database_url is not None
     app = celery_app(settings)
     database = Database(settings.database_url, application_name="llmteam-people", pool_size=8)
     clock = DatabaseClock(database)

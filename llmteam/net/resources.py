@@ -36,7 +36,31 @@ def base_target(base_url: str) -> Target:
     return target
 
 
-class BaseUrlClient:
+class _RegisteredClient:
+    """A client of one address that the operator registered: exactly its host and port are trusted, and for it alone."""
+
+    def __init__(self, target: Target, timeout: float, guard: OutboundGuard | None) -> None:
+        self._target = target
+        self._timeout = timeout
+        self._guard = guard
+        self._lock = threading.Lock()
+        self._client: HttpClient | None = None
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        if self._client is not None:
+            self._client.close()
+
+    def _own_client(self) -> HttpClient:
+        """A client of its own: connections to a trusted address must not serve other requests."""
+        with self._lock:
+            if self._client is None:
+                guard = self._guard or default_guard()
+                self._client = HttpClient(guard.trusting(str(Endpoint(self._target.host, self._target.port))))
+            return self._client
+
+
+class BaseUrlClient(_RegisteredClient):
     """An HTTP service under one base URL, with headers of its own; satisfies the runtime's ``Client`` protocol.
 
     Registering it makes its exact host and port trusted for this client, on a private network too; other requests of
@@ -52,16 +76,12 @@ class BaseUrlClient:
         max_bytes: int = MAX_RESPONSE_BYTES,
         guard: OutboundGuard | None = None,
     ) -> None:
-        self._base = base_target(base_url)
+        super().__init__(base_target(base_url), timeout, guard)
         self._headers = checked_headers(headers)
-        self._timeout = timeout
         self._max_bytes = max_bytes
-        self._guard = guard
-        self._lock = threading.Lock()
-        self._client: HttpClient | None = None
 
     def __repr__(self) -> str:
-        return f"BaseUrlClient({self._base.where!r})"
+        return f"BaseUrlClient({self._target.where!r})"
 
     async def request(self, method: str, path: str, **kwargs: Any) -> HttpResponse:
         """:meth:`send` in a thread."""
@@ -69,26 +89,13 @@ class BaseUrlClient:
 
     def send(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **kwargs: Any) -> HttpResponse:
         """Send one request; keywords as in :meth:`HttpClient.request`. Own headers win over the registered ones."""
-        target = join_path(self._base, path)
+        target = join_path(self._target, path)
         options = {"timeout": self._timeout, "max_bytes": self._max_bytes, **kwargs}
         merged = {**self._headers, **checked_headers(headers)}
         return self._own_client().request(method, target.url, headers=merged, **options)
 
-    def close(self) -> None:
-        """Close the idle connections."""
-        if self._client is not None:
-            self._client.close()
 
-    def _own_client(self) -> HttpClient:
-        """A client of its own: connections to a trusted address must not serve other requests."""
-        with self._lock:
-            if self._client is None:
-                guard = self._guard or default_guard()
-                self._client = HttpClient(guard.trusting(str(Endpoint(self._base.host, self._base.port))))
-            return self._client
-
-
-class UrlClient:
+class UrlClient(_RegisteredClient):
     """One address that the operator registered, to which things are posted; redirects are not followed.
 
     Its exact host and port are trusted for this client, on a private network too. Its path and query may be secret:
@@ -97,13 +104,10 @@ class UrlClient:
 
     def __init__(self, url: str, *, timeout: float, guard: OutboundGuard | None = None) -> None:
         try:
-            self._target = parse_target(url)
+            target = parse_target(url)
         except OutboundRefusedError as exc:
             raise ConfigurationError(f"the address is not usable: {exc.reason}") from None
-        self._timeout = timeout
-        self._guard = guard
-        self._lock = threading.Lock()
-        self._client: HttpClient | None = None
+        super().__init__(target, timeout, guard)
 
     def __repr__(self) -> str:
         return f"UrlClient({self.where!r})"
@@ -143,15 +147,3 @@ class UrlClient:
             failure = HTTPStatusError(answer.status, self.where)
         # Out here, so that the error it replaces, whose text has the path, is not its context.
         raise failure
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        if self._client is not None:
-            self._client.close()
-
-    def _own_client(self) -> HttpClient:
-        with self._lock:
-            if self._client is None:
-                guard = self._guard or default_guard()
-                self._client = HttpClient(guard.trusting(str(Endpoint(self._target.host, self._target.port))))
-            return self._client

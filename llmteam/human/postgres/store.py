@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from llmteam.audit.postgres import append_in
@@ -211,10 +211,6 @@ class PostgresInteractions:
     def _sweep(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         with self._database.hot(None) as connection:
             return connection.script(statement, params, role="llmteam_sweeper") or []
-
-    def now(self) -> datetime:
-        """The moment by which this store decides."""
-        return self._clock()
 
     def close(self) -> None:
         """Let go of connections."""
