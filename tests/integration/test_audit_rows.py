@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from llmteam.audit import AuditDraft, AuditEventType, AuditRecord
-from llmteam.audit.postgres import append_in
+from llmteam.audit import AuditDraft, AuditEventType, AuditRecord, PostgresAuditStore
+from llmteam.audit.postgres import append_in, append_with, write_in
+from llmteam.canvas.postgres.scripts import Script
 from llmteam.db import ConstraintError, Database, StatementError
 from llmteam.ids import utc_now
 
@@ -140,3 +141,35 @@ def test_a_number_is_given_once_whoever_writes_the_row(database: Database) -> No
 
     with database.hot("acme") as hot, pytest.raises(ConstraintError, match="audit_log_pkey"):
         hot.script(insert)
+
+
+def test_a_record_that_the_database_links_is_the_one_that_would_be_linked_here(database: Database) -> None:
+    append(database, "acme", drafts("first"))
+    text = AuditDraft(
+        event_type=AuditEventType.DATA_UPDATED, actor_id="Zoë 'x' \\ %s $1 \N{SNOWMAN}", new_value={"a": [1, {"%": None}]}
+    )
+    script = Script()
+
+    write_in(script, "acme", [*drafts("a"), text, *drafts("b")], now=NOW)
+    with database.hot("acme") as hot:
+        script.run(hot)
+    with database.tenant_transaction("globex") as connection:
+        append_with(connection, "globex", [text], now=NOW)
+
+    found = PostgresAuditStore(database)
+    assert [getattr(one, "resource_id", "") for one in found.links("acme", 1, 9)] == ["first", "a", "", "b"]
+    assert found.check("acme").valid
+    assert found.check("globex").checked == 1
+    assert found.check("globex").valid
+
+
+def test_appending_with_a_script_costs_no_round_trip_of_its_own(database: Database) -> None:
+    for kept in (1, 2):
+        script = Script()
+        write_in(script, "acme", drafts("a", "b"), now=NOW)
+        before = database.round_trips
+        with database.hot("acme") as hot:
+            script.run(hot)
+
+    assert database.round_trips - before == 1
+    assert PostgresAuditStore(database).check("acme").checked == 2 * kept

@@ -1,0 +1,6 @@
+"""The audit trail in Postgres."""
+
+from llmteam.audit.postgres.appending import CONDITION, append_in, append_with, write_in
+from llmteam.audit.postgres.store import PostgresAuditStore, records_wanted
+
+__all__ = ["CONDITION", "PostgresAuditStore", "append_in", "append_with", "records_wanted", "write_in"]
