@@ -162,9 +162,11 @@ class Engine:
         limit = run.options.timeout_seconds
         return None if limit is None else now + bounded(limit)
 
-    def end(self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None) -> bool:
-        """Cancel a run, or end it otherwise; False when it is unknown or over."""
-        return self._transform(tenant_id, run_id, lambda moment: transitions.end_run(moment, status, error))
+    def end(
+        self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None, by: str = ""
+    ) -> bool:
+        """Cancel a run, or end it otherwise, as ``by`` wants, if known; False when it is unknown or over."""
+        return self._transform(tenant_id, run_id, lambda moment: transitions.end_run(moment, status, error, by))
 
     def expire(self, tenant_id: str, run_id: str) -> bool:
         """End a run whose deadline has passed; False when it has not, or the run is over."""

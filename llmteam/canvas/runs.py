@@ -240,7 +240,7 @@ class Runs:
                 return Started(taken.run_id, is_new=False)
             if not left:
                 break  # whose run it is would be cancelled for nothing
-            self.engine.end(run.tenant_id, taken.run_id, SegmentStatus.CANCELLED)
+            self.engine.end(run.tenant_id, taken.run_id, SegmentStatus.CANCELLED, by=run.options.started_by)
             link = Link("restart", taken.run_id, run.run_id)
             run = replace(run, replaces=taken.run_id, link=link)
         raise AlreadyRunningError(run.run_id, "and others start it at the same time")
@@ -331,6 +331,6 @@ class Runs:
                 "run %s waits: no worker consumes %s; start one with `llmteam worker`", record.run_id, ", ".join(queues)
             )
 
-    def cancel(self, tenant_id: str, run_id: str) -> bool:
-        """Cancel a run; False when it is unknown or over."""
-        return self.engine.end(tenant_id, run_id, SegmentStatus.CANCELLED)
+    def cancel(self, tenant_id: str, run_id: str, *, by: str = "") -> bool:
+        """Cancel a run; False when it is unknown or over. ``by`` is who wants that, for the audit trail."""
+        return self.engine.end(tenant_id, run_id, SegmentStatus.CANCELLED, by=by)

@@ -146,7 +146,9 @@ def test_a_number_is_given_once_whoever_writes_the_row(database: Database) -> No
 def test_a_record_that_the_database_links_is_the_one_that_would_be_linked_here(database: Database) -> None:
     append(database, "acme", drafts("first"))
     text = AuditDraft(
-        event_type=AuditEventType.DATA_UPDATED, actor_id="Zoë 'x' \\ %s $1 \N{SNOWMAN}", new_value={"a": [1, {"%": None}]}
+        event_type=AuditEventType.DATA_UPDATED,
+        actor_id="Zoë 'x' \\ %s $1 \N{SNOWMAN}",
+        new_value={"a": [1, {"%": None}]},
     )
     script = Script()
 
@@ -164,12 +166,15 @@ def test_a_record_that_the_database_links_is_the_one_that_would_be_linked_here(d
 
 
 def test_appending_with_a_script_costs_no_round_trip_of_its_own(database: Database) -> None:
-    for kept in (1, 2):
-        script = Script()
-        write_in(script, "acme", drafts("a", "b"), now=NOW)
-        before = database.round_trips
-        with database.hot("acme") as hot:
-            script.run(hot)
+    script = Script()
+    write_in(script, "acme", drafts("a", "b"), now=NOW)
+    with database.hot("acme") as hot:
+        script.run(hot)
+    again = Script()
+    write_in(again, "acme", drafts("c"), now=NOW)
+    before = database.round_trips
+
+    with database.hot("acme") as hot:
+        again.run(hot)
 
     assert database.round_trips - before == 1
-    assert PostgresAuditStore(database).check("acme").checked == 2 * kept

@@ -14,9 +14,10 @@ from llmteam.canvas.asking import Asking
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.memory import MemorySweeps
-from llmteam.canvas.records import Expired, Work
+from llmteam.canvas.records import Work
 from llmteam.canvas.state import Change, Slice, StepState
 from llmteam.canvas.stores import MemoryRunStore, _attempt
+from llmteam.canvas.sweeping import Expired
 from llmteam.dispatch import Hint
 from llmteam.human.memory import MemoryInteractions
 from llmteam.human.models import InteractionRequest, InteractionStatus

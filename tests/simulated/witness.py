@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llmteam.canvas.memory import MemoryRun
-from llmteam.canvas.records import Expired, Holding
+from llmteam.canvas.records import Holding
 from llmteam.canvas.state import Key, SegmentStatus, StepRow, StepState
 from llmteam.canvas.stores import MemoryRunStore
+from llmteam.canvas.sweeping import Expired
 from llmteam.dispatch import Hint
 from llmteam.events.models import TERMINAL_TYPES, EventType, WorktrailEvent
 

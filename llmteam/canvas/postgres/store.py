@@ -7,20 +7,20 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from llmteam import codec
 from llmteam.audit.models import AuditDraft
-from llmteam.audit.postgres import PostgresAuditStore, append_in
+from llmteam.audit.postgres import PostgresAuditStore, write_in
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
+from llmteam.canvas.auditing import change_of
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.claiming import Claim, claim_many, claim_one
 from llmteam.canvas.postgres.combining import Combining
+from llmteam.canvas.postgres.creating import creation
 from llmteam.canvas.postgres.finishing import Move, finish_many
 from llmteam.canvas.postgres.holds import write_hold
-from llmteam.canvas.postgres.links import RELEASE_KEY, write_link
 from llmteam.canvas.postgres.reads import PostgresReads
 from llmteam.canvas.postgres.scripts import (
     FEW,
@@ -30,21 +30,12 @@ from llmteam.canvas.postgres.scripts import (
     insert_steps,
     read_slice,
     run_values,
+    write_events,
 )
-from llmteam.canvas.records import (
-    INLINE_INPUT,
-    Claimed,
-    NewRun,
-    RunHeader,
-    Seal,
-    Seen,
-    StoredOutput,
-    Transition,
-    Work,
-    outputs_payload,
-)
-from llmteam.canvas.routing import StepOutput
-from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow
+from llmteam.canvas.postgres.settling import settle_unlocked
+from llmteam.canvas.records import Claimed, NewRun, RunHeader, Seal, Seen, StoredOutput, Transition, Work
+from llmteam.canvas.routing import StepOutput, outputs_payload
+from llmteam.canvas.state import Change, Key, NeedRows, RunState, Slice, StepRow
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.context.runs import Contexts
 from llmteam.crypto import MasterKeys
@@ -52,14 +43,13 @@ from llmteam.db.engine import Database
 from llmteam.db.errors import RefusedError, constraint_of
 from llmteam.db.hot import HotConnection
 from llmteam.events.models import EventDraft, EventScope
-from llmteam.events.postgres import event_values, insert_values
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
 from llmteam.human.rulings import withdrawal
 from llmteam.keys import TenantKeys
 from llmteam.keys.postgres import PostgresKeyStore
 from llmteam.tenancy.admission import StartLimits
-from llmteam.tenancy.postgres.admission import ADMIT, Kind, admit_values, refusal_of
+from llmteam.tenancy.postgres.admission import ADMIT, admit_values, refusal_of
 
 #: Definitions that a process remembers to have written.
 _KNOWN = 10_000
@@ -100,7 +90,7 @@ class PostgresRunStore(PostgresReads):
         known = (run.tenant_id, run.pinned.hash)
         first = 1
         while True:
-            script = self._creation(run, change, nodes, first)
+            script = creation(run, change, nodes, first, self._unknown, known=known in self._known)
             try:
                 with self._database.hot(run.tenant_id) as connection:
                     script.run(connection)
@@ -118,62 +108,6 @@ class PostgresRunStore(PostgresReads):
             self._known.clear()
         self._known.add(known)
         return True
-
-    def _creation(self, run: NewRun, change: Change, nodes: Mapping[str, Node], first_seq: int) -> Script:
-        script = Script()
-        pinned, state, ident = run.pinned, change.run, (run.tenant_id, run.run_id)
-        known = (run.tenant_id, pinned.hash)
-        segment_id = pinned.definition.segment_id
-        kind: Kind = "queue" if state.status is SegmentStatus.PENDING else "start"
-        script.add(ADMIT, *admit_values(run.tenant_id, change.now, run.agents, kind, self._unknown))
-        if known not in self._known:
-            facts = {type_id: found.model_dump(mode="json") for type_id, found in pinned.facts.items()}
-            document = codec.dumps(pinned.definition.to_dict())
-            script.add(sql.INSERT_DEFINITION, *known, segment_id, document, codec.dumps(facts))
-        inline, reference = self._input(script, run)
-        link = run.link
-        if run.replaces is not None:
-            script.add(RELEASE_KEY, run.tenant_id, run.replaces)
-        script.add(
-            sql.INSERT_RUN,
-            *ident,
-            run.instance_id,
-            segment_id,
-            pinned.hash,
-            state.status.value,
-            state.open,
-            len(nodes),
-            first_seq + len(change.events),
-            inline,
-            reference,
-            codec.dumps(run.options.to_dict()),
-            codec.dumps(dict(run.context)),
-            run.run_id if link is None else link.root_run_id,
-            None if link is None else link.parent_run_id,
-            None if link is None else link.kind,
-            run.idempotency_key,
-            run.start_hash,
-            state.running,
-            state.completed,
-            state.failed,
-            state.terminals,
-            state.deadline,
-            state.deadline,
-            change.now,
-            state.started_at,
-        )
-        insert_steps(script, ident, change.added.values(), nodes)
-        write_link(script, run, change.added.values())
-        scope = EventScope(*ident, run.instance_id, segment_id)
-        self._events(script, scope, change.events, change.now, first_seq)
-        return script.add("SELECT 1")
-
-    def _input(self, script: Script, run: NewRun) -> tuple[str | None, str | None]:
-        if len(run.input) <= INLINE_INPUT:
-            return run.input, None
-        digest = codec.digest(run.input)
-        script.add(sql.INSERT_PAYLOAD, run.tenant_id, digest, run.input, len(run.input.encode()))
-        return None, digest
 
     def claim(
         self,
@@ -208,7 +142,8 @@ class PostgresRunStore(PostgresReads):
         both.
         """
         if seen is not None and finished is not None:
-            change = self._settle_unlocked(header, transition, now, finished, output, local_state, seen)
+            move = Move(header, keys, transition, nodes, now, finished, output, local_state)
+            change = settle_unlocked(self._database, move, finished, seen)
             if change is not None:
                 return change
         move = Move(header, keys, transition, nodes, now, finished, output, local_state, admits)
@@ -230,14 +165,14 @@ class PostgresRunStore(PostgresReads):
             script = Script()
             self._write(script, header, change, nodes, move.finished, move.output, move.local_state)
             scope = EventScope(*ident, header.instance_id, header.segment_id)
-            self._events(script, scope, change.events, move.now, seq)
+            write_events(script, scope, change.events, move.now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
-            audit = self._people(connection, script, header, change)
-            if audit is not None:
-                append_in(connection, header.tenant_id, audit, now=move.now)
+            told = [*change_of(header, change), *(change.asks.audit if change.asks is not None else ())]
+            if change.cancel_open or change.withdrawn:
+                told += self._withdrawals(connection, script, header, change)
                 script = Script()
-            script.add(sql.COMMIT)
-            script.run(connection)
+            write_in(script, header.tenant_id, told, now=move.now)
+            script.add(sql.COMMIT).run(connection)
         return change
 
     def _admission(self, move: Move) -> Script:
@@ -247,54 +182,13 @@ class PostgresRunStore(PostgresReads):
             script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, 0, "admit", self._unknown))
         return script
 
-    def _people(
+    def _withdrawals(
         self, connection: HotConnection, script: Script, header: RunHeader, change: Change
-    ) -> Sequence[AuditDraft] | None:
-        """What the trail says of people who are asked, or need not answer any more; None when nobody is concerned.
-
-        Else the script has been run: only then is it known whom that is.
-        """
-        if change.asks is not None:
-            script.run(connection)
-            return change.asks.audit
-        if not change.cancel_open and not change.withdrawn:
-            return None
+    ) -> list[AuditDraft]:
+        """What the trail says of people who need not answer any more: known only when the script has been run."""
         keys = None if change.cancel_open else change.withdrawn
         write_withdrawal(script, (header.tenant_id, header.run_id), keys, change.now)
         return [withdrawal(header.segment_id, header.run_id, *row) for row in script.run(connection) or ()]
-
-    def _settle_unlocked(
-        self,
-        header: RunHeader,
-        transition: Transition,
-        now: datetime,
-        finished: Key,
-        output: StoredOutput | None,
-        local_state: Mapping[str, Any] | None,
-        seen: Seen,
-    ) -> Change | None:
-        """The transition in one statement that takes effect only if the run is as it was seen; else None."""
-        try:
-            change = transition(Slice(seen.run, seen.rows, now))
-        except NeedRows:
-            return None
-        others = [row for key, row in change.steps.items() if key != finished]
-        few = len(others) <= FEW and 0 < len(change.events) <= FEW
-        large = output is not None and output.digest is not None
-        more = change.added or change.cancel_open or change.lacks_outputs or change.withdrawn or change.moves_deadline
-        if not few or large or more or not change.applied:
-            return None
-        ident = (header.tenant_id, header.run_id)
-        values = [*run_values(change.run, seen.next_seq + len(change.events)), *ident, seen.next_seq]
-        values += finished_values(change.steps[finished], output, local_state)
-        values += [*ident, *finished]
-        for row in others:
-            values += [*rows.step_values(row), *ident, *row.key]
-        scope = EventScope(*ident, header.instance_id, header.segment_id)
-        for number, draft in enumerate(change.events, seen.next_seq):
-            values += event_values(scope, number, now, draft)
-        found = self._read(header.tenant_id, sql.settle(len(others), len(change.events)), *values)
-        return change if found[0][0] else None
 
     def _attempt(
         self,
@@ -391,14 +285,6 @@ class PostgresRunStore(PostgresReads):
     def _write_run(self, script: Script, ident: tuple[str, str], run: RunState, next_seq: int) -> None:
         script.add(sql.UPDATE_RUN, *run_values(run, next_seq), *ident)
 
-    def _events(self, script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int) -> None:
-        if len(drafts) <= FEW:
-            for number, draft in enumerate(drafts, seq):
-                script.add(sql.INSERT_EVENT, *event_values(scope, number, now, draft))
-        else:
-            text, params = insert_values(scope, seq, now, drafts)
-            script.add(text + ";", *params)
-
     def take_hold(self, header: RunHeader, seal: Seal, *, now: datetime) -> Change:
         """As :meth:`RunStore.take_hold`: one transaction, which reads every step of the run."""
         ident = (header.tenant_id, header.run_id)
@@ -412,7 +298,7 @@ class PostgresRunStore(PostgresReads):
             holds.write_hold(script, ident, change)
             holds.write_snapshot(script, snapshot)
             scope = EventScope(*ident, header.instance_id, header.segment_id)
-            self._events(script, scope, change.events, now, seq)
+            write_events(script, scope, change.events, now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
             script.add(sql.COMMIT).run(connection)
         return change
