@@ -13,8 +13,9 @@ from llmteam.audit.models import AuditDraft, AuditEventType, AuditSeverity
 from llmteam.canvas.records import NewRun, RunHeader
 from llmteam.canvas.state import Change, SegmentStatus
 from llmteam.events.models import EventType
+from llmteam.tenancy.exceptions import TenantError, TenantLimitExceededError
 
-__all__ = ["change_of", "start_of"]
+__all__ = ["change_of", "refusal_of", "start_of"]
 
 _ENDS = {
     SegmentStatus.COMPLETED: (AuditEventType.PIPELINE_COMPLETED, AuditSeverity.INFO, "complete"),
@@ -58,6 +59,24 @@ def change_of(header: RunHeader, change: Change) -> list[AuditDraft]:
     else:
         return []
     return [_draft(event_type, (header.segment_id, header.run_id), action, change.by, told, timestamp=change.now)]
+
+
+def refusal_of(run: NewRun, reason: TenantError) -> AuditDraft:
+    """That the run was not started, and which rule of its tenant did not allow it."""
+    name = f"limit: {reason.limit_type}" if isinstance(reason, TenantLimitExceededError) else type(reason).__name__
+    kind = None if run.link is None else run.link.kind
+    person = run.by if kind in {"retry", "fork"} else run.options.started_by
+    ident = (run.pinned.definition.segment_id, run.run_id)
+    return _draft(
+        AuditEventType.ACCESS_DENIED,
+        ident,
+        kind or "start",
+        person,
+        None,
+        severity=AuditSeverity.WARNING,
+        success=False,
+        error_message=name,
+    )
 
 
 def _end(header: RunHeader, change: Change) -> AuditDraft:

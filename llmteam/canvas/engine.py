@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam import codec
+from llmteam.audit.denials import Denials
 from llmteam.canvas import transitions
 from llmteam.canvas.admitting import Admitting
 from llmteam.canvas.asking import Asking
@@ -104,6 +105,7 @@ class Engine:
         self._graphs = GraphCache(store)
         self.asking = Asking(store, self._graphs, self.outbox, lambda: self.limits, clock)
         self.admitting = Admitting(store, self._graphs, self.outbox, clock)
+        self.denials = Denials(store.audit.add)
         self._handed_on = HandedOn()
 
     def _noticed(self, notify: Notify) -> Notify:

@@ -80,6 +80,7 @@ def connect(
         return dispatcher.unattended({facts.queue for facts in pinned.facts.values()})
 
     def close() -> None:
+        engine.denials.flush()
         wakeup.close()
         database.close()
 

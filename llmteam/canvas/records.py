@@ -16,6 +16,7 @@ from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, St
 from llmteam.events.models import ErrorInfo, EventDraft
 
 if TYPE_CHECKING:
+    from llmteam.audit.stores import AuditStoreFace
     from llmteam.context.runs import Contexts
     from llmteam.human.interactions import Interactions
 
@@ -236,6 +237,11 @@ class RunStore(Protocol):
     @property
     def interactions(self) -> Interactions:
         """Where the requests of waiting steps live, in whose transactions a run's changes take part."""
+        ...
+
+    @property
+    def audit(self) -> AuditStoreFace:
+        """Where starts, ends, pauses and resumes of runs are told, in the transactions that make them."""
         ...
 
     @property

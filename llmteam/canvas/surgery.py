@@ -10,6 +10,7 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.canvas import pauses
+from llmteam.canvas.auditing import refusal_of
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import (
     RunNotFoundError,
@@ -25,6 +26,7 @@ from llmteam.canvas.routing import LIVE, decide_edges, shape_output
 from llmteam.canvas.snapshots import SegmentSnapshot, SnapshotStep
 from llmteam.canvas.state import Change, Key, SegmentStatus, Slice, StepRow, StepState
 from llmteam.ids import new_id
+from llmteam.tenancy.exceptions import TenantError
 from llmteam.wakeup import Wakeup, channel
 
 __all__ = ["Effect", "Plan", "Surgery"]
@@ -253,7 +255,11 @@ class Surgery:
         change.events[0].payload.update(
             {"link": link.kind, "parent_run_id": link.parent_run_id, "reused_steps": len(reused)}
         )
-        engine.begin_run(run, change)
+        try:
+            engine.begin_run(run, change)
+        except TenantError as exc:
+            engine.denials.note(run.tenant_id, refusal_of(run, exc))
+            raise
         return run_id
 
     def _plan(

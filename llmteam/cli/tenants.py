@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmteam.cli.options import json_option, load_settings
+from llmteam.cli.options import by_option, json_option, load_settings
 from llmteam.cli.render import pairs, print_json, say, table
 from llmteam.cli.servers import Installation, installation
 from llmteam.ids import check_identifier, utc_now
@@ -43,12 +42,6 @@ def tenants() -> None:
     """Tenants: create, list, show, update, deactivate, export, erase."""
 
 
-def _by_option(command: _Command) -> _Command:
-    return click.option(
-        "--by", metavar="NAME", default=getpass.getuser, help="Who does it, for the audit trail; by default you."
-    )(command)
-
-
 def _record_options(command: _Command) -> _Command:
     """Options that set parts of a record."""
     number = click.IntRange(0)
@@ -71,7 +64,7 @@ def _record_options(command: _Command) -> _Command:
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--name", help="What people call it; its id by default.")
 @_record_options
-@_by_option
+@by_option
 @json_option
 def create(tenant_id: str, name: str | None, by: str, as_json: bool, **given: Any) -> None:
     """Create a tenant."""
@@ -122,7 +115,7 @@ def show(tenant_id: str, as_json: bool) -> None:
 @click.option("--name", help="What people call it.")
 @click.option("--active", is_flag=True, help="Activate it again.")
 @_record_options
-@_by_option
+@by_option
 @json_option
 def update(tenant_id: str, name: str | None, active: bool, by: str, as_json: bool, **given: Any) -> None:
     """Change a tenant; what is not said stays. A limit that is raised holds within seconds."""
@@ -143,7 +136,7 @@ def update(tenant_id: str, name: str | None, active: bool, by: str, as_json: boo
     show_default=True,
     help="What becomes of its open runs. Queued ones wait on, unless cancelled.",
 )
-@_by_option
+@by_option
 @json_option
 def deactivate(tenant_id: str, runs: str, by: str, as_json: bool) -> None:
     """Have a tenant start nothing more."""
@@ -157,7 +150,7 @@ def deactivate(tenant_id: str, runs: str, by: str, as_json: bool) -> None:
         if runs != "keep":
             known = office.place.runs()
             try:
-                stopped = (pause_all if runs == "pause" else cancel_all)(known, tenant_id)
+                stopped = (pause_all if runs == "pause" else cancel_all)(known, tenant_id, by)
             finally:
                 known.close()
     if as_json:
@@ -173,7 +166,7 @@ def deactivate(tenant_id: str, runs: str, by: str, as_json: bool) -> None:
 @tenants.command()
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
-@_by_option
+@by_option
 def export(tenant_id: str, output: Path | None, by: str) -> None:
     """Write everything that a tenant owns as JSON Lines: {"table": …, "row": {…}}. Sealed values stay sealed."""
     from llmteam.audit.models import AuditDraft, AuditEventType
@@ -200,7 +193,7 @@ def export(tenant_id: str, output: Path | None, by: str) -> None:
 @tenants.command()
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_by_option
+@by_option
 @json_option
 def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
     """Delete everything that a tenant owns, for good. Again after a crash, it goes on.

@@ -73,7 +73,7 @@ class PostgresRunStore(PostgresReads):
         super().__init__(database)
         self._unknown = unknown_tenants or StartLimits()
         keys = TenantKeys(PostgresKeyStore(database), master_keys or MasterKeys())
-        audit = PostgresAuditStore(database)
+        self.audit = audit = PostgresAuditStore(database)
         self.contexts = Contexts(
             PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
         )
