@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from llmteam.audit.trail import AuditTrail
 from llmteam.canvas.callbacks import call_back, has_hooks, tell
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
@@ -175,6 +176,8 @@ class SegmentRunner(Steering):
             runtime = default_manager().from_ref(dict(header.context))
         if runtime.contexts is None:
             runtime.contexts = self._runs.engine.store.contexts
+        if runtime.audit_trail is None:
+            runtime.audit_trail = AuditTrail(self._runs.engine.store.audit, tenant_id=header.tenant_id)
         return runtime
 
     # -- runs

@@ -217,7 +217,7 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
                 known,
                 actor_id=by,
                 clock=utc_now,
-                destroy_key=_key_destroyer(office.database),
+                destroy_key=_key_destroyer(office.database, by),
                 clear_values=_clear_values(office.place),
             )
             for what, number in erasure.run():
@@ -232,14 +232,15 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
     pairs({what: f"{number:,}" for what, number in deleted.items()})
 
 
-def _key_destroyer(database: Database) -> Callable[[str], object]:
+def _key_destroyer(database: Database, by: str) -> Callable[[str], object]:
     """What makes everything unreadable that was sealed for the tenant, wherever copies of it are."""
+    from llmteam.audit.postgres import key_changes
     from llmteam.crypto import MasterKeys
     from llmteam.keys import TenantKeys
     from llmteam.keys.postgres import PostgresKeyStore
 
     # Destroying a key needs none that could read it.
-    return TenantKeys(PostgresKeyStore(database), MasterKeys()).destroy
+    return TenantKeys(PostgresKeyStore(database, record=key_changes(by)), MasterKeys()).destroy
 
 
 def _clear_values(place: Installation) -> Callable[[str], int]:
@@ -262,8 +263,7 @@ def _clear_values(place: Installation) -> Callable[[str], int]:
 
 @contextmanager
 def _office(actor_id: str) -> Iterator[_Office]:
-    from llmteam.audit import TenantAwareAuditTrail
-    from llmteam.audit.postgres import PostgresAuditStore
+    from llmteam.audit.postgres import PostgresAuditStore, tenant_changes
     from llmteam.tenancy import TenantManager
     from llmteam.tenancy.postgres import PostgresTenantStore
 
@@ -271,8 +271,7 @@ def _office(actor_id: str) -> Iterator[_Office]:
         database = place.database()
         try:
             audit = PostgresAuditStore(database)
-            log = TenantAwareAuditTrail(audit)
-            manager = TenantManager(PostgresTenantStore(database), False, log=log, actor_id=actor_id)
+            manager = TenantManager(PostgresTenantStore(database, record=tenant_changes(actor_id)), False)
             yield _Office(place, database, audit, manager)
         finally:
             database.close()

@@ -117,7 +117,7 @@ def _denial(request: Request, identity: Identity) -> AuditDraft:
         actor_type="user",
         actor_id=identity.person,
         actor_ip="" if request.client is None else request.client.host,
-        action=f"{request.method} {getattr(route, 'path', '')}",
+        action=f"{request.method} {getattr(route, 'path_format', '')}",
         run_id=str(request.path_params.get("run_id", ""))[:255],
         resource_type="pipeline",
         success=False,

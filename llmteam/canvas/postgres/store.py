@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from llmteam.audit.models import AuditDraft
-from llmteam.audit.postgres import PostgresAuditStore, write_in
+from llmteam.audit.postgres import PostgresAuditStore, key_changes, write_in
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
 from llmteam.canvas.auditing import change_of
@@ -72,7 +72,7 @@ class PostgresRunStore(PostgresReads):
     ) -> None:
         super().__init__(database)
         self._unknown = unknown_tenants or StartLimits()
-        keys = TenantKeys(PostgresKeyStore(database), master_keys or MasterKeys())
+        keys = TenantKeys(PostgresKeyStore(database, record=key_changes()), master_keys or MasterKeys())
         self.audit = audit = PostgresAuditStore(database)
         self.contexts = Contexts(
             PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
