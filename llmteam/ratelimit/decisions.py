@@ -57,8 +57,9 @@ class LimitBackend(Protocol):
     """Where limits are counted."""
 
     def ask(self, asks: Sequence[Ask], ticket: str, *, queue: bool, lease_seconds: float = 60.0) -> Decision:
-        """Room in every limit of ``asks`` for ``ticket``, or none taken anywhere. Asking again keeps the ticket's place.
+        """Room in every limit of ``asks`` for ``ticket``, or none taken anywhere.
 
+        Asking again keeps the ticket's place.
         ``queue`` False leaves no ticket behind (strategies REJECT and FALLBACK).
         """
         ...
@@ -88,8 +89,8 @@ class Outcome(StrEnum):
 class CircuitPermit:
     """The circuit's answer to one call.
 
-    ``generation`` is the state's number: an outcome of an older one changes nothing. ``trial`` is the id of a leased trial
-    call while the circuit is half open. Not admitted: ``retry_after`` is in seconds.
+    ``generation`` is the state's number: an outcome of an older one changes nothing. ``trial`` is the id of a leased
+    trial call while the circuit is half open. Not admitted: ``retry_after`` is in seconds.
     """
 
     admitted: bool
