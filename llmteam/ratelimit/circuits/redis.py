@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from llmteam.errors import InfrastructureError
 from llmteam.ratelimit.circuits import rules
-from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend, chance
+from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend, chance, tell
 from llmteam.ratelimit.circuits.rules import Circuit
 from llmteam.ratelimit.circuits.script import SCRIPT
 from llmteam.ratelimit.decisions import ANY_GENERATION, CircuitChange, CircuitPermit, LimitKey, Outcome
@@ -168,8 +168,8 @@ class RedisCircuitBackend:
             return None
         self._back()
         after = CircuitState(state.decode())
-        if self._on_change is not None and after.value != before.decode():
-            self._on_change(CircuitChange(key, CircuitState(before.decode()), after, int(number)))
+        if after.value != before.decode():
+            self._changed(CircuitChange(key, CircuitState(before.decode()), after, int(number)))
         since = int(lasted)
         return CircuitPermit(
             admitted=bool(admitted),
@@ -178,6 +178,12 @@ class RedisCircuitBackend:
             retry_after=int(wait) / 1000,
             state_seconds=None if since < 0 else since / 1000,
         )
+
+    def _changed(self, change: CircuitChange) -> None:
+        level = logging.WARNING if change.after is CircuitState.OPEN else logging.INFO
+        owner = f"tenant {change.key.tenant_id}" if change.key.tenant_id else "all tenants"
+        _log.log(level, "circuits: that of %s for %s is %s now", change.key.resource, owner, change.after.value)
+        tell(self._on_change, change)
 
     def _alone(
         self, key: LimitKey, config: CircuitBreakerConfig, decide: Callable[[MemoryCircuitBackend], CircuitPermit]
