@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from llmteam.audit import AuditQuery
-from llmteam.audit.postgres import _READ_HEAD, records_wanted
+from llmteam.audit.postgres.store import _READ_HEAD, records_wanted
 from llmteam.db import Database
 from tests.services import PostgresService
 
