@@ -13,6 +13,7 @@ from typing import Any
 
 from celery import current_app
 
+from llmteam.audit.fleet import pruning
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.fleet import connect
 from llmteam.canvas.invoke import LoopThread, call_blocking, is_async
@@ -82,6 +83,7 @@ class StepWorker:
             busy_queues=BusyQueues(current_app, settings.hint_depth),
             retention=None if settings.retention_days is None else timedelta(days=settings.retention_days),
             deliver=deliveries.deliver_due,
+            prune=pruning(settings, sweeping),
         )
         self.stand_in = StandIn(self.sweeper, sweeps, settings.sweep_seconds)
         self.stand_in.start()

@@ -261,9 +261,8 @@ def base_faults(ends: ChainEnds, keys: Sequence[VerifyKey], vouched: Sequence[Ch
     if not number:
         return
     if any(point.sequence_number == number and point != ends.base for point in vouched):
-        yield ChainFault(
-            FaultKind.FORGED, number, "", f"record {number}, which was removed, is not the one vouched for"
-        )
+        detail = f"record {number}, which was removed, is not the one that was vouched for"
+        yield ChainFault(FaultKind.FORGED, number, "", detail)
     if number > ends.head.sequence_number:
         detail = f"the chain begins behind record {number}, but ends with {ends.head.sequence_number}"
         yield ChainFault(FaultKind.FORGED, number, "", detail)

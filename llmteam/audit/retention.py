@@ -84,9 +84,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
-        raise ConfigurationError(
-            f"the audit key {path} cannot be read ({reason}): correct LLMTEAM_AUDIT_KEYS"
-        ) from None
+        raise ConfigurationError(f"the audit key {path} cannot be read: {reason}. Correct LLMTEAM_AUDIT_KEYS") from None
 
 
 def kept_since(now: datetime, days: float) -> datetime:

@@ -38,8 +38,8 @@ class TenantConfig:
 
     Limits that are None are those of the tier; 0 allows none. ``when_full`` says what becomes of a start that is one
     too many at the same time: it is refused, or waits for its turn. Audit records are removed once they are older than
-    ``audit_retention_days``, never when that is 0 or during a ``legal_hold``. ``version`` counts the changes of the stored
-    record: an update of another version than the stored one is refused, unless it is 0.
+    ``audit_retention_days``, never when that is 0 or during a ``legal_hold``. ``version`` counts the changes of the
+    stored record: an update of another version than the stored one is refused, unless it is 0.
 
     Raises:
         InvalidIdentifierError: ``tenant_id`` or ``data_region`` is no usable id (also a ``ValueError``).

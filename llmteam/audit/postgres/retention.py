@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from llmteam.audit.checkpoints import AuditCheckpoint
 from llmteam.db.engine import Database
 from llmteam.db.hot import HotConnection
 
-_SWEEPER = "llmteam_sweeper"
+_SWEEPER: Literal["llmteam_sweeper"] = "llmteam_sweeper"
 
 _RELEASE = """
 INSERT INTO llmteam.audit_checkpoints (tenant_id, sequence_number, checksum, issued_at, key_id, signature)
