@@ -8,7 +8,8 @@ removed in batches. Whoever finds them half removed goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -19,7 +20,7 @@ from llmteam.audit.chain import ChainChecker, ChainPoint, UnreadableRecord, rais
 from llmteam.audit.checkpoints import AuditCheckpoint
 from llmteam.audit.face import AuditStoreFace, base_faults
 from llmteam.audit.models import AuditDraft, AuditEventType
-from llmteam.crypto import SigningKey, VerifyKey
+from llmteam.crypto import SigningKey, SigningKeyError, VerifyKey
 from llmteam.errors import ConfigurationError, LLMTeamError
 from llmteam.ids import Clock, utc_now
 
@@ -66,7 +67,9 @@ def load_keys(paths: Sequence[Path]) -> AuditKeys | None:
     if not paths:
         return None
     first, *others = paths
-    return AuditKeys(SigningKey.from_pem(_read(first)), tuple(map(_verify_key, others)))
+    with _named(first):
+        signing = SigningKey.from_pem(_read(first))
+    return AuditKeys(signing, tuple(map(_verify_key, others)))
 
 
 def trusted_keys(paths: Sequence[Path]) -> tuple[VerifyKey, ...]:
@@ -76,7 +79,16 @@ def trusted_keys(paths: Sequence[Path]) -> tuple[VerifyKey, ...]:
 
 def _verify_key(path: Path) -> VerifyKey:
     pem = _read(path)
-    return SigningKey.from_pem(pem).verify_key if b"PRIVATE KEY" in pem else VerifyKey.from_pem(pem)
+    with _named(path):
+        return SigningKey.from_pem(pem).verify_key if b"PRIVATE KEY" in pem else VerifyKey.from_pem(pem)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SigningKeyError as exc:
+        raise SigningKeyError(f"the audit key {path}: {exc}") from None
 
 
 def _read(path: Path) -> bytes:

@@ -219,6 +219,7 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
         click.confirm(f"Delete everything of tenant {tenant_id}? There is no way back", abort=True, err=True)
     gone: dict[str, int] = {}
     with _office(by) as office:
+        _refuse_held(office.database, tenant_id)
         known = office.place.runs()
         try:
             erasure = Erasure(
@@ -241,6 +242,15 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
         return
     click.echo(f"tenant {tenant_id} is erased; its audit chain: llmteam audit verify --tenant {tenant_id}")
     pairs({what: f"{number:,}" for what, number in deleted.items()})
+
+
+def _refuse_held(database: Database, tenant_id: str) -> None:
+    from llmteam.tenancy.postgres import PostgresTenantStore
+
+    record = PostgresTenantStore(database).find(tenant_id)
+    if record is not None and record.legal_hold:
+        advice = f"llmteam tenants update {tenant_id} --no-legal-hold"
+        raise click.ClickException(f"tenant {tenant_id} is under a legal hold: nothing is deleted before {advice}")
 
 
 def _key_destroyer(database: Database) -> Callable[[str], object]:

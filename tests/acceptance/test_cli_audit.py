@@ -192,6 +192,7 @@ def test_nothing_is_removed_without_days_a_key_or_under_a_hold(llmteam: CommandL
     for_ever = llmteam(*given, "--signing-key", "key.pem")
     llmteam("tenants", "create", "umbrella", "--legal-hold")
     held = llmteam(*given, "--signing-key", "key.pem", LLMTEAM_AUDIT_RETENTION_DAYS="1")
+    erased = llmteam("tenants", "erase", "umbrella", "--yes")
     llmteam("tenants", "update", "umbrella", "--no-legal-hold", "--audit-retention-days", "0")
     never = llmteam(*given, "--signing-key", "key.pem", LLMTEAM_AUDIT_RETENTION_DAYS="1")
 
@@ -199,6 +200,7 @@ def test_nothing_is_removed_without_days_a_key_or_under_a_hold(llmteam: CommandL
     assert "LLMTEAM_AUDIT_KEYS" in unsigned.stderr
     assert for_ever.stdout == never.stdout == "audit records of tenant umbrella are kept for ever\n"
     assert held.stdout == "tenant umbrella is under a legal hold: nothing is removed\n"
+    assert (erased.returncode, "under a legal hold" in erased.stderr) == (FAILED, True)
     assert llmteam.json("audit", "verify", "--tenant", "umbrella")["removed"] == 0
 
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
 from llmteam.audit import AuditCheckpoint, AuditDraft, AuditEventType, AuditIntegrityError, PostgresAuditStore
+from llmteam.audit.fleet import pruning
 from llmteam.audit.retention import AuditKeys, Pruner, kept_since, prune
+from llmteam.beat_schedules import celery_schedule
+from llmteam.canvas.sweeper import _SWEEPS as SWEEPS
 from llmteam.crypto import SigningKey
 from llmteam.db import Database, StatementError
+from llmteam.errors import ConfigurationError
 from llmteam.ids import utc_now
+from llmteam.settings import Settings
+from llmteam.tasks import sweeps
 from llmteam.tenancy import TenantConfig
 from llmteam.tenancy.postgres import PostgresTenantStore
+from llmteam.tenancy.postgres.everything import export_lines
 from tests.integration.test_audit_chain import WRITER
 from tests.scenario import ROOT
 from tests.services import PostgresService, url_of
@@ -306,3 +315,47 @@ def test_a_sweep_goes_by_each_tenants_days_and_keeps_what_does_not_hold(
     assert "audit records of tenant broken are not removed" in caplog.text
     assert pruner.sweep() == 0
     assert [one.tenant_id for one in store.due(None, NOW, 10)] == ["broken"]
+
+
+def test_what_a_tenant_is_given_begins_at_the_checkpoint_too(store: PostgresAuditStore, database: Database) -> None:
+    cut(store)
+
+    rows = [json.loads(line) for line in export_lines(database, "acme")]
+
+    numbers = [(one["table"], one["row"]["sequence_number"]) for one in rows if one["table"] != "audit_heads"]
+    assert sorted(numbers) == [("audit_checkpoints", 3), *(("audit_log", number) for number in (4, 5, 6, 7))]
+
+
+def test_a_sweep_of_an_installation_signs_with_the_first_of_its_keys_or_removes_nothing(
+    store: PostgresAuditStore, database: Database, database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "key.pem").write_bytes(KEY.to_pem())
+    (tmp_path / "old.pem").write_bytes(SigningKey.generate().verify_key.to_pem())
+    paths = f"{tmp_path}/key.pem, {tmp_path}/old.pem"
+    given = {"LLMTEAM_DATABASE_URL": database_url, "LLMTEAM_AUDIT_RETENTION_DAYS": "1"}
+
+    assert pruning(Settings.load(given), database)() == 0
+    assert pruning(Settings.load({**given, "LLMTEAM_AUDIT_KEYS": paths}), database)() == 6
+
+    assert store.check("acme", keys=[KEY.verify_key]).removed == 6
+
+
+@pytest.mark.parametrize("text", [b"", SigningKey.generate().verify_key.to_pem(), None])
+def test_a_key_that_cannot_sign_is_refused_at_the_start(database: Database, tmp_path: Path, text: bytes | None) -> None:
+    path = tmp_path / "key.pem"
+    if text is not None:
+        path.write_bytes(text)
+
+    with pytest.raises(ConfigurationError, match=r"key\.pem"):
+        pruning(Settings(audit_keys=(path,)), database)
+
+
+def test_beat_asks_for_it_seldom_and_every_sweep_of_beat_is_known() -> None:
+    schedule = celery_schedule(5.0)
+
+    assert (schedule["audit"]["task"], schedule["audit"]["schedule"]) == ("llmteam.sweep_audit", 600.0)
+    assert celery_schedule(3600.0)["audit"]["schedule"] == 3600.0
+    assert set(schedule) == set(SWEEPS)
+    assert {task.name for task in vars(sweeps).values() if hasattr(task, "apply_async")} == {
+        one["task"] for one in schedule.values()
+    }
