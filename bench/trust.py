@@ -147,9 +147,9 @@ def security(place: Site, amount: Amount) -> list[Finding]:
     finally:
         for side in sides:
             side.database.close()
-    name = "claim and completion of a step, row security on"
+    name = "claim + completion, row security"
     rows = []
-    for part, (what, most) in enumerate((("p50", 1.1), ("processor time of Postgres", None))):
+    for part, (what, most) in enumerate((("p50", 1.1), ("database CPU", None))):
         ours, theirs = (statistics.median(one[part] for one in found) for found in (bound, unbound))
         budget = None if most is None else round(most * theirs, 2)
         rows.append(Finding(f"{name}, {what}", "ms", ours, theirs, "bypassed", budget))
