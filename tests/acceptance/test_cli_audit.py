@@ -150,7 +150,7 @@ def test_a_report_of_the_last_month_is_the_default(llmteam: CommandLine) -> None
 def test_what_would_be_removed_is_told_and_stays(llmteam: CommandLine) -> None:
     given = ("--tenant", "umbrella", "--signing-key", "key.pem", "--dry-run")
 
-    would = llmteam.json("audit", "prune", *given, LLMTEAM_AUDIT_RETENTION_DAYS="90")
+    would = json.loads(llmteam("audit", "prune", *given, "--json", LLMTEAM_AUDIT_RETENTION_DAYS="90").stdout)
 
     assert (would["removed"], would["up_to"], would["dry_run"]) == (3, 3, True)
     assert llmteam.json("audit", "verify", "--tenant", "umbrella")["removed"] == 0
