@@ -244,6 +244,16 @@ def test_the_place_of_a_lost_trial_comes_back_and_its_late_success_does_not_coun
     assert half_open.state is HALF_OPEN
 
 
+def test_a_success_after_its_lease_does_not_count_though_nobody_took_the_place(half_open: Bench) -> None:
+    late = half_open.allow()
+    half_open.pass_time(20)
+
+    half_open.record(late, Outcome.SUCCESS)
+    half_open.calls("s")
+
+    assert half_open.state is HALF_OPEN
+
+
 def test_a_trial_that_fails_after_its_lease_still_opens(half_open: Bench) -> None:
     late = half_open.allow()
     half_open.pass_time(20)
