@@ -72,11 +72,7 @@ GRACE_SECONDS = 2.0
 
 @runtime_checkable
 class LimitBackend(Protocol):
-    """Where limits are counted.
-
-    All limits of one call belong to one resource, so that one step on one server of a cluster decides on them; others
-    raise :class:`InvalidLimitError`.
-    """
+    """Where limits are counted."""
 
     #: Whether it only counts for this process: it answers at once, and its permits need no renewal.
     in_process: bool
@@ -127,8 +123,8 @@ class Outcome(StrEnum):
 class CircuitPermit:
     """The circuit's answer to one call.
 
-    ``generation`` is the state's number: an outcome of an older one changes nothing. ``trial`` is the id of a leased trial
-    call while the circuit is half open. Not admitted: ``retry_after`` is in seconds.
+    ``generation`` is the state's number: an outcome of an older one changes nothing. ``trial`` is the id of a leased
+    trial call while the circuit is half open. Not admitted: ``retry_after`` is in seconds.
     """
 
     admitted: bool
