@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from llmteam.ids import random_hex
 from llmteam.ratelimit.decisions import GRACE_SECONDS, LEASE_SECONDS, Ask, Decision, LimitKey, LimitView
 from llmteam.ratelimit.limits import rules
-from llmteam.ratelimit.limits.rules import LimitState, Rates, micros, rates_of
+from llmteam.ratelimit.limits.rules import LimitState, Rates, micros
 
 #: Limits from which on unused ones are looked for and forgotten.
 _MANY = 1_000
@@ -32,6 +35,11 @@ class MemoryLimitBackend:
 
     def __init__(self, *, now: Callable[[], int] = monotonic_micros) -> None:
         self._now = now
+        self._begin()
+        _instances.add(self)
+
+    def _begin(self) -> None:
+        """At construction, and in a forked child, where the lock may be held and permits are the parent's."""
         self._lock = threading.Lock()
         self._states: dict[tuple[LimitKey, str], LimitState] = {}
         self._look_again = _MANY
@@ -45,45 +53,46 @@ class MemoryLimitBackend:
         lease_seconds: float = LEASE_SECONDS,
         grace_seconds: float = GRACE_SECONDS,
     ) -> Decision:
-        rules.check_one_resource(asks)
         with self._lock:
             now = self._now()
             limits = self._limits(asks, now)
-            known = [found for state, _ in limits if (found := rules.arrival_of(state, ticket)) is not None]
+            known = [found for limit in limits if (found := rules.arrival_of(limit.state, ticket)) is not None]
             arrival = min(known, default=None)
-            places = [rules.ahead_of(state, ticket, arrival) for state, _ in limits]
-            turns = [rules.turn(*limit, ahead, now) for limit, ahead in zip(limits, places, strict=True)]
+            places = [rules.ahead_of(limit.state, ticket, arrival) for limit in limits]
+            turns = [limit.turn(ahead, now) for limit, ahead in zip(limits, places, strict=True)]
             worst = max(range(len(turns)), key=lambda number: turns[number][0])
             latest, limited_by = turns[worst]
             if latest <= now:
                 return _admitted(limits, ticket, now, micros(lease_seconds))
-            retry_after = math.inf if latest == math.inf else math.ceil(latest - now) / rules.SECOND
-            refused = Decision(False, "", retry_after, places[worst], limited_by, asks[worst].key)
+            retry_after = rules.wait(latest, now)
+            refused = Decision(False, "", retry_after, places[worst], limited_by, limits[worst].key)
             if not queue or latest == math.inf:
                 _leave_all(limits, ticket)
                 return refused
-            blocked = [found > now for found, _ in turns]
-            full = _full(limits, blocked) if arrival is None else None
-            if full is not None:
-                waiting = len(limits[full][0].queue)
-                return Decision(False, "", retry_after, waiting, "queue", asks[full].key)
-            _enqueue(limits, blocked, ticket, arrival, now, math.ceil(latest - now) + now + micros(grace_seconds))
+            state = limits[worst].state
+            if arrival is None:
+                if limits[worst].is_full:
+                    return Decision(False, "", retry_after, len(state.queue), "queue", limits[worst].key)
+                arrival = max(now, state.queue[-1][0] + 1 if state.queue else now)
+            # Only for the last of its turns: a place anywhere else would keep others from room that it cannot use yet.
+            _leave_all([limit for limit in limits if limit is not limits[worst]], ticket)
+            rules.enqueue(state, ticket, arrival, now + math.ceil(latest - now) + micros(grace_seconds))
             return refused
 
     def renew(self, asks: Sequence[Ask], permit: str, *, lease_seconds: float = LEASE_SECONDS) -> bool:
         with self._lock:
             now = self._now()
             limits = self._limits(asks, now)
-            if not all(permit in state.held for state, _ in limits):
+            if not all(permit in limit.state.held for limit in limits):
                 return False
-            for state, _ in limits:
-                state.held[permit] = now + micros(lease_seconds)
+            for limit in limits:
+                limit.state.held[permit] = now + micros(lease_seconds)
             return True
 
     def release(self, asks: Sequence[Ask], permit: str) -> None:
         with self._lock:
-            for state, _ in self._limits(asks, self._now()):
-                state.held.pop(permit, None)
+            for limit in self._limits(asks, self._now()):
+                limit.state.held.pop(permit, None)
 
     def withdraw(self, asks: Sequence[Ask], ticket: str) -> None:
         with self._lock:
@@ -92,18 +101,17 @@ class MemoryLimitBackend:
     def look(self, asks: Sequence[Ask]) -> list[LimitView]:
         with self._lock:
             now = self._now()
-            return [_view(ask.key, limit, now) for ask, limit in zip(asks, self._limits(asks, now), strict=True)]
+            return [limit.view(now) for limit in self._limits(asks, now)]
 
-    def _limits(self, asks: Sequence[Ask], now: int) -> list[tuple[LimitState, Rates]]:
-        """The state of each limit as of ``now``; made when there is none."""
+    def _limits(self, asks: Sequence[Ask], now: int) -> list[_Limit]:
+        """Each limit as of ``now``; made when there is none."""
         if len(self._states) >= self._look_again:
             self._forget_unused(now)
         found = []
-        for ask in asks:
-            rates = rates_of(ask.config)
-            state = self._states.setdefault((ask.key, rates.digest), LimitState(longest=rates.longest))
+        for key, rates in rules.distinct(asks):
+            state = self._states.setdefault((key, rates.digest), LimitState(rates.longest))
             rules.forget_past(state, now)
-            found.append((state, rates))
+            found.append(_Limit(key, state, rates))
         return found
 
     def _forget_unused(self, now: int) -> None:
@@ -113,49 +121,47 @@ class MemoryLimitBackend:
         self._look_again = max(_MANY, 2 * len(self._states))
 
 
-def _admitted(limits: Sequence[tuple[LimitState, Rates]], ticket: str, now: int, lease: int) -> Decision:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Limit:
+    key: LimitKey
+    state: LimitState
+    rates: Rates
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody else may wait."""
+        return 0 <= self.rates.queue_size <= len(self.state.queue)
+
+    def turn(self, ahead: int, now: int) -> tuple[float, str]:
+        return rules.turn(self.state, self.rates, ahead, now)
+
+    def view(self, now: int) -> LimitView:
+        latest, limited_by = self.turn(len(self.state.queue), now)
+        wait = rules.wait(latest, now)
+        tokens = rules.tokens(self.state, self.rates, now)
+        limited_by = limited_by if latest > now else ""
+        return LimitView(self.key, tokens, len(self.state.held), len(self.state.queue), wait, limited_by)
+
+
+def _admitted(limits: Sequence[_Limit], ticket: str, now: int, lease: int) -> Decision:
     permit = random_hex(8)
-    for state, rates in limits:
-        rules.admit(state, rates, permit, now, lease)
-        rules.leave(state, ticket)
+    for limit in limits:
+        rules.admit(limit.state, limit.rates, permit, now, lease)
+    _leave_all(limits, ticket)
     return Decision(True, permit)
 
 
-def _full(limits: Sequence[tuple[LimitState, Rates]], blocked: Sequence[bool]) -> int | None:
-    """The number of the first limit that would have to queue another call and may not."""
-    for number, (state, rates) in enumerate(limits):
-        if blocked[number] and 0 <= rates.queue_size <= len(state.queue):
-            return number
-    return None
+def _leave_all(limits: Sequence[_Limit], ticket: str) -> None:
+    for limit in limits:
+        rules.leave(limit.state, ticket)
 
 
-def _enqueue(
-    limits: Sequence[tuple[LimitState, Rates]],
-    blocked: Sequence[bool],
-    ticket: str,
-    arrival: int | None,
-    now: int,
-    end: int,
-) -> None:
-    """Wait where there is no room. A place where there is would only keep others from it."""
-    waits = [state for (state, _), wait in zip(limits, blocked, strict=True) if wait]
-    if arrival is None:
-        arrival = max(now, *(state.queue[-1][0] + 1 if state.queue else now for state in waits))
-    for (state, _), wait in zip(limits, blocked, strict=True):
-        if wait:
-            rules.enqueue(state, ticket, arrival, end)
-        else:
-            rules.leave(state, ticket)
+_instances: weakref.WeakSet[MemoryLimitBackend] = weakref.WeakSet()
 
 
-def _leave_all(limits: Sequence[tuple[LimitState, Rates]], ticket: str) -> None:
-    for state, _ in limits:
-        rules.leave(state, ticket)
+def _after_fork() -> None:
+    for instance in tuple(_instances):
+        instance._begin()
 
 
-def _view(key: LimitKey, limit: tuple[LimitState, Rates], now: int) -> LimitView:
-    state, rates = limit
-    latest, limited_by = rules.turn(state, rates, len(state.queue), now)
-    wait = math.inf if latest == math.inf else max(math.ceil(latest - now), 0) / rules.SECOND
-    tokens = rules.tokens(state, rates, now)
-    return LimitView(key, tokens, len(state.held), len(state.queue), wait, limited_by if wait > 0 else "")
+os.register_at_fork(after_in_child=_after_fork)

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from llmteam.ratelimit.decisions import Ask
-from llmteam.ratelimit.exceptions import InvalidLimitError
+from llmteam.ratelimit.decisions import Ask, LimitKey
 from llmteam.ratelimit.models import RateLimitConfig, RateLimitStrategy
 
 SECOND = 1_000_000
@@ -183,13 +182,20 @@ def tokens(state: LimitState, rates: Rates, now: int) -> float:
     return max(rates.burst - taken, 0.0)
 
 
+def wait(moment: float, now: int) -> float:
+    """Seconds from ``now`` until ``moment``, infinite when it never comes."""
+    return math.inf if moment == math.inf else max(math.ceil(moment - now), 0) / SECOND
+
+
 def micros(seconds: float) -> int:
     """Seconds as whole microseconds."""
     return round(seconds * SECOND)
 
 
-def check_one_resource(asks: Sequence[Ask]) -> None:
-    """Raises :class:`InvalidLimitError` unless all limits belong to one resource and differ."""
-    if not asks or len({ask.key.resource for ask in asks}) > 1 or len({ask.key for ask in asks}) < len(asks):
-        named = ", ".join(f"'{ask.key.resource}'" for ask in asks) or "none"
-        raise InvalidLimitError(f"One call asks for different limits of one resource, but these are of {named}")
+def distinct(asks: Sequence[Ask]) -> list[tuple[LimitKey, Rates]]:
+    """The limits of one call, each once: named twice, a limit still counts the call once."""
+    found: dict[tuple[LimitKey, str], tuple[LimitKey, Rates]] = {}
+    for ask in asks:
+        rates = rates_of(ask.config)
+        found.setdefault((ask.key, rates.digest), (ask.key, rates))
+    return list(found.values())

@@ -12,9 +12,9 @@ from llmteam.ratelimit.limits.rules import POLL, POLL_MOST, SPANS
 #: Keys and numbers per limit.
 KEYS_EACH, NUMBERS_EACH = 5, 10
 
-#: Both scripts. KEYS: the five of each limit. ARGV: the moment (empty: the server's), ticket or nothing, permit or nothing,
-#: what to do, lease, grace, then per limit: interval, burst, calls under way, queue size, capacity and span of each
-#: window (capacity 0: none).
+#: Of both scripts. KEYS: the five of each limit. ARGV: the moment (empty: the server's), ticket or nothing, permit or
+#: nothing, what to do, lease, grace, then per limit: interval, burst, calls under way, queue size, capacity and span of
+#: each window (capacity 0: none).
 _COMMON = f"""
 local now = tonumber(ARGV[1])
 if not now then
@@ -168,29 +168,24 @@ if mode ~= 'queue' or worst.turn == math.huge then
 end
 
 if not arrival then
-  arrival = now
-  for _, limit in ipairs(limits) do
-    if limit.turn > now then
-      if limit.queue_size >= 0 and limit.waiting >= limit.queue_size then
-        return {0, wait_until(worst.turn), limit.waiting, 'queue', limit.number}
-      end
-      local last = redis.call('ZRANGE', limit.queue, -1, -1, 'WITHSCORES')
-      arrival = math.max(arrival, last[2] and tonumber(last[2]) + 1 or arrival)
-    end
+  if worst.queue_size >= 0 and worst.waiting >= worst.queue_size then
+    return {0, wait_until(worst.turn), worst.waiting, 'queue', worst.number}
   end
+  local last = redis.call('ZRANGE', worst.queue, -1, -1, 'WITHSCORES')
+  arrival = math.max(now, last[2] and tonumber(last[2]) + 1 or now)
 end
 
-local span = math.ceil(worst.turn - now) + grace
+-- Only for the last of its turns: a place anywhere else would keep others from room that it cannot use yet.
 for _, limit in ipairs(limits) do
-  if limit.turn > now then
-    redis.call('ZADD', limit.queue, 'NX', whole(arrival), ticket)
-    redis.call('ZADD', limit.ends, whole(now + span), ticket)
-    keep(limit.queue, span)
-    keep(limit.ends, span)
-  elseif limit.arrival then
+  if limit ~= worst and limit.arrival then
     leave(limit)
   end
 end
+local span = math.ceil(worst.turn - now) + grace
+redis.call('ZADD', worst.queue, 'NX', whole(arrival), ticket)
+redis.call('ZADD', worst.ends, whole(now + span), ticket)
+keep(worst.queue, span)
+keep(worst.ends, span)
 return {0, wait_until(worst.turn), worst.ahead, worst.why, worst.number}
 """
 )
@@ -218,7 +213,8 @@ for number, limit in ipairs(limits) do
   local taken = limit.interval > 0 and (limit.full - now) / limit.interval or 0
   local latest, why = turn(limit, limit.waiting)
   found[number] = {
-    text(math.max(limit.burst - taken, 0)), limit.under_way, limit.waiting, wait_until(latest), latest > now and why or '',
+    text(math.max(limit.burst - taken, 0)), limit.under_way, limit.waiting, wait_until(latest),
+    latest > now and why or '',
   }
 end
 return found
