@@ -293,6 +293,7 @@ def _numbers(config: CircuitBreakerConfig, open_millis: int) -> list[int | str]:
         config.success_threshold,
         rules.millis(config.window_seconds),
         rules.millis(config.trial_seconds),
+        rules.LATE_LEASES * rules.millis(config.trial_seconds),
         open_millis,
         rules.millis(rules.TRIAL_RETRY_SECONDS),
     ]
