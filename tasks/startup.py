@@ -15,7 +15,7 @@ from celery import current_task
 from celery.signals import celeryd_after_setup, setup_logging, worker_process_init, worker_ready
 
 from llmteam import telemetry
-from llmteam.dispatch import QUEUES, RUN_STEP
+from llmteam.dispatch import RUN_STEP, is_ours
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.human.notifications.configured import channels_of_settings
 from llmteam.human.respond_links import RespondLinks
@@ -71,7 +71,7 @@ on_refusal: Callable[[LLMTeamError], None] = refuse
 def _before_work(instance: Any, **_: Any) -> None:
     """Runs in the main process of a worker, before its pool is forked."""
     app: Celery = instance.app
-    ours = [queue for name, queue in app.amqp.queues.consume_from.items() if name in QUEUES]
+    ours = [queue for name, queue in app.amqp.queues.consume_from.items() if is_ours(name)]
     if not ours:
         return
     try:

@@ -22,6 +22,7 @@ from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractions
+from llmteam.regions import queue_in
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
@@ -62,6 +63,7 @@ def connect(
         interactions,
         unknown_tenants=limits_of_tier(TenantTier(settings.default_tier)),
         master_keys=MasterKeys(settings.encryption_keys),
+        region=settings.region,
     )
     engine = Engine(
         store,
@@ -76,8 +78,8 @@ def connect(
     )
     events = PostgresEventStore(database, wakeup=wakeup)
 
-    def unattended(pinned: PinnedDefinition) -> list[str]:
-        return dispatcher.unattended({facts.queue for facts in pinned.facts.values()})
+    def unattended(pinned: PinnedDefinition, region: str) -> list[str]:
+        return dispatcher.unattended({queue_in(facts.queue, region) for facts in pinned.facts.values()})
 
     def close() -> None:
         wakeup.close()

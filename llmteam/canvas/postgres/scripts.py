@@ -12,6 +12,7 @@ from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.records import StoredOutput
 from llmteam.canvas.state import Key, RunState, StepRow
 from llmteam.db.hot import HotConnection, Prepared
+from llmteam.regions import queue_in
 
 #: Rows up to this many are written one by one by a statement that is planned already, more by one that is not.
 FEW = 8
@@ -39,13 +40,16 @@ class Script:
         return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)
 
 
-def insert_steps(script: Script, ident: tuple[str, str], steps: Iterable[StepRow], nodes: Mapping[str, Node]) -> None:
+def insert_steps(
+    script: Script, ident: tuple[str, str], steps: Iterable[StepRow], nodes: Mapping[str, Node], region: str
+) -> None:
     """Add the INSERT of new rows, with where each runs and what its input comes from."""
     values: list[Any] = []
     added = list(steps)
     for row in added:
         node = nodes[row.step_id]
-        values += [*ident, *row.key, row.state.value, row.undecided, row.live, node.facts.queue, row.owner]
+        values += [*ident, *row.key, row.state.value, row.undecided, row.live]
+        values += [queue_in(node.facts.queue, region), row.owner]
         values += [row.wake_at, row.ready_at, row.finished_at, rows.decisions_list(row), list(node.sources)]
         values.append(rows.loop_text(row.loop))
     if added:

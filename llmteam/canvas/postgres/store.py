@@ -13,6 +13,7 @@ from llmteam.audit.postgres import PostgresAuditStore, append_in
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
 from llmteam.canvas.exceptions import RunNotFoundError
+from llmteam.canvas.features import features_needed
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
 from llmteam.canvas.postgres import statements as sql
@@ -34,6 +35,7 @@ from llmteam.canvas.postgres.scripts import (
 from llmteam.canvas.records import (
     INLINE_INPUT,
     Claimed,
+    Door,
     NewRun,
     RunHeader,
     Seal,
@@ -58,6 +60,7 @@ from llmteam.human.postgres.writing import write_new, write_notices, write_withd
 from llmteam.human.rulings import withdrawal
 from llmteam.keys import TenantKeys
 from llmteam.keys.postgres import PostgresKeyStore
+from llmteam.regions import DEFAULT_REGION, check_region
 from llmteam.tenancy.admission import StartLimits
 from llmteam.tenancy.postgres.admission import ADMIT, Kind, admit_values, refusal_of
 
@@ -69,7 +72,8 @@ class PostgresRunStore(PostgresReads):
     """The :class:`~llmteam.canvas.records.RunStore` in SQL.
 
     ``unknown_tenants`` is what holds for starts of tenants without a record; by default nothing is counted of them.
-    Without ``master_keys``, steps cannot seal anything.
+    Without ``master_keys``, steps cannot seal anything. Steps of runs of another region than ``region`` are neither
+    read nor claimed here.
     """
 
     def __init__(
@@ -79,8 +83,9 @@ class PostgresRunStore(PostgresReads):
         *,
         unknown_tenants: StartLimits | None = None,
         master_keys: MasterKeys | None = None,
+        region: str = DEFAULT_REGION,
     ) -> None:
-        super().__init__(database)
+        super().__init__(database, check_region("region", region))
         self._unknown = unknown_tenants or StartLimits()
         keys = TenantKeys(PostgresKeyStore(database), master_keys or MasterKeys())
         audit = PostgresAuditStore(database)
@@ -89,6 +94,8 @@ class PostgresRunStore(PostgresReads):
         )
         self.interactions = interactions or PostgresInteractions(database)
         self._known: set[tuple[str, str]] = set()
+        #: The region of a tenant's runs, as this process last saw it.
+        self._regions: dict[str, str] = {}
         self._claims = Combining[Claim, Claimed | None](partial(claim_one, database), partial(claim_many, database))
         self._finishes = Combining[Move, Change](self._apply_alone, partial(finish_many, database))
 
@@ -103,7 +110,7 @@ class PostgresRunStore(PostgresReads):
             script = self._creation(run, change, nodes, first)
             try:
                 with self._database.hot(run.tenant_id) as connection:
-                    script.run(connection)
+                    change.run.region = (script.run(connection) or [])[0][0]
                 break
             except RefusedError as exc:
                 raise refusal_of(run.tenant_id, exc) from None
@@ -116,7 +123,9 @@ class PostgresRunStore(PostgresReads):
             first = self._read(run.tenant_id, sql.READ_NEXT_SEQ, run.tenant_id, run.run_id)[0][0]
         if len(self._known) >= _KNOWN:
             self._known.clear()
+            self._regions.clear()
         self._known.add(known)
+        self._regions[run.tenant_id] = change.run.region
         return True
 
     def _creation(self, run: NewRun, change: Change, nodes: Mapping[str, Node], first_seq: int) -> Script:
@@ -125,7 +134,8 @@ class PostgresRunStore(PostgresReads):
         known = (run.tenant_id, pinned.hash)
         segment_id = pinned.definition.segment_id
         kind: Kind = "queue" if state.status is SegmentStatus.PENDING else "start"
-        script.add(ADMIT, *admit_values(run.tenant_id, change.now, run.agents, kind, self._unknown))
+        needs: dict[str, Any] = {"agents": run.agents, "features": features_needed(nodes.values())}
+        script.add(ADMIT, *admit_values(run.tenant_id, change.now, kind, self._unknown, **needs))
         if known not in self._known:
             facts = {type_id: found.model_dump(mode="json") for type_id, found in pinned.facts.items()}
             document = codec.dumps(pinned.definition.to_dict())
@@ -162,11 +172,13 @@ class PostgresRunStore(PostgresReads):
             change.now,
             state.started_at,
         )
-        insert_steps(script, ident, change.added.values(), nodes)
+        region = self._regions.get(run.tenant_id, DEFAULT_REGION)
+        insert_steps(script, ident, change.added.values(), nodes, region)
+        script.add(sql.MOVE_STEPS, *ident, region)
         write_link(script, run, change.added.values())
         scope = EventScope(*ident, run.instance_id, segment_id)
         self._events(script, scope, change.events, change.now, first_seq)
-        return script.add("SELECT 1")
+        return script.add(sql.READ_REGION)
 
     def _input(self, script: Script, run: NewRun) -> tuple[str | None, str | None]:
         if len(run.input) <= INLINE_INPUT:
@@ -186,7 +198,9 @@ class PostgresRunStore(PostgresReads):
     ) -> Claimed | None:
         """As :meth:`RunStore.claim`: one round trip, which claims of one run that meet here share."""
         header = work.header
-        return self._claims((header.tenant_id, header.run_id), Claim(work, claimed, event, lease, holder, keys))
+        return self._claims(
+            (header.tenant_id, header.run_id), Claim(work, claimed, event, lease, holder, keys, self.region)
+        )
 
     def apply(
         self,
@@ -200,7 +214,7 @@ class PostgresRunStore(PostgresReads):
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
         seen: Seen | None = None,
-        admits: bool = False,
+        door: Door | None = None,
     ) -> Change:
         """As :meth:`RunStore.apply`: lock and read in one round trip, write and commit in the next.
 
@@ -211,7 +225,7 @@ class PostgresRunStore(PostgresReads):
             change = self._settle_unlocked(header, transition, now, finished, output, local_state, seen)
             if change is not None:
                 return change
-        move = Move(header, keys, transition, nodes, now, finished, output, local_state, admits)
+        move = Move(header, keys, transition, nodes, now, finished, output, local_state, door)
         return self._apply_alone(move) if finished is None else self._finishes(move.ident, move)
 
     def _apply_alone(self, move: Move) -> Change:
@@ -243,8 +257,8 @@ class PostgresRunStore(PostgresReads):
     def _admission(self, move: Move) -> Script:
         """What comes before the lock of the run."""
         script = Script()
-        if move.admits:
-            script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, 0, "admit", self._unknown))
+        if move.door is not None:
+            script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, move.door, self._unknown))
         return script
 
     def _people(
@@ -366,7 +380,7 @@ class PostgresRunStore(PostgresReads):
             head, tail = sql.UPDATE_STEPS_HEAD, sql.UPDATE_STEPS_TAIL
             values = [value for row in changed for value in (*row.key, *rows.step_values(row))]
             script.add(head + ",".join([sql.UPDATE_STEPS_ROW] * len(changed)) + tail, *values, *ident)
-        insert_steps(script, ident, change.added.values(), nodes)
+        insert_steps(script, ident, change.added.values(), nodes, change.run.region)
         if change.cancel_open:
             script.add(sql.CANCEL_OPEN, change.now, *ident)
         write_hold(script, ident, change)
