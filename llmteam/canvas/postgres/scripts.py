@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from llmteam import codec
@@ -12,6 +13,8 @@ from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.records import StoredOutput
 from llmteam.canvas.state import Key, RunState, StepRow
 from llmteam.db.hot import HotConnection, Prepared
+from llmteam.events.models import EventDraft, EventScope
+from llmteam.events.postgres import event_values, insert_values
 from llmteam.regions import queue_in
 
 #: Rows up to this many are written one by one by a statement that is planned already, more by one that is not.
@@ -82,3 +85,13 @@ def finished_values(row: StepRow, output: StoredOutput | None, local_state: Mapp
         return [*rows.step_values(row), False, None, None, local]
     inline = output.text if output.digest is None else None
     return [*rows.step_values(row), output.whole, inline, output.digest, local]
+
+
+def write_events(script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int) -> None:
+    """Add the INSERT of events, the first of which has this number."""
+    if len(drafts) <= FEW:
+        for number, draft in enumerate(drafts, seq):
+            script.add(sql.INSERT_EVENT, *event_values(scope, number, now, draft))
+    else:
+        text, params = insert_values(scope, seq, now, drafts)
+        script.add(text + ";", *params)
