@@ -43,7 +43,8 @@ class Outbox:
         """Tell whoever waits, and send the hints of the change."""
         self.tell(tenant_id, change)
         for row in change.steps.values():
-            if row.wake_at is not None and row.key not in change.ready and row.state is StepState.READY:
+            timed = row.state is StepState.READY or row.owner == "limit"
+            if timed and row.wake_at is not None and row.key not in change.ready:
                 self.alarm(row.wake_at, hint_of(tenant_id, change.run, graph, row.key, row))
         hints = {key: hint_of(tenant_id, change.run, graph, key, change.steps.get(key)) for key in change.ready}
         if change.chord is not None:
