@@ -8,13 +8,20 @@ from typing import Any
 
 import pytest
 
+from llmteam.canvas import transitions
 from llmteam.canvas.execution import MAX_RETRY_AFTER
 from llmteam.canvas.models import SegmentDefinition, StepDefinition
+from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.checks import PostgresChecks
+from llmteam.canvas.postgres.claiming import Claim, claim_many
+from llmteam.canvas.postgres.sweeps import PostgresSweeps
+from llmteam.canvas.records import Work
 from llmteam.canvas.registry.postgres import PostgresSegmentRegistry
-from llmteam.canvas.state import SegmentStatus
+from llmteam.canvas.state import SegmentStatus, StepRow
 from llmteam.db import Database
 from llmteam.dispatch import Hint
+from llmteam.events.models import EventDraft, EventType
+from llmteam.events.postgres import PostgresEventStore
 from llmteam.tenancy import (
     TenantConfig,
     TenantFeatureDisabledError,
@@ -24,6 +31,7 @@ from llmteam.tenancy import (
 )
 from llmteam.tenancy.postgres import PostgresTenantStore
 from tests.conformance.desk import TENANT
+from tests.conformance.ward import Ward, in_postgres_passes
 from tests.contracts.test_admission import Gate, gate_of
 from tests.contracts.test_people_in_runs import ASKS, answer, ask
 from tests.drawing import draw
@@ -60,6 +68,15 @@ def sent_to(gate: Gate) -> set[str]:
     outbox.hints.clear()
     outbox.chords.clear()
     return {hint.queue for hint in hints}
+
+
+def reading(gate: Gate, run_id: str, step_id: str) -> tuple[Work, StepRow, EventDraft]:
+    """What a worker of the right region knows just before it claims a step."""
+    work = gate.ward.store.gather(TENANT, run_id, (step_id, 1))
+    assert work is not None
+    claimed = transitions.claim(work.run, work.row, gate.ward.engine.clock(), None)
+    assert claimed is not None
+    return work, claimed, EventDraft(EventType.STEP_STARTED, step_id=step_id, visit=1, attempt=1)
 
 
 # -- where steps run
@@ -111,15 +128,33 @@ def test_a_worker_of_another_region_claims_nothing_and_nothing_is_lost(gate: Gat
 
 def test_the_claim_itself_refuses_what_was_read_before(gate: Gate) -> None:
     gate.tenant(data_region=EU)
-    run_id = gate.start()
     gate.ward.store.region = EU
-    gate.ward.do(run_id, "a")
+    run_id = gate.start()
+    work, claimed, event = reading(gate, run_id, "a")
+    lease = timedelta(seconds=30)
+
     gate.ward.store.region = "us-east-1"
+    assert gate.ward.store.claim(work, claimed, event, lease, "elsewhere") is None
+    assert gate.ward.states(run_id)["a"] == "ready"
 
-    # What the next step takes is known to this process: it does not look before it claims.
-    assert gate.ward.begin(run_id, "b") is None
+    gate.ward.store.region = EU
+    assert gate.ward.store.claim(work, claimed, event, lease, "here") is not None
 
-    assert gate.ward.states(run_id)["b"] == "ready"
+
+def test_claims_that_share_a_transaction_are_refused_too(database: Database) -> None:
+    store, tenants = PostgresRunStore(database, region=EU), PostgresTenantStore(database)
+    tenants.add(TenantConfig(TENANT, TENANT, TenantTier.ENTERPRISE, data_region=EU))
+    events = PostgresEventStore(database)
+    gate = Gate(Ward(store, events, PostgresSweeps(database), in_postgres_passes(database)), tenants)
+    run_id = gate.start(segment=DIAMOND)
+    gate.ward.do(run_id, "s", "split_1")
+    read = [reading(gate, run_id, step_id) for step_id in ("a", "b")]
+
+    def taken(region: str) -> list[bool]:
+        asks = [Claim(*one, timedelta(seconds=30), "somebody", None, region) for one in read]
+        return [found is not None for found in claim_many(database, asks)]
+
+    assert (taken("us-east-1"), taken(EU)) == ([False, False], [True, True])
 
 
 def test_a_run_keeps_its_region_and_what_is_made_of_it_has_the_tenants_present_one(gate: Gate) -> None:
