@@ -151,7 +151,7 @@ class Runs:
         *,
         known_types: Callable[[], Iterable[str]] = tuple,
         close: Callable[[], None] = lambda: None,
-        unattended: Callable[[PinnedDefinition], list[str]] | None = None,
+        unattended: Callable[[PinnedDefinition, str], list[str]] | None = None,
     ) -> None:
         self.engine = engine
         self.events = events
@@ -322,7 +322,8 @@ class Runs:
         if self._unattended is None:
             return
         try:
-            queues = self._unattended(self.engine.store.definition(record.tenant_id, record.definition_hash))
+            pinned = self.engine.store.definition(record.tenant_id, record.definition_hash)
+            queues = self._unattended(pinned, record.region)
         except Exception as exc:  # noqa: BLE001  # the broker may be away; the run is safe all the same
             logger.debug("run %s: could not ask who consumes its queues: %s", record.run_id, exc)
             return

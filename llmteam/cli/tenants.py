@@ -60,6 +60,7 @@ def _record_options(command: _Command) -> _Command:
         click.option("--max-concurrent-pipelines", type=number, metavar="N", help="Open runs at once."),
         click.option("--max-agents-per-pipeline", type=number, metavar="N", help="Steps of a run that ask a model."),
         click.option("--max-requests-per-minute", type=number, metavar="N", help="Starts in a minute."),
+        click.option("--max-storage-gb", type=click.FloatRange(0), metavar="GB", help="What its rows may take."),
         click.option("--max-runs-per-day", type=number, metavar="N", help="Starts in a UTC day."),
         click.option("--when-full", type=click.Choice(("refuse", "queue")), help="What becomes of one run too many."),
         click.option("--audit-retention-days", type=number, metavar="N", help="Keep audit records; 0: for ever."),
@@ -116,9 +117,12 @@ def list_tenants(everyone: bool, limit: int, offset: int, as_json: bool) -> None
 @click.argument("tenant_id", metavar="TENANT")
 @json_option
 def show(tenant_id: str, as_json: bool) -> None:
-    """Show a tenant: its record and what follows from it."""
+    """Show a tenant: its record, what follows from it, and what it stores now."""
+    from llmteam.tenancy.postgres.storage import StorageMeter
+
     with _office("") as office:
-        _show(asyncio.run(office.manager.get_tenant(tenant_id)), as_json)
+        config = asyncio.run(office.manager.get_tenant(tenant_id))
+        _show(config, as_json, stored=StorageMeter(office.database).meter(tenant_id).size)
 
 
 @tenants.command()
@@ -303,7 +307,8 @@ def _changed(config: TenantConfig, given: dict[str, Any]) -> TenantConfig:
     """The record with what the options say."""
     from llmteam.tenancy import TenantTier
 
-    changes = {name: given[name] for name in (*_LIMITS, *_KEPT) if given[name] is not None}
+    named = (*_LIMITS, *_KEPT, "max_storage_gb")
+    changes = {name: given[name] for name in named if given[name] is not None}
     if given["tier"] is not None:
         changes["tier"] = TenantTier(given["tier"])
     if given["region"] is not None:
@@ -322,10 +327,10 @@ def _kept(config: TenantConfig) -> str:
     return f"kept for {config.audit_retention_days} days" if config.audit_retention_days else "kept for ever"
 
 
-def _show(config: TenantConfig, as_json: bool, done: str = "") -> None:
+def _show(config: TenantConfig, as_json: bool, done: str = "", *, stored: int | None = None) -> None:
     limits = config.get_effective_limits().to_dict()
     if as_json:
-        print_json({**config.to_dict(), "limits": limits})
+        print_json({**config.to_dict(), "limits": limits, **({} if stored is None else {"stored_bytes": stored})})
         return
     if done:
         say(done)
@@ -340,6 +345,7 @@ def _show(config: TenantConfig, as_json: bool, done: str = "") -> None:
             "when full": config.when_full,
             "audit records": _kept(config),
             **{name.replace("_", " "): f"{value:,}" for name, value in limits.items()},
+            "stored": None if stored is None else f"{stored:,} bytes",
             "features": ", ".join(features),
             "disabled": ", ".join(sorted(config.features_disabled)) or None,
             "created": config.created_at,
