@@ -53,6 +53,7 @@ from llmteam.errors import InfrastructureError
 from llmteam.events.models import ErrorInfo, EventDraft, EventType
 from llmteam.ids import Clock, new_id, utc_now
 from llmteam.ratelimit.gate import Gate
+from llmteam.regions import plain
 from llmteam.runtime.context import RuntimeContext, StepContext
 from llmteam.tenancy.exceptions import TenantLimitExceededError
 
@@ -136,10 +137,7 @@ class Engine:
         return self._create(run, graph, change)
 
     def begin_run(self, run: NewRun, change: Change) -> None:
-        """Write a run that begins as ``change`` says.
-
-        Raises :class:`AlreadyRunningError`, and as :meth:`submit`.
-        """
+        """Write a run that begins as ``change`` says. Raises :class:`AlreadyRunningError`, and as :meth:`submit`."""
         if not self._create(run, self._graphs.put(run.pinned), change):
             raise AlreadyRunningError(run.run_id)
 
@@ -157,7 +155,7 @@ class Engine:
         self.outbox.send(run.tenant_id, graph, change)
         if change.run.deadline is not None:
             # Whoever looks at a step of a run that is over time ends the run.
-            self.outbox.alarm(change.run.deadline, hint_of(run.tenant_id, run.run_id, graph, (graph.entry, 1)))
+            self.outbox.alarm(change.run.deadline, hint_of(run.tenant_id, change.run, graph, (graph.entry, 1)))
         if change.run.status is SegmentStatus.PENDING:
             # Whatever ended while it was written has not seen it.
             self.admitting.admit(run.tenant_id)
@@ -224,10 +222,10 @@ class Engine:
         claimed = transitions.claim(work.run, work.row, now, timeout)
         if claimed is None:
             if work.row.state is StepState.READY and work.row.owner == "timer" and work.row.wake_at is not None:
-                self.outbox.alarm(work.row.wake_at, hint_of(hint.tenant_id, hint.run_id, graph, key, work.row))
+                self.outbox.alarm(work.row.wake_at, hint_of(hint.tenant_id, work.run, graph, key, work.row))
             return None
-        if claimed.quarantined and hint.queue not in ("", QUARANTINE_QUEUE):
-            self.outbox.send_hints([hint_of(hint.tenant_id, hint.run_id, graph, key, work.row)])
+        if claimed.quarantined and hint.queue and plain(hint.queue) != QUARANTINE_QUEUE:
+            self.outbox.send_hints([hint_of(hint.tenant_id, work.run, graph, key, work.row)])
             return None
         input_data = work.input if work.takes_run_input else gather_input(node, work.sources, graph.nodes)
         entry = self.limiting.enter(work, graph, node, input_data)

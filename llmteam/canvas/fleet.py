@@ -22,6 +22,10 @@ from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractions
+from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
+from llmteam.ratelimit.gate import Gate
+from llmteam.ratelimit.limits.redis import RedisLimitBackend
+from llmteam.regions import queue_in
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
@@ -53,15 +57,18 @@ def connect(
     app = app or celery_app(settings)
     database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)
-    wakeup = RedisWakeup(settings.redis_url or str(app.conf.broker_url))
+    redis_url = settings.redis_url or str(app.conf.broker_url)
+    wakeup = RedisWakeup(redis_url)
     catalog = catalog or StepCatalog.get_instance()
     clock = DatabaseClock(database)
+    limits, circuits = RedisLimitBackend(redis_url), RedisCircuitBackend(redis_url)
     interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
     store = PostgresRunStore(
         database,
         interactions,
         unknown_tenants=limits_of_tier(TenantTier(settings.default_tier)),
         master_keys=MasterKeys(settings.encryption_keys),
+        region=settings.region,
     )
     engine = Engine(
         store,
@@ -71,16 +78,19 @@ def connect(
         notify=run_notifier(wakeup),
         alarm=alarm,
         limits=limits_of(settings),
+        gate=Gate(limits, circuits, lease_seconds=settings.lease_seconds),
         holder=f"{os.uname().nodename}:{os.getpid()}",
         clock=clock,
     )
     events = PostgresEventStore(database, wakeup=wakeup)
 
-    def unattended(pinned: PinnedDefinition) -> list[str]:
-        return dispatcher.unattended({facts.queue for facts in pinned.facts.values()})
+    def unattended(pinned: PinnedDefinition, region: str) -> list[str]:
+        return dispatcher.unattended({queue_in(facts.queue, region) for facts in pinned.facts.values()})
 
     def close() -> None:
         engine.denials.flush()
+        limits.close()
+        circuits.close()
         wakeup.close()
         database.close()
 

@@ -14,6 +14,7 @@ from llmteam.canvas.routing import Source, StepOutput
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow
 from llmteam.events.models import ErrorInfo, EventDraft
+from llmteam.regions import DEFAULT_REGION
 
 if TYPE_CHECKING:
     from llmteam.audit.stores import AuditStoreFace
@@ -61,6 +62,9 @@ class StoredOutput:
         """The answer itself."""
         return StepOutput(codec.loads(self.text), self.whole)
 
+
+#: What a transition asks of the tenant's standing.
+Door = Literal["admit", "standing"]
 
 LinkKind = Literal["retry", "fork", "restart"]
 
@@ -197,6 +201,7 @@ class RunRecord:
     link: str | None = None
     idempotency_key: str | None = None
     wake_at: datetime | None = None
+    region: str = DEFAULT_REGION
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +237,12 @@ Seal = Callable[[Slice, Any, Sequence["StepRecord"]], tuple[Change, SegmentSnaps
 
 
 class RunStore(Protocol):
-    """Where runs live. Synchronous; each method is one transaction. Everything is seen by one tenant only."""
+    """Where runs live. Synchronous; each method is one transaction. Everything is seen by one tenant only.
+
+    ``region`` is where this process runs steps; those of runs of other regions are neither gathered nor claimed.
+    """
+
+    region: str
 
     @property
     def interactions(self) -> Interactions:
@@ -252,6 +262,7 @@ class RunStore(Protocol):
     def create(self, run: NewRun, change: Change, nodes: Mapping[str, Node]) -> bool:
         """Write a new run with all its rows, or one that waits for its turn; False when its id or key is taken.
 
+        The region of ``change.run`` is from then on that of the tenant.
         Raises :class:`TenantError` kinds when the tenant may not start it; then nothing is written.
         """
         ...
@@ -265,7 +276,7 @@ class RunStore(Protocol):
         ...
 
     def gather(self, tenant_id: str, run_id: str, key: Key) -> Work | None:
-        """The step and its input, without a lock; None when there is no such row."""
+        """The step and its input, without a lock; None when there is no such row, or its run is of another region."""
         ...
 
     def claim(
@@ -295,13 +306,13 @@ class RunStore(Protocol):
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
         seen: Seen | None = None,
-        admits: bool = False,
+        door: Door | None = None,
     ) -> Change:
         """Lock the run, run ``transition`` on the slice of ``keys``, write what it changed.
 
-        With ``admits`` it takes one more place among the tenant's open runs; raises :class:`TenantError` kinds when
-        there is none. With ``seen`` a store may leave out the lock and the look, and write only if nothing has
-        happened since.
+        With the ``door`` ``admit`` it takes one more place among the tenant's open runs, with ``standing`` the tenant
+        has to be active; raises :class:`TenantError` kinds when there is none, or it is not. With ``seen`` a store may
+        leave out the lock and the look, and write only if nothing has happened since.
         """
         ...
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from llmteam import codec
-from llmteam.canvas.auditing import refusal_of
+from llmteam.canvas.auditing import start_refusal
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import AlreadyRunningError, RunNotFoundError, UnknownSegmentError
@@ -152,7 +152,7 @@ class Runs:
         *,
         known_types: Callable[[], Iterable[str]] = tuple,
         close: Callable[[], None] = lambda: None,
-        unattended: Callable[[PinnedDefinition], list[str]] | None = None,
+        unattended: Callable[[PinnedDefinition, str], list[str]] | None = None,
     ) -> None:
         self.engine = engine
         self.events = events
@@ -256,7 +256,7 @@ class Runs:
             refused = exc
         taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
         if taken is None and refused is not None:
-            self.engine.denials.note(run.tenant_id, refusal_of(run, refused))
+            self.engine.denials.note(run.tenant_id, start_refusal(run, refused))
             raise refused
         return False, taken
 
@@ -324,7 +324,8 @@ class Runs:
         if self._unattended is None:
             return
         try:
-            queues = self._unattended(self.engine.store.definition(record.tenant_id, record.definition_hash))
+            pinned = self.engine.store.definition(record.tenant_id, record.definition_hash)
+            queues = self._unattended(pinned, record.region)
         except Exception as exc:  # noqa: BLE001  # the broker may be away; the run is safe all the same
             logger.debug("run %s: could not ask who consumes its queues: %s", record.run_id, exc)
             return

@@ -16,6 +16,7 @@ from llmteam.canvas.routing import Decisions
 from llmteam.errors import LLMTeamError
 from llmteam.events.models import ErrorInfo, EventDraft
 from llmteam.human.rulings import Ruling
+from llmteam.regions import DEFAULT_REGION
 
 #: How long a step that is ready may lie before a sweep hints at it again.
 HINT_AFTER = timedelta(seconds=10)
@@ -103,7 +104,8 @@ class LoopState:
 class RunState:
     """The run's row, as far as transitions look at it.
 
-    ``paused_at`` is when its timers froze, ``snapshot_id`` the snapshot of the current pause.
+    ``paused_at`` is when its timers froze, ``snapshot_id`` the snapshot of the current pause. ``region`` is where its
+    steps run; a store that writes a new run sets it.
     """
 
     run_id: str
@@ -119,6 +121,7 @@ class RunState:
     error: ErrorInfo | None = None
     paused_at: datetime | None = None
     snapshot_id: str | None = None
+    region: str = DEFAULT_REGION
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.canvas import pauses
-from llmteam.canvas.auditing import refusal_of
+from llmteam.canvas.auditing import resume_refusal, start_refusal
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import (
     RunNotFoundError,
@@ -20,11 +20,21 @@ from llmteam.canvas.exceptions import (
 )
 from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.outputs import store_output
-from llmteam.canvas.records import Link, LinkKind, NewRun, RunHeader, RunRecord, StepRecord, StoredOutput, Transition
+from llmteam.canvas.records import (
+    Door,
+    Link,
+    LinkKind,
+    NewRun,
+    RunHeader,
+    RunRecord,
+    StepRecord,
+    StoredOutput,
+    Transition,
+)
 from llmteam.canvas.replay import behind, finished_rows, replay
 from llmteam.canvas.routing import LIVE, decide_edges, shape_output
 from llmteam.canvas.snapshots import SegmentSnapshot, SnapshotStep
-from llmteam.canvas.state import Change, Key, SegmentStatus, Slice, StepRow, StepState
+from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow, StepState
 from llmteam.ids import new_id
 from llmteam.tenancy.exceptions import TenantError
 from llmteam.wakeup import Wakeup, channel
@@ -118,6 +128,7 @@ class Surgery:
             SnapshotNotFoundError: there is neither such a run nor such a snapshot.
             SnapshotStaleError: the snapshot is not that of the current pause.
             RunStateError: the run is not paused.
+            TenantInactiveError: the tenant is deactivated, so that what stands still stays so.
         """
         record = self._store.record(tenant_id, name)
         if record is None:
@@ -130,20 +141,24 @@ class Surgery:
         if record.status is not SegmentStatus.PAUSED and record.run_id == name:
             raise RunStateError(name, f"is {record.status.value}, not paused: only a paused run can be resumed")
         header = self._header(tenant_id, record.run_id)
-        change = self._apply(header, lambda moment: pauses.resume(moment, snapshot_id, by))
+        try:
+            change = self._apply(header, lambda moment: pauses.resume(moment, snapshot_id, by), door="standing")
+        except TenantError as exc:
+            self._engine.denials.note(tenant_id, resume_refusal(header, by, exc))
+            raise
         if not change.applied:
             now = self._record(tenant_id, record.run_id).status
             raise SnapshotStaleError(record.run_id, snapshot_id, now.value)
-        self._hint_all(header)
+        self._hint_all(header, change.run)
         return record.run_id
 
-    def _hint_all(self, header: RunHeader) -> None:
+    def _hint_all(self, header: RunHeader, run: RunState) -> None:
         """Hint at everything that the resumed run has lying ready."""
         rows = self._store.ready(header.tenant_id, header.run_id)
-        self._engine.outbox.send_ready(header.tenant_id, header.run_id, self._engine.graph_of(header), rows)
+        self._engine.outbox.send_ready(header.tenant_id, run, self._engine.graph_of(header), rows)
 
-    def _apply(self, header: RunHeader, transition: Transition) -> Change:
-        change = self._store.apply(header, [], transition, {}, now=self._engine.clock())
+    def _apply(self, header: RunHeader, transition: Transition, door: Door | None = None) -> Change:
+        change = self._store.apply(header, [], transition, {}, now=self._engine.clock(), door=door)
         if change.applied:
             self._engine.outbox.tell(header.tenant_id, change)
         return change
@@ -258,7 +273,7 @@ class Surgery:
         try:
             engine.begin_run(run, change)
         except TenantError as exc:
-            engine.denials.note(run.tenant_id, refusal_of(run, exc))
+            engine.denials.note(run.tenant_id, start_refusal(run, exc))
             raise
         return run_id
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TIERS = ("free", "starter", "professional", "enterprise")
+#: Other parts of a record that options set as they are.
+_KEPT = ("when_full", "audit_retention_days", "legal_hold")
 _LIMITS = ("max_concurrent_pipelines", "max_agents_per_pipeline", "max_requests_per_minute", "max_runs_per_day")
 
 
@@ -51,8 +53,11 @@ def _record_options(command: _Command) -> _Command:
         click.option("--max-concurrent-pipelines", type=number, metavar="N", help="Open runs at once."),
         click.option("--max-agents-per-pipeline", type=number, metavar="N", help="Steps of a run that ask a model."),
         click.option("--max-requests-per-minute", type=number, metavar="N", help="Starts in a minute."),
+        click.option("--max-storage-gb", type=click.FloatRange(0), metavar="GB", help="What its rows may take."),
         click.option("--max-runs-per-day", type=number, metavar="N", help="Starts in a UTC day."),
         click.option("--when-full", type=click.Choice(("refuse", "queue")), help="What becomes of one run too many."),
+        click.option("--audit-retention-days", type=number, metavar="N", help="Keep audit records; 0: for ever."),
+        click.option("--legal-hold/--no-legal-hold", default=None, help="Remove no audit records, however old."),
         click.option("--enable", multiple=True, metavar="FEATURE", help="Turn a feature on; may be repeated."),
         click.option("--disable", multiple=True, metavar="FEATURE", help="Turn a feature off; may be repeated."),
     ):
@@ -105,9 +110,12 @@ def list_tenants(everyone: bool, limit: int, offset: int, as_json: bool) -> None
 @click.argument("tenant_id", metavar="TENANT")
 @json_option
 def show(tenant_id: str, as_json: bool) -> None:
-    """Show a tenant: its record and what follows from it."""
+    """Show a tenant: its record, what follows from it, and what it stores now."""
+    from llmteam.tenancy.postgres.storage import StorageMeter
+
     with _office("") as office:
-        _show(asyncio.run(office.manager.get_tenant(tenant_id)), as_json)
+        config = asyncio.run(office.manager.get_tenant(tenant_id))
+        _show(config, as_json, stored=StorageMeter(office.database).meter(tenant_id).size)
 
 
 @tenants.command()
@@ -208,6 +216,7 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
         click.confirm(f"Delete everything of tenant {tenant_id}? There is no way back", abort=True, err=True)
     gone: dict[str, int] = {}
     with _office(by) as office:
+        _refuse_held(office.database, tenant_id)
         known = office.place.runs()
         try:
             erasure = Erasure(
@@ -230,6 +239,15 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
         return
     click.echo(f"tenant {tenant_id} is erased; its audit chain: llmteam audit verify --tenant {tenant_id}")
     pairs({what: f"{number:,}" for what, number in deleted.items()})
+
+
+def _refuse_held(database: Database, tenant_id: str) -> None:
+    from llmteam.tenancy.postgres import PostgresTenantStore
+
+    record = PostgresTenantStore(database).find(tenant_id)
+    if record is not None and record.legal_hold:
+        advice = f"llmteam tenants update {tenant_id} --no-legal-hold"
+        raise click.ClickException(f"tenant {tenant_id} is under a legal hold: nothing is deleted before {advice}")
 
 
 def _key_destroyer(database: Database, by: str) -> Callable[[str], object]:
@@ -281,7 +299,8 @@ def _changed(config: TenantConfig, given: dict[str, Any]) -> TenantConfig:
     """The record with what the options say."""
     from llmteam.tenancy import TenantTier
 
-    changes = {name: given[name] for name in (*_LIMITS, "when_full") if given[name] is not None}
+    named = (*_LIMITS, *_KEPT, "max_storage_gb")
+    changes = {name: given[name] for name in named if given[name] is not None}
     if given["tier"] is not None:
         changes["tier"] = TenantTier(given["tier"])
     if given["region"] is not None:
@@ -294,10 +313,16 @@ def _changed(config: TenantConfig, given: dict[str, Any]) -> TenantConfig:
     )
 
 
-def _show(config: TenantConfig, as_json: bool, done: str = "") -> None:
+def _kept(config: TenantConfig) -> str:
+    if config.legal_hold:
+        return "kept under a legal hold"
+    return f"kept for {config.audit_retention_days} days" if config.audit_retention_days else "kept for ever"
+
+
+def _show(config: TenantConfig, as_json: bool, done: str = "", *, stored: int | None = None) -> None:
     limits = config.get_effective_limits().to_dict()
     if as_json:
-        print_json({**config.to_dict(), "limits": limits})
+        print_json({**config.to_dict(), "limits": limits, **({} if stored is None else {"stored_bytes": stored})})
         return
     if done:
         say(done)
@@ -310,7 +335,9 @@ def _show(config: TenantConfig, as_json: bool, done: str = "") -> None:
             "state": "active" if config.is_active else "inactive",
             "region": config.data_region,
             "when full": config.when_full,
+            "audit records": _kept(config),
             **{name.replace("_", " "): f"{value:,}" for name, value in limits.items()},
+            "stored": None if stored is None else f"{stored:,} bytes",
             "features": ", ".join(features),
             "disabled": ", ".join(sorted(config.features_disabled)) or None,
             "created": config.created_at,

@@ -158,7 +158,7 @@ def list_runs(runs: RunsHere, identity: Operator, query: Annotated[RunsQuery, Qu
     return RunList(runs=[RunSummary.of(record) for record in page], next=further)
 
 
-@router.post("/runs", status_code=201, responses={**_STARTED, **refusals(401, 403, 409, 413, 422, 503)})
+@router.post("/runs", status_code=201, responses={**_STARTED, **refusals(401, 403, 409, 413, 422, 429, 503)})
 def start_run(parts: PartsHere, runs: RunsHere, identity: Operator, body: StartBody, response: Response) -> RunSummary:
     """Start a run. 201 tells where it is, 200 gives the one that was started before under that id or key.
 

@@ -33,7 +33,7 @@ from llmteam.canvas.postgres.scripts import (
     write_events,
 )
 from llmteam.canvas.postgres.settling import settle_unlocked
-from llmteam.canvas.records import Claimed, NewRun, RunHeader, Seal, Seen, StoredOutput, Transition, Work
+from llmteam.canvas.records import Claimed, Door, NewRun, RunHeader, Seal, Seen, StoredOutput, Transition, Work
 from llmteam.canvas.routing import StepOutput, outputs_payload
 from llmteam.canvas.state import Change, Key, NeedRows, RunState, Slice, StepRow
 from llmteam.context.postgres import PostgresContextStore
@@ -48,6 +48,7 @@ from llmteam.human.postgres.writing import write_new, write_notices, write_withd
 from llmteam.human.rulings import withdrawal
 from llmteam.keys import TenantKeys
 from llmteam.keys.postgres import PostgresKeyStore
+from llmteam.regions import DEFAULT_REGION, check_region
 from llmteam.tenancy.admission import StartLimits
 from llmteam.tenancy.postgres.admission import ADMIT, admit_values, refusal_of
 
@@ -59,7 +60,8 @@ class PostgresRunStore(PostgresReads):
     """The :class:`~llmteam.canvas.records.RunStore` in SQL.
 
     ``unknown_tenants`` is what holds for starts of tenants without a record; by default nothing is counted of them.
-    Without ``master_keys``, steps cannot seal anything.
+    Without ``master_keys``, steps cannot seal anything. Steps of runs of another region than ``region`` are neither
+    read nor claimed here.
     """
 
     def __init__(
@@ -69,8 +71,9 @@ class PostgresRunStore(PostgresReads):
         *,
         unknown_tenants: StartLimits | None = None,
         master_keys: MasterKeys | None = None,
+        region: str = DEFAULT_REGION,
     ) -> None:
-        super().__init__(database)
+        super().__init__(database, check_region("region", region))
         self._unknown = unknown_tenants or StartLimits()
         keys = TenantKeys(PostgresKeyStore(database, record=key_changes()), master_keys or MasterKeys())
         self.audit = audit = PostgresAuditStore(database)
@@ -79,6 +82,8 @@ class PostgresRunStore(PostgresReads):
         )
         self.interactions = interactions or PostgresInteractions(database)
         self._known: set[tuple[str, str]] = set()
+        #: The region of a tenant's runs, as this process last saw it.
+        self._regions: dict[str, str] = {}
         self._claims = Combining[Claim, Claimed | None](partial(claim_one, database), partial(claim_many, database))
         self._finishes = Combining[Move, Change](self._apply_alone, partial(finish_many, database))
 
@@ -90,10 +95,11 @@ class PostgresRunStore(PostgresReads):
         known = (run.tenant_id, run.pinned.hash)
         first = 1
         while True:
-            script = creation(run, change, nodes, first, self._unknown, known=known in self._known)
+            guess = self._regions.get(run.tenant_id, DEFAULT_REGION)
+            script = creation(run, change, nodes, first, guess, self._unknown, is_known=known in self._known)
             try:
                 with self._database.hot(run.tenant_id) as connection:
-                    script.run(connection)
+                    change.run.region = (script.run(connection) or [])[0][0]
                 break
             except RefusedError as exc:
                 raise refusal_of(run.tenant_id, exc) from None
@@ -106,7 +112,9 @@ class PostgresRunStore(PostgresReads):
             first = self._read(run.tenant_id, sql.READ_NEXT_SEQ, run.tenant_id, run.run_id)[0][0]
         if len(self._known) >= _KNOWN:
             self._known.clear()
+            self._regions.clear()
         self._known.add(known)
+        self._regions[run.tenant_id] = change.run.region
         return True
 
     def claim(
@@ -120,7 +128,9 @@ class PostgresRunStore(PostgresReads):
     ) -> Claimed | None:
         """As :meth:`RunStore.claim`: one round trip, which claims of one run that meet here share."""
         header = work.header
-        return self._claims((header.tenant_id, header.run_id), Claim(work, claimed, event, lease, holder, keys))
+        return self._claims(
+            (header.tenant_id, header.run_id), Claim(work, claimed, event, lease, holder, keys, self.region)
+        )
 
     def apply(
         self,
@@ -134,7 +144,7 @@ class PostgresRunStore(PostgresReads):
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
         seen: Seen | None = None,
-        admits: bool = False,
+        door: Door | None = None,
     ) -> Change:
         """As :meth:`RunStore.apply`: lock and read in one round trip, write and commit in the next.
 
@@ -146,7 +156,7 @@ class PostgresRunStore(PostgresReads):
             change = settle_unlocked(self._database, move, finished, seen)
             if change is not None:
                 return change
-        move = Move(header, keys, transition, nodes, now, finished, output, local_state, admits)
+        move = Move(header, keys, transition, nodes, now, finished, output, local_state, door)
         return self._apply_alone(move) if finished is None else self._finishes(move.ident, move)
 
     def _apply_alone(self, move: Move) -> Change:
@@ -178,8 +188,8 @@ class PostgresRunStore(PostgresReads):
     def _admission(self, move: Move) -> Script:
         """What comes before the lock of the run."""
         script = Script()
-        if move.admits:
-            script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, 0, "admit", self._unknown))
+        if move.door is not None:
+            script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, move.door, self._unknown))
         return script
 
     def _withdrawals(
@@ -260,7 +270,7 @@ class PostgresRunStore(PostgresReads):
             head, tail = sql.UPDATE_STEPS_HEAD, sql.UPDATE_STEPS_TAIL
             values = [value for row in changed for value in (*row.key, *rows.step_values(row))]
             script.add(head + ",".join([sql.UPDATE_STEPS_ROW] * len(changed)) + tail, *values, *ident)
-        insert_steps(script, ident, change.added.values(), nodes)
+        insert_steps(script, ident, change.added.values(), nodes, change.run.region)
         if change.cancel_open:
             script.add(sql.CANCEL_OPEN, change.now, *ident)
         write_hold(script, ident, change)

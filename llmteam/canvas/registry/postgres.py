@@ -23,6 +23,7 @@ from llmteam.canvas.registry.stores import (
 from llmteam.db.engine import Database
 from llmteam.db.tables import definitions, segments
 from llmteam.ids import Clock, as_utc, utc_now
+from llmteam.tenancy.postgres.standing import check_standing
 
 _COLUMNS = (
     segments.c.segment_id,
@@ -46,6 +47,7 @@ class PostgresSegmentRegistry(SegmentRegistry):
         definition = checked(segment)
         content_hash = definition.content_hash
         with self._database.tenant_transaction(tenant_id) as connection:
+            check_standing(connection, tenant_id)
             connection.execute(_insert_definition(tenant_id, definition, content_hash, self._clock()))
             is_new = connection.execute(
                 insert(segments)

@@ -56,7 +56,8 @@ class PostgresTenantStore(TenantStoreFace):
         if row is None:
             return None
         counted = (row["max_concurrent"], row["max_per_day"], row["max_per_minute"], row["max_agents"])
-        return StartLimits(*counted, row["queues"], row["is_active"], row["deleted_at"] is not None)
+        given = (frozenset(row["features"]), frozenset(row["features_off"]), row["max_storage"], row["data_region"])
+        return StartLimits(*counted, row["queues"], row["is_active"], row["deleted_at"] is not None, *given)
 
     def _row(self, tenant_id: str) -> RowMapping | None:
         statement = select(table).where(table.c.tenant_id == tenant_id)
@@ -165,4 +166,7 @@ def _values(config: TenantConfig) -> dict[str, Any]:
         "max_per_minute": limits.per_minute,
         "max_agents": limits.agents,
         "queues": limits.queues,
+        "features": sorted(limits.features or ()),
+        "features_off": sorted(limits.features_off),
+        "max_storage": limits.storage,
     }

@@ -9,7 +9,9 @@ import pytest
 
 from llmteam.audit import AuditRecord
 from llmteam.canvas import SegmentDefinition
-from llmteam.tenancy import TenantContext
+from llmteam.db import Database
+from llmteam.tenancy import TenantConfig, TenantContext, TenantTier
+from llmteam.tenancy.postgres import PostgresTenantStore
 from tests.following import refused
 from tests.integration.web.runs_site import PAIR, RunsSite, row, runs_site
 
@@ -105,6 +107,43 @@ def test_a_start_that_cannot_be_is_refused_with_the_place(place: RunsSite, body:
     assert len(told["detail"].split()) > 2, "a sentence"
     assert not path or any(one["path"].startswith(path) for one in told["errors"]), told
     assert place.api().get("/runs").json()["runs"] == []
+
+
+def test_a_start_over_a_limit_says_which(place: RunsSite, database: Database) -> None:
+    config = TenantConfig("acme", "Acme", TenantTier.ENTERPRISE, max_concurrent_pipelines=1)
+    PostgresTenantStore(database).add(config)
+    place.start()
+
+    told = refused(place.api().post("/runs", {"segment": PAIR}), 429)
+
+    assert (told["limit_type"], told["current"], told["maximum"]) == ("concurrent_pipelines", 1, 1)
+
+
+def test_a_start_that_needs_a_feature_and_whatever_a_deactivated_tenant_sets_in_motion_are_forbidden(
+    place: RunsSite, database: Database
+) -> None:
+    run_id = place.start()
+    assert place.api().post(f"/runs/{run_id}/pause", {}).status_code == 200
+    store = PostgresTenantStore(database)
+    store.add(TenantConfig("acme", "Acme", TenantTier.FREE, max_concurrent_pipelines=9))
+    asks = {
+        "segment_id": "asks",
+        "name": "Asks",
+        "steps": [
+            {
+                "step_id": "ask",
+                "step_type": "human_task",
+                "config": {"task_type": "approval", "title": "Go on?", "assignee_ref": "ann"},
+            }
+        ],
+    }
+
+    assert "human_interaction" in refused(place.api().post("/runs", {"segment": asks}), 403)["detail"]
+    store.put(TenantConfig("acme", "Acme", TenantTier.FREE, is_active=False))
+
+    for path, body in (("/runs", {"segment": PAIR}), (f"/runs/{run_id}/resume", {})):
+        assert "is deactivated" in refused(place.api().post(path, body), 403)["detail"]
+    assert place.api().post(f"/runs/{run_id}/cancel", {}).status_code == 200
 
 
 def test_a_body_that_is_too_large_is_refused(place: RunsSite) -> None:
