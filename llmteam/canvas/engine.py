@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam import codec
+from llmteam.audit.denials import Denials
 from llmteam.canvas import transitions
 from llmteam.canvas.admitting import Admitting
 from llmteam.canvas.asking import Asking
@@ -108,6 +109,7 @@ class Engine:
         self._graphs = GraphCache(store)
         self.asking = Asking(store, self._graphs, self.outbox, lambda: self.limits, clock)
         self.admitting = Admitting(store, self._graphs, self.outbox, clock)
+        self.denials = Denials(store.audit.add)
         self.limiting = Limiting(store, self.outbox, gate, clock)
         self._handed_on = HandedOn()
 
@@ -167,9 +169,11 @@ class Engine:
         limit = run.options.timeout_seconds
         return None if limit is None else now + bounded(limit)
 
-    def end(self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None) -> bool:
-        """Cancel a run, or end it otherwise; False when it is unknown or over."""
-        return self._transform(tenant_id, run_id, lambda moment: transitions.end_run(moment, status, error))
+    def end(
+        self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None, by: str = ""
+    ) -> bool:
+        """Cancel a run, or end it otherwise, as ``by`` wants, if known; False when it is unknown or over."""
+        return self._transform(tenant_id, run_id, lambda moment: transitions.end_run(moment, status, error, by))
 
     def expire(self, tenant_id: str, run_id: str) -> bool:
         """End a run whose deadline has passed; False when it has not, or the run is over."""

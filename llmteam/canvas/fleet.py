@@ -88,6 +88,7 @@ def connect(
         return dispatcher.unattended({queue_in(facts.queue, region) for facts in pinned.facts.values()})
 
     def close() -> None:
+        engine.denials.flush()
         limits.close()
         circuits.close()
         wakeup.close()

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from llmteam.canvas.records import Expired, LateRun
 from llmteam.canvas.state import QUARANTINE_AFTER
+from llmteam.canvas.sweeping import Expired, LateRun
 from llmteam.db.engine import Database
 from llmteam.dispatch import Hint
 
