@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from llmteam.ratelimit.breaker import CircuitBreaker
 from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
+from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
 from llmteam.ratelimit.decisions import (
     Ask,
     CircuitBackend,
+    CircuitChange,
     CircuitPermit,
     Decision,
     LimitBackend,
@@ -27,6 +27,7 @@ from llmteam.ratelimit.executor import RateLimitedExecutor
 from llmteam.ratelimit.leases import Permit
 from llmteam.ratelimit.limiter import RateLimiter
 from llmteam.ratelimit.limits.memory import MemoryLimitBackend
+from llmteam.ratelimit.limits.redis import RedisLimitBackend
 from llmteam.ratelimit.models import (
     CircuitBreakerConfig,
     CircuitBreakerStats,
@@ -40,16 +41,14 @@ from llmteam.ratelimit.registry import Limit, LimitRegistry, register_limit
 from llmteam.ratelimit.results import EndpointStats, ExecutionResult
 from llmteam.ratelimit.retrying import RetryBudget, is_transient
 
-if TYPE_CHECKING:
-    from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
-    from llmteam.ratelimit.limits.redis import RedisLimitBackend
-
+# Without UnknownLimitError: `llmteam` has that of tenants' limits under this name.
 __all__ = [
     "Ask",
     "CircuitBackend",
     "CircuitBreaker",
     "CircuitBreakerConfig",
     "CircuitBreakerStats",
+    "CircuitChange",
     "CircuitOpenError",
     "CircuitPermit",
     "CircuitState",
@@ -81,16 +80,3 @@ __all__ = [
     "is_transient",
     "register_limit",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # On first use only: they bring the client of Redis.
-    if name == "RedisLimitBackend":
-        from llmteam.ratelimit.limits.redis import RedisLimitBackend
-
-        return RedisLimitBackend
-    if name == "RedisCircuitBackend":
-        from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
-
-        return RedisCircuitBackend
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
