@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from llmteam.ratelimit.breaker import CircuitBreaker
 from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
-from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
 from llmteam.ratelimit.decisions import (
     Ask,
     CircuitBackend,
@@ -19,6 +20,7 @@ from llmteam.ratelimit.decisions import (
 from llmteam.ratelimit.exceptions import (
     CircuitOpenError,
     InvalidLimitError,
+    LimitNotRegisteredError,
     QueueFullError,
     RateLimitError,
     RateLimitExceeded,
@@ -27,7 +29,6 @@ from llmteam.ratelimit.executor import RateLimitedExecutor
 from llmteam.ratelimit.leases import Permit
 from llmteam.ratelimit.limiter import RateLimiter
 from llmteam.ratelimit.limits.memory import MemoryLimitBackend
-from llmteam.ratelimit.limits.redis import RedisLimitBackend
 from llmteam.ratelimit.models import (
     CircuitBreakerConfig,
     CircuitBreakerStats,
@@ -41,7 +42,10 @@ from llmteam.ratelimit.registry import Limit, LimitRegistry, register_limit
 from llmteam.ratelimit.results import EndpointStats, ExecutionResult
 from llmteam.ratelimit.retrying import RetryBudget, is_transient
 
-# Without UnknownLimitError: `llmteam` has that of tenants' limits under this name.
+if TYPE_CHECKING:
+    from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
+    from llmteam.ratelimit.limits.redis import RedisLimitBackend
+
 __all__ = [
     "Ask",
     "CircuitBackend",
@@ -59,6 +63,7 @@ __all__ = [
     "Limit",
     "LimitBackend",
     "LimitKey",
+    "LimitNotRegisteredError",
     "LimitRegistry",
     "LimitView",
     "MemoryCircuitBackend",
@@ -80,3 +85,16 @@ __all__ = [
     "is_transient",
     "register_limit",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use only: they bring the client of Redis.
+    if name == "RedisLimitBackend":
+        from llmteam.ratelimit.limits.redis import RedisLimitBackend
+
+        return RedisLimitBackend
+    if name == "RedisCircuitBackend":
+        from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
+
+        return RedisCircuitBackend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,7 @@ from llmteam.ratelimit.calling import accepted, call
 from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
 from llmteam.ratelimit.circuits.rules import outcome_of
 from llmteam.ratelimit.decisions import CircuitBackend, LimitBackend, Outcome
-from llmteam.ratelimit.exceptions import CircuitOpenError, QueueFullError, RateLimitExceeded, UnknownLimitError
+from llmteam.ratelimit.exceptions import CircuitOpenError, LimitNotRegisteredError, QueueFullError, RateLimitExceeded
 from llmteam.ratelimit.limiter import RateLimiter
 from llmteam.ratelimit.limits.memory import MemoryLimitBackend
 from llmteam.ratelimit.models import (
@@ -104,7 +104,7 @@ class RateLimitedExecutor:
         limits: where limits are counted; by default with this object alone.
         circuits: where circuits are kept; by default with this object alone.
         auto_register: whether the first use of an unknown name registers it: as the registry of limits has it, else
-            with ``default_config``. Otherwise it raises :class:`UnknownLimitError`.
+            with ``default_config``. Otherwise it raises :class:`LimitNotRegisteredError`.
         registry: limits by name; by default those of this process.
     """
 
@@ -176,7 +176,7 @@ class RateLimitedExecutor:
     ) -> ExecutionResult[Any]:
         """Call ``function``, sync or async, with these arguments. What it raises is in the result.
 
-        Raises :class:`UnknownLimitError`.
+        Raises :class:`LimitNotRegisteredError`.
         """
         endpoint = self._endpoint(name)
         execution = _Call(endpoint, function, args, kwargs, time.monotonic())
@@ -231,7 +231,7 @@ class RateLimitedExecutor:
         if known is not None:
             return known
         if not self._auto_register:
-            raise UnknownLimitError(name)
+            raise LimitNotRegisteredError(name)
         limit = self._registry.find(name)
         if limit is None:
             self.register(name)

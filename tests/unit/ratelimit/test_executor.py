@@ -24,7 +24,7 @@ from llmteam.ratelimit import (
     RateLimitStrategy,
     RetryBudget,
 )
-from llmteam.ratelimit.exceptions import UnknownLimitError
+from llmteam.ratelimit.exceptions import LimitNotRegisteredError
 from llmteam.ratelimit.registry import Limit
 from llmteam.ratelimit.retrying import delay_before
 from llmteam.tenancy import TenantContext, get_current_tenant
@@ -392,7 +392,7 @@ def test_unknown_names_have_the_default_limit_or_none_at_all() -> None:
     strict = RateLimitedExecutor(auto_register=False)
 
     assert run(executor, Failing(0)).rate_limited
-    with pytest.raises(UnknownLimitError):
+    with pytest.raises(LimitNotRegisteredError):
         run(strict, Failing(0))
     assert strict.is_healthy("ghost")
     strict.unregister("ghost")
