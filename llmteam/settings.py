@@ -70,6 +70,8 @@ class Settings:
     notify_attempts: int = 8
     #: Tier of tenants without a record.
     default_tier: str = "enterprise"
+    #: Worker processes that share the limits of what they call: each takes this part of a limit while Redis is away.
+    limit_workers: int = 1
     #: Where a value came from, by field name; fields that are not listed have their default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -187,6 +189,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "smtp_url": variables.smtp_url,
     "notify_attempts": variables.count(1, 1000),
     "default_tier": variables.tier,
+    "limit_workers": variables.count(1, 10_000),
 }
 _DEFAULTS: dict[str, object] = {
     item.name: {} if item.name == "start_keys" else item.default for item in fields(Settings)

@@ -7,7 +7,7 @@ server's clock. Numbers are written with 17 digits: Lua's own way to show them l
 
 from __future__ import annotations
 
-from llmteam.ratelimit.limits.rules import POLL, POLL_MOST, SPANS
+from llmteam.ratelimit.limits.rules import GRACE_MOST, POLL, POLL_MOST, SPANS
 
 #: Keys and numbers per limit.
 KEYS_EACH, NUMBERS_EACH = 5, 10
@@ -72,6 +72,7 @@ local function read(number)
   return limit
 end
 
+local GRACE_MOST = {GRACE_MOST}
 local limits = {{}}
 for number = 1, #KEYS / {KEYS_EACH} do
   limits[number] = read(number)
@@ -181,7 +182,8 @@ for _, limit in ipairs(limits) do
     leave(limit)
   end
 end
-local span = math.ceil(worst.turn - now) + grace
+local wait = math.ceil(worst.turn - now)
+local span = wait + math.max(grace, math.min(wait, GRACE_MOST))
 redis.call('ZADD', worst.queue, 'NX', whole(arrival), ticket)
 redis.call('ZADD', worst.ends, whole(now + span), ticket)
 keep(worst.queue, span)
