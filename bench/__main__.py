@@ -15,7 +15,7 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from bench import report, scale
+from bench import limiter, report, scale
 from bench.ours import Llmteam
 from bench.raw import RawCelery, make_app
 from bench.servers import Site, Worker, connections_for, site, workers
@@ -30,7 +30,7 @@ _WORKLOADS: Mapping[str, tuple[Workload, ...]] = {"steps": (chain, fan), "waits"
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="One small round: shows that everything works, measures nothing.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds of each workload (5).")
-@click.option("--only", type=click.Choice([*_ALL, *scale.MEASURES]), multiple=True, help="Only this workload.")
+@click.option("--only", type=click.Choice([*_ALL, *limiter.MEASURES]), multiple=True, help="Only this workload.")
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there.")
 @click.option("--raw-without-acks", is_flag=True, help="Raw Celery does not acknowledge messages either.")
 def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | None, raw_without_acks: bool) -> None:
@@ -38,14 +38,14 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
 
     Raw Celery runs a chain and a chord of no-op tasks with results, and tasks that sleep; llmteam runs segments of
     no-op steps, of which each commits to Postgres. Then what happens at size: a worker that is killed, a join of
-    10,000 branches, steps among 100,000 waiting runs.
+    10,000 branches, steps among 100,000 waiting runs; and decisions on limits beside the ``limits`` library.
     """
     size = QUICK if quick else FULL
     if rounds is not None:
         size = replace(size, rounds=rounds)
     signal.signal(signal.SIGTERM, _leave)
     console, progress = Console(width=None if sys.stdout.isatty() else 130), Console(stderr=True)
-    wanted = only or (*_ALL, *scale.MEASURES)
+    wanted = only or (*_ALL, *limiter.MEASURES)
     try:
         with site() as place:
             console.print(_setting(place))
@@ -68,7 +68,7 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
 
 def _at_size(place: Site, size: scale.Scale, wanted: Sequence[str], progress: Console) -> list[scale.Finding]:
     found: list[scale.Finding] = []
-    for name, measure in scale.MEASURES.items():
+    for name, measure in limiter.MEASURES.items():
         if name in wanted:
             _check_asked()
             with progress.status(name):

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from sqlalchemy import make_url
 
+from bench.limiter import MEASURES
 from bench.report import lines
-from bench.scale import MEASURES
 from bench.servers import ROOT, UnsafeServerError, durability_of
 from bench.workloads import FULL, QUICK, Row, percentile
 from tests.acceptance.command_line import argv_of
@@ -46,7 +46,7 @@ def folder() -> Path:
 
 
 @pytest.mark.timeout(SECONDS)
-def test_quick_bench_at_size_tells_of_kills_wide_joins_and_waiting_runs(folder: Path) -> None:
+def test_quick_bench_at_size_tells_of_kills_wide_joins_waiting_runs_and_limits(folder: Path) -> None:
     target = folder / "figures.json"
 
     only = [part for name in MEASURES for part in ("--only", name)]
@@ -55,7 +55,7 @@ def test_quick_bench_at_size_tells_of_kills_wide_joins_and_waiting_runs(folder: 
 
     assert process.returncode == 0, errors
     found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
-    assert len(found) == 11
+    assert len(found) == 19
     assert all(name in out for name in found)
     assert all(one["ours"] >= 0 for one in found.values())
 
