@@ -12,7 +12,6 @@ from limits import RateLimitItemPerMinute
 from limits.storage import RedisStorage
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
-from bench import scale
 from bench.scale import Finding, Measure, Scale
 from bench.servers import Site
 from llmteam.ids import new_id
@@ -45,19 +44,15 @@ def limiter(place: Site, size: Scale) -> list[Finding]:
 
 
 def _findings(rates: Mapping[str, float], who: str) -> list[Finding]:
-    moving, fixed = "limits: moving window", "limits: fixed window"
+    moving, fixed = "limits: moving", "limits: fixed"
     return [
-        Finding(f"limit, one window, {who}", "decisions/s", rates["one window"], rates[moving], moving, None),
-        Finding(
-            f"limit, bucket, 3 windows, in flight, {who}",
-            "decisions/s",
-            rates["everything"],
-            rates[moving],
-            moving,
-            None,
-        ),
-        Finding(f"limit, two levels of it, {who}", "decisions/s", rates["two levels"], rates[fixed], fixed, None),
-        Finding(f"limit, taken and given back, {who}", "calls/s", rates["call"], rates[moving], moving, None),
+        Finding(f"{name}, {who}", "/s", rates[name], rates[beside], beside, None)
+        for name, beside in (
+            ("one window", moving),
+            ("all limits", moving),
+            ("two levels", fixed),
+            ("take, give", moving),
+        )
     ]
 
 
@@ -69,14 +64,14 @@ def _sides(place: Site) -> Iterator[Mapping[str, Decide]]:
     moving, fixed = MovingWindowRateLimiter(storage), FixedWindowRateLimiter(storage)
     with closing(RedisLimitBackend(url)) as backend:
         yield {
-            "limits: moving window": lambda: moving.hit(item, "bench", "moving"),
+            "limits: moving": lambda: moving.hit(item, "bench", "moving"),
             "one window": _ours(backend, Ask(LimitKey("bench"), _WINDOW)),
-            "limits: fixed window": lambda: fixed.hit(item, "bench", "fixed"),
-            "everything": _ours(backend, Ask(LimitKey("bench"), _EVERYTHING)),
+            "limits: fixed": lambda: fixed.hit(item, "bench", "fixed"),
+            "all limits": _ours(backend, Ask(LimitKey("bench"), _EVERYTHING)),
             "two levels": _ours(
                 backend, Ask(LimitKey("bench", "acme"), _EVERYTHING), Ask(LimitKey("levels"), _EVERYTHING)
             ),
-            "call": _ours(backend, Ask(LimitKey("calls"), _EVERYTHING), release=True),
+            "take, give": _ours(backend, Ask(LimitKey("calls"), _EVERYTHING), release=True),
         }
         if not backend.backend_state().shared:
             raise AssertionError(f"the limits were not shared: {backend.backend_state().error}")
@@ -111,4 +106,4 @@ def _rate(decide: Decide, count: int, threads: int) -> float:
     return count / took
 
 
-MEASURES: Mapping[str, Measure] = {**scale.MEASURES, "limiter": limiter}
+MEASURES: Mapping[str, Measure] = {"limiter": limiter}
