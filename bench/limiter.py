@@ -46,7 +46,7 @@ def limiter(place: Site, size: Scale) -> list[Finding]:
 def _findings(rates: Mapping[str, float], who: str) -> list[Finding]:
     moving, fixed = "limits: moving", "limits: fixed"
     return [
-        Finding(f"{name}, {who}", "/s", rates[name], rates[beside], beside, None)
+        Finding(f"limit: {name}, {who}", "/s", rates[name], rates[beside], beside, None)
         for name, beside in (
             ("one window", moving),
             ("all limits", moving),
