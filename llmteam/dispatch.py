@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmteam.errors import ConfigurationError
+from llmteam.errors import ConfigurationError, InfrastructureError
 from llmteam.ids import new_id
 from llmteam.lanes import Lanes
 from llmteam.settings import Settings
@@ -246,6 +246,70 @@ def step_queues() -> list[Queue]:
 
     exchange = Exchange("llmteam")  # type: ignore[no-untyped-call]
     return [Queue(queue, exchange, routing_key=queue, no_ack=True) for queue in QUEUES]  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a message to another application goes: a queue, or an exchange and a routing key."""
+
+    exchange: str
+    routing_key: str
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``queue`` or ``exchange/routing.key``. Raises :class:`ConfigurationError`, for our own queues too."""
+        exchange, slash, key = text.rpartition("/")
+        if not key or (slash and not exchange) or len(text) > 255 or not text.isprintable():
+            raise ConfigurationError("a message goes to a queue, or to exchange/routing.key")
+        if exchange.startswith("llmteam") or key.startswith("llmteam"):
+            raise ConfigurationError(
+                "queues and exchanges that begin with llmteam are this system's own"
+            )
+        return cls(exchange, key)
+
+
+def publish(
+    broker_url: str,
+    address: Address,
+    body: bytes,
+    *,
+    headers: Mapping[str, str],
+    message_id: str | None = None,
+    correlation_id: str | None = None,
+    seconds: float = 10.0,
+) -> None:
+    """Put a JSON message where another application reads it; returns when the broker took it. Blocks.
+
+    A queue is declared, durable; an exchange has to be there. Raises :class:`InfrastructureError`.
+    """
+    from kombu.connection import Connection
+    from kombu.entity import Queue
+
+    transport = {"socket_timeout": seconds, "socket_connect_timeout": min(seconds, 5.0), "max_retries": 0}
+    amqp = broker_url.startswith(("amqp", "pyamqp"))
+    options = {"confirm_publish": True} if amqp else transport
+    failure: InfrastructureError
+    try:
+        made = Connection(broker_url, connect_timeout=min(seconds, 5.0), transport_options=options)  # type: ignore[no-untyped-call]
+        with made as connection:
+            declare = [] if address.exchange else [Queue(address.routing_key, durable=True)]  # type: ignore[no-untyped-call]
+            connection.Producer().publish(
+                body,
+                exchange=address.exchange,
+                routing_key=address.routing_key,
+                declare=declare,
+                content_type="application/json",
+                content_encoding="utf-8",
+                delivery_mode=2,
+                headers=dict(headers),
+                message_id=message_id,
+                correlation_id=correlation_id,
+                retry=False,
+            )
+            return
+    except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises: its text may have the URL
+        failure = InfrastructureError(f"the broker did not take the message ({type(exc).__name__})")
+    raise failure
 
 
 def depth(connection: Any, queue: str) -> int:

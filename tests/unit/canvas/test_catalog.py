@@ -1,4 +1,4 @@
-"""The catalog: seven built-in types, configuration schemas, types of users, the process's own instance."""
+"""The catalog: eight built-in types, configuration schemas, types of users, the process's own instance."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def metadata(type_id: str, **more: Any) -> StepTypeMetadata:
     return StepTypeMetadata(type_id, "1.0", "Mine", "", StepCategory.UTILITY, **more)
 
 
-def test_seven_types_are_built_in(catalog: StepCatalog) -> None:
+def test_eight_types_are_built_in(catalog: StepCatalog) -> None:
     assert catalog.list_type_ids() == BUILTIN
     assert [found.type_id for found in catalog.list_types()] == BUILTIN
     assert {found.version for found in catalog.list_types()} == {"1.0"}

@@ -1,0 +1,73 @@
+"""One attempt behind a rate limiter and a circuit breaker, whose own retries are off."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from llmteam.actions.exceptions import ActionError
+from llmteam.actions.models import ActionConfig, ActionResult, ActionStatus
+from llmteam.actions.policy import is_transient
+
+Attempt = Callable[[], Awaitable[ActionResult]]
+
+
+class Limiter(Protocol):
+    """What limits calls, like a :class:`~llmteam.ratelimit.RateLimitedExecutor`."""
+
+    async def execute(self, name: str, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``func`` when there is room and the circuit is closed; what came of it, wrapped."""
+        ...
+
+
+class AttemptFailedError(ActionError):
+    """An attempt failed in a way that counts for the circuit. Not for the limiter to try again."""
+
+    def __init__(self, action_id: str, status: str) -> None:
+        super().__init__(f"An attempt at action '{action_id}' ended as {status}")
+        self.action_id = action_id
+        self.status = status
+
+
+async def limited(limiter: Limiter | None, config: ActionConfig, attempt: Attempt) -> ActionResult:
+    """The result of ``attempt``, or of the limiter's refusal or fallback. The attempt is made once at most.
+
+    Failures that may pass count as failures for the circuit, a refusal by the other side (4xx) does not.
+    """
+    if limiter is None:
+        return await attempt()
+    made: list[ActionResult] = []
+
+    async def once() -> ActionResult:
+        if not made:
+            made.append(await attempt())
+        if is_transient(config, made[0]):
+            raise AttemptFailedError(config.action_id, made[0].status.value)
+        return made[0]
+
+    outcome = await limiter.execute(config.action_id, once)
+    if made:
+        return made[0]
+    return _without_attempt(config, outcome)
+
+
+def _without_attempt(config: ActionConfig, outcome: Any) -> ActionResult:
+    if isinstance(outcome, ActionResult):
+        return outcome
+    error = getattr(outcome, "error", None)
+    if getattr(outcome, "used_fallback", False) and getattr(outcome, "success", False):
+        return ActionResult(
+            config.action_id,
+            ActionStatus.COMPLETED,
+            response_data=outcome.value,
+            audit_metadata={"fallback": True},
+        )
+    kind = "RateLimitExceeded"
+    if getattr(outcome, "circuit_open", False):
+        kind = "CircuitOpenError"
+    elif not getattr(outcome, "rate_limited", False) and error is not None:
+        kind = type(error).__name__
+    after = getattr(error, "retry_after", None)
+    return ActionResult.failure(
+        config.action_id, kind, str(error or "no room for one more call"), retryable=False, retry_after=after
+    )
