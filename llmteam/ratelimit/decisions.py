@@ -90,7 +90,9 @@ class CircuitPermit:
     """The circuit's answer to one call.
 
     ``generation`` is the state's number: an outcome of an older one changes nothing. ``trial`` is the id of a leased
-    trial call while the circuit is half open. Not admitted: ``retry_after`` is in seconds.
+    trial call while the circuit is half open. Not admitted: ``retry_after`` is in seconds. ``state_seconds`` is how
+    long the state has lasted, None when it never changed. ``local``: the shared server was away, and this process
+    decided alone.
     """
 
     admitted: bool
@@ -98,6 +100,22 @@ class CircuitPermit:
     generation: int = 0
     trial: str = ""
     retry_after: float = 0.0
+    state_seconds: float | None = None
+    local: bool = False
+
+
+#: The generation of a permit that nobody gave: its outcome counts in whatever state the circuit is.
+ANY_GENERATION = -1
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitChange:
+    """A circuit went from one state to another. One process tells it, the one whose call made the change."""
+
+    key: LimitKey
+    before: CircuitState
+    after: CircuitState
+    generation: int
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@
     ├── CircuitOpenError       the resource failed too often and is left alone for now
     ├── QueueFullError         too many callers wait already
     └── InvalidLimitError      a limit's or breaker's settings cannot be used
+        └── UnknownLimitError  no limit of this name is registered in this process
 """
 
 from __future__ import annotations
@@ -53,3 +54,14 @@ class InvalidLimitError(RateLimitError):
     """A limit's or breaker's settings cannot be used."""
 
     retryable = False
+
+
+class UnknownLimitError(InvalidLimitError):
+    """No limit of this name is registered in this process."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"No limit '{name}' is registered in this process: call register_limit() in a module that "
+            "`llmteam worker --import` names"
+        )
+        self.name = name

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
+
+from llmteam.ratelimit.exceptions import InvalidLimitError
 
 
 class RateLimitStrategy(StrEnum):
@@ -46,9 +48,40 @@ class RateLimitConfig:
     max_concurrent: int | None = None
 
 
+class OnBackendError(StrEnum):
+    """What holds while the shared server is away.
+
+    ``local``: each process decides by what it sees itself. ``open``: all calls pass. ``closed``: all are refused.
+    """
+
+    LOCAL = "local"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+#: The largest number that a circuit may count to: its history is read at every outcome.
+MAX_COUNT = 1_000
+
+
 @dataclass(frozen=True, slots=True)
 class CircuitBreakerConfig:
-    """When a circuit opens, and how it closes again."""
+    """When a circuit opens, and how it closes again. Raises :class:`InvalidLimitError`.
+
+    Args:
+        failure_threshold: failures in a row that open it.
+        failure_rate_threshold: share of failures among the last ``sample_size`` outcomes that opens it.
+        sample_size: outcomes that the share is taken of; fewer never open it by share.
+        open_timeout: how long it stays open; a number is in seconds.
+        half_open_max_requests: trials under way at the same moment, in all processes together.
+        success_threshold: successful trials that close it.
+        window_seconds: older outcomes do not count.
+        slow_call_seconds: a call that takes as long counts as failed, whatever it gave back.
+        trial_seconds: how long a trial may take; later its place is free again.
+        open_jitter: share of ``open_timeout`` that is added by chance, so that circuits are not tried all at once.
+        is_failure: asked with the exception or the value of a call; True, False (neither failure nor success) or an
+            :class:`~llmteam.ratelimit.decisions.Outcome`.
+        on_backend_error: what holds while the shared server is away.
+    """
 
     failure_threshold: int = 5
     failure_rate_threshold: float = 0.5
@@ -56,3 +89,65 @@ class CircuitBreakerConfig:
     open_timeout: timedelta = timedelta(seconds=30)
     half_open_max_requests: int = 3
     success_threshold: int = 2
+    window_seconds: float = 60.0
+    slow_call_seconds: float | None = None
+    trial_seconds: float = 60.0
+    open_jitter: float = 0.1
+    is_failure: Callable[[Any], bool | str] | None = None
+    on_backend_error: OnBackendError = OnBackendError.LOCAL
+
+    def __post_init__(self) -> None:
+        if isinstance(self.open_timeout, int | float):
+            object.__setattr__(self, "open_timeout", timedelta(seconds=self.open_timeout))
+        object.__setattr__(self, "on_backend_error", _member(OnBackendError, self.on_backend_error))
+        for name in ("failure_threshold", "sample_size", "half_open_max_requests", "success_threshold"):
+            value = getattr(self, name)
+            _check(name, value, isinstance(value, int) and 1 <= value <= MAX_COUNT, f"a number from 1 to {MAX_COUNT:,}")
+        _check("failure_rate_threshold", self.failure_rate_threshold, 0 < self.failure_rate_threshold <= 1, "in (0, 1]")
+        _check("open_jitter", self.open_jitter, 0 <= self.open_jitter <= 1, "in [0, 1]")
+        _check("open_timeout", self.open_timeout, timedelta(0) <= self.open_timeout <= _LONGEST, "at most 30 days")
+        for name in ("window_seconds", "trial_seconds", "slow_call_seconds"):
+            value = getattr(self, name)
+            if value is not None:
+                _check(name, value, 0 < value <= _LONGEST.total_seconds(), "over 0 and at most 30 days")
+
+    def should_open(self, failures: int, total: int) -> bool:
+        """Whether ``failures`` among ``total`` outcomes open the circuit."""
+        too_many = failures >= self.failure_threshold
+        return too_many or (total >= self.sample_size and failures / total >= self.failure_rate_threshold)
+
+
+@dataclass(slots=True)
+class CircuitBreakerStats:
+    """What one :class:`CircuitBreaker` saw. Times are UTC, ``time_in_open`` is in seconds."""
+
+    total_requests: int = 0
+    successful_requests: int = 0
+    failed_requests: int = 0
+    rejected_requests: int = 0
+    state_changes: int = 0
+    last_failure_time: datetime | None = None
+    last_success_time: datetime | None = None
+    time_in_open: float = 0.0
+
+    @property
+    def failure_rate(self) -> float:
+        """The share of failures among all outcomes; 0.0 without any."""
+        ended = self.successful_requests + self.failed_requests
+        return self.failed_requests / ended if ended else 0.0
+
+
+_LONGEST = timedelta(days=30)
+
+
+def _check(name: str, value: object, good: bool, wanted: str) -> None:
+    if not good:
+        raise InvalidLimitError(f"CircuitBreakerConfig: {name} is {value!r}, but must be {wanted}")
+
+
+def _member(kind: type[OnBackendError], value: str) -> OnBackendError:
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(kind)
+        raise InvalidLimitError(f"CircuitBreakerConfig: {value!r} is none of {choices}") from None
