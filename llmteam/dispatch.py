@@ -262,9 +262,7 @@ class Address:
         if not key or (slash and not exchange) or len(text) > 255 or not text.isprintable():
             raise ConfigurationError("a message goes to a queue, or to exchange/routing.key")
         if exchange.startswith("llmteam") or key.startswith("llmteam"):
-            raise ConfigurationError(
-                "queues and exchanges that begin with llmteam are this system's own"
-            )
+            raise ConfigurationError("queues and exchanges that begin with llmteam are this system's own")
         return cls(exchange, key)
 
 

@@ -230,7 +230,7 @@ class ActionExecutor:
     async def _once(self, call: PreparedCall, begun: Begun, retry: int) -> ActionResult:
         """One attempt behind the limiter, with its outcome written down."""
         assert call.config is not None
-        call.context.attempt = begun.attempt
+        call.context = replace(call.context, attempt=begun.attempt)
         runtime = current_runtime.get()
         limiter: Any = self.rate_limiter or (None if runtime is None else runtime.rate_limiter)
         try:

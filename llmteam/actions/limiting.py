@@ -21,12 +21,15 @@ class Limiter(Protocol):
 
 
 class AttemptFailedError(ActionError):
-    """An attempt failed in a way that counts for the circuit. Not for the limiter to try again."""
+    """An attempt failed. ``counts`` says whether that tells of the other side's health, for its circuit."""
 
-    def __init__(self, action_id: str, status: str) -> None:
+    def __init__(self, action_id: str, status: str, counts: bool) -> None:
         super().__init__(f"An attempt at action '{action_id}' ended as {status}")
         self.action_id = action_id
         self.status = status
+        self.counts = counts
+        # False is what circuits do not count; limiters try neither again that is not True.
+        self.retryable = None if counts else False
 
 
 async def limited(limiter: Limiter | None, config: ActionConfig, attempt: Attempt) -> ActionResult:
@@ -41,8 +44,9 @@ async def limited(limiter: Limiter | None, config: ActionConfig, attempt: Attemp
     async def once() -> ActionResult:
         if not made:
             made.append(await attempt())
-        if is_transient(config, made[0]):
-            raise AttemptFailedError(config.action_id, made[0].status.value)
+        counts = is_transient(config, made[0])
+        if counts or not (made[0].success or made[0].response_code):
+            raise AttemptFailedError(config.action_id, made[0].status.value, counts)
         return made[0]
 
     outcome = await limiter.execute(config.action_id, once)

@@ -329,13 +329,13 @@ TRANSFORM = StepTypeMetadata(
 _BUILTIN: tuple[tuple[StepTypeMetadata, dict[str, Any]], ...] = (
     (LLM_AGENT, {"queue": "llmteam.llm"}),
     (HTTP_ACTION, {"queue": "llmteam.io"}),
-    # What an action calls may be a function of the user's own.
-    (ACTION, {"queue": DEFAULT_QUEUE}),
     (HUMAN_TASK, {"queue": "llmteam.control", "routing": True}),
     (CONDITION, {"queue": "llmteam.io", "routing": True}),
     (PARALLEL_SPLIT, {"queue": "llmteam.io", "routing": True, "kind": "split"}),
     (PARALLEL_JOIN, {"queue": "llmteam.io", "kind": "join"}),
     (TRANSFORM, {"queue": "llmteam.io"}),
+    # What an action calls may be a function of the user's own.
+    (ACTION, {"queue": DEFAULT_QUEUE}),
 )
 
 #: The built-in types with what the engine knows of them.

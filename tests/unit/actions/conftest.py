@@ -37,7 +37,8 @@ class Stand:
         async def sleep(seconds: float) -> None:
             self.waits.append(seconds)
 
-        given = {"audit_trail": AuditTrail(self.audit), "attempts": self.attempts, "sleep": sleep, "chance": lambda: 1.0}
+        given: dict[str, Any] = {"audit_trail": AuditTrail(self.audit), "attempts": self.attempts}
+        given |= {"sleep": sleep, "chance": lambda: 1.0}
         return ActionExecutor(self.registry, **{**given, **how})
 
     def execute(self, *args: Any, executor: ActionExecutor | None = None, **kwargs: Any) -> ActionResult:

@@ -106,7 +106,8 @@ def test_a_result_survives_json(status: ActionStatus, data: object, code: int) -
 def test_a_context_has_the_contracts_defaults() -> None:
     context = ActionContext("a", "run", "agent", "acme")
 
-    assert (context.input_data, context.pipeline_state, context.agent_context, context.correlation_id) == ({}, {}, {}, "")
+    assert (context.input_data, context.pipeline_state, context.agent_context) == ({}, {}, {})
+    assert context.correlation_id == ""
     assert context.timestamp.tzinfo is not None
 
 

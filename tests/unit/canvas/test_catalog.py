@@ -12,7 +12,10 @@ from jsonschema import Draft202012Validator
 from llmteam.canvas.catalog import PortSpec, StepCatalog, StepCategory, StepTypeMetadata, step_type
 from llmteam.canvas.exceptions import InvalidStepTypeError, StepTypeExistsError
 
-BUILTIN = ["llm_agent", "http_action", "human_task", "condition", "parallel_split", "parallel_join", "transform"]
+BUILTIN = [
+    *("llm_agent", "http_action", "human_task", "condition", "parallel_split", "parallel_join", "transform"),
+    "action",
+]
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def test_eight_types_are_built_in(catalog: StepCatalog) -> None:
     ("category", "expected"),
     [
         (StepCategory.AI, ["llm_agent"]),
-        (StepCategory.INTEGRATION, ["http_action"]),
+        (StepCategory.INTEGRATION, ["http_action", "action"]),
         (StepCategory.HUMAN, ["human_task"]),
         (StepCategory.CONTROL, ["condition", "parallel_split", "parallel_join"]),
         (StepCategory.UTILITY, ["transform"]),
