@@ -250,20 +250,26 @@ def step_queues() -> list[Queue]:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a message to another application goes: a queue, or an exchange and a routing key."""
+    """Where a message to another application goes: a queue, or an exchange of this ``kind`` and a routing key."""
 
-    exchange: str
     routing_key: str
+    exchange: str = ""
+    kind: str = "direct"
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read ``queue`` or ``exchange/routing.key``. Raises :class:`ConfigurationError`, for our own queues too."""
-        exchange, slash, key = text.rpartition("/")
-        if not key or (slash and not exchange) or len(text) > 255 or not text.isprintable():
-            raise ConfigurationError("a message goes to a queue, or to exchange/routing.key")
+        """Read ``queue``, ``exchange/routing.key`` or, for an exchange that is not direct, ``topic:exchange/routing.key``.
+
+        Raises :class:`ConfigurationError`, for our own queues and exchanges too.
+        """
+        place, slash, key = text.rpartition("/")
+        kind, colon, exchange = place.rpartition(":")
+        known = kind in ("direct", "topic", "fanout") if colon else True
+        if not (key and known and bool(exchange) == bool(slash) and len(text) <= 255 and text.isprintable()):
+            raise ConfigurationError("a message goes to a queue, to exchange/routing.key or topic:exchange/routing.key")
         if exchange.startswith("llmteam") or key.startswith("llmteam"):
             raise ConfigurationError("queues and exchanges that begin with llmteam are this system's own")
-        return cls(exchange, key)
+        return cls(key, exchange, kind or "direct")
 
 
 def publish(
@@ -278,10 +284,10 @@ def publish(
 ) -> None:
     """Put a JSON message where another application reads it; returns when the broker took it. Blocks.
 
-    A queue is declared, durable; an exchange has to be there. Raises :class:`InfrastructureError`.
+    The queue or exchange is declared, durable. Raises :class:`InfrastructureError`.
     """
     from kombu.connection import Connection
-    from kombu.entity import Queue
+    from kombu.entity import Exchange, Queue
 
     transport = {"socket_timeout": seconds, "socket_connect_timeout": min(seconds, 5.0), "max_retries": 0}
     amqp = broker_url.startswith(("amqp", "pyamqp"))
@@ -290,12 +296,13 @@ def publish(
     try:
         made = Connection(broker_url, connect_timeout=min(seconds, 5.0), transport_options=options)  # type: ignore[no-untyped-call]
         with made as connection:
-            declare = [] if address.exchange else [Queue(address.routing_key, durable=True)]  # type: ignore[no-untyped-call]
+            exchange = Exchange(address.exchange, type=address.kind) if address.exchange else None  # type: ignore[no-untyped-call]
+            queue = None if exchange else Queue(address.routing_key, durable=True)  # type: ignore[no-untyped-call]
             connection.Producer().publish(
                 body,
-                exchange=address.exchange,
+                exchange=exchange or "",
                 routing_key=address.routing_key,
-                declare=declare,
+                declare=[exchange or queue],
                 content_type="application/json",
                 content_encoding="utf-8",
                 delivery_mode=2,

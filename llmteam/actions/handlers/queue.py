@@ -12,7 +12,7 @@ from llmteam.settings import Settings
 
 
 class MessageQueueActionHandler(BuiltinHandler):
-    """Publishes the payload as JSON to ``queue``, or to ``exchange/routing.key``.
+    """Publishes the payload as JSON to ``queue``, ``exchange/routing.key`` or ``topic:exchange/routing.key``.
 
     The broker is ``broker_url``, else the secret that ``secret_ref`` names, else the installation's own. Queues and
     exchanges whose names begin with ``llmteam`` are this system's and refused, with :class:`InvalidActionError`.
