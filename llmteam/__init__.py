@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmteam.errors import *
     from llmteam.events import *
     from llmteam.human import *
+    from llmteam.ratelimit import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
 
@@ -45,6 +46,10 @@ _NAMES = {
     "human": (
         "HumanInteractionManager InteractionPriority InteractionRequest InteractionResponse InteractionStatus "
         "InteractionType MemoryInteractionStore"
+    ),
+    "ratelimit": (
+        "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "
+        "register_limit"
     ),
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "

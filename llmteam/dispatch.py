@@ -258,7 +258,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read ``queue``, ``exchange/routing.key`` or, for an exchange that is not direct, ``topic:exchange/routing.key``.
+        """Read ``queue``, ``exchange/routing.key`` or, for another kind, ``topic:exchange/routing.key``.
 
         Raises :class:`ConfigurationError`, for our own queues and exchanges too.
         """

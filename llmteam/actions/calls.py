@@ -31,6 +31,7 @@ class PreparedCall:
     config: ActionConfig | None = None
     handler: ActionHandler | None = None
     retries: int = UNLIMITED
+    under_limits: bool = True
     began: float = field(default_factory=time.monotonic)
 
 

@@ -89,11 +89,12 @@ class ActionExecutor:
         timeout: timedelta | float | None = None,  # noqa: ASYNC109  # the contract's name
         idempotency_key: str | None = None,
         retries: int | None = None,
+        under_limits: bool = True,
     ) -> ActionResult:
         """Take an action and say what came of it; ``timeout`` (for each attempt) and ``retries`` replace its own.
 
-        What is not given is that of the running code: its tenant, run and step. Raises ``TypeError`` for a payload that
-        is no mapping.
+        ``under_limits`` is False where the caller has found room for the call already. What is not given is that of
+        the running code: its tenant, run and step. Raises ``TypeError`` for a payload that is no mapping.
         """
         said = {"run_id": run_id, "agent_name": agent_name, "tenant_id": tenant_id, "correlation_id": correlation_id}
         given = payload if isinstance(payload, ActionContext) else context
@@ -104,6 +105,7 @@ class ActionExecutor:
             call.config, call.handler = entry
         if retries is not None:
             call.retries = retries
+        call.under_limits = under_limits
         current, tenant = get_current_tenant(), call.context.tenant_id
         try:
             if current and current != tenant:
@@ -231,10 +233,8 @@ class ActionExecutor:
         """One attempt behind the limiter, with its outcome written down."""
         assert call.config is not None
         call.context = replace(call.context, attempt=begun.attempt)
-        runtime = current_runtime.get()
-        limiter: Any = self.rate_limiter or (None if runtime is None else runtime.rate_limiter)
         try:
-            result = await limited(limiter, call.config, lambda: self._attempt(call))
+            result = await limited(self._limiter(call), call.config, lambda: self._attempt(call))
         except asyncio.CancelledError:
             gone = ActionResult(call.context.action_name, ActionStatus.CANCELLED, error_type="CancelledError")
             await asyncio.shield(self._finish(call, begun, gone))
@@ -243,6 +243,12 @@ class ActionExecutor:
             result = ActionResult.of_exception(call.context.action_name, exc)
         await asyncio.shield(self._finish(call, begun, self._stamped(call, result, retry)))
         return result
+
+    def _limiter(self, call: PreparedCall) -> Any:
+        if not call.under_limits:
+            return None
+        runtime = current_runtime.get()
+        return self.rate_limiter or (None if runtime is None else runtime.rate_limiter)
 
     async def _attempt(self, call: PreparedCall) -> ActionResult:
         handler, context, config = call.handler, call.context, call.config

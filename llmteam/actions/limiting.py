@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from llmteam.actions.exceptions import ActionError
 from llmteam.actions.models import ActionConfig, ActionResult, ActionStatus
 from llmteam.actions.policy import is_transient
+from llmteam.ratelimit.registry import LimitRegistry
 
 Attempt = Callable[[], Awaitable[ActionResult]]
 
@@ -20,15 +21,32 @@ class Limiter(Protocol):
         ...
 
 
+class RegisteredLimits:
+    """A limiter for those actions alone whose id is the name of a registered limit."""
+
+    def __init__(self, limiter: Limiter, registry: LimitRegistry | None = None) -> None:
+        self._limiter = limiter
+        self._registry = registry or LimitRegistry.get_instance()
+
+    async def execute(self, name: str, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """As :meth:`Limiter.execute`; what nobody limits is called."""
+        if self._registry.find(name) is None:
+            return await func(*args, **kwargs)
+        return await self._limiter.execute(name, func, *args, **kwargs)
+
+
 class AttemptFailedError(ActionError):
     """An attempt failed. ``counts`` says whether that tells of the other side's health, for its circuit."""
+
+    #: The executor of actions is the one who tries again.
+    retried_by_caller = True
 
     def __init__(self, action_id: str, status: str, counts: bool) -> None:
         super().__init__(f"An attempt at action '{action_id}' ended as {status}")
         self.action_id = action_id
         self.status = status
         self.counts = counts
-        # False is what circuits do not count; limiters try neither again that is not True.
+        # False is what circuits do not count.
         self.retryable = None if counts else False
 
 
@@ -49,7 +67,10 @@ async def limited(limiter: Limiter | None, config: ActionConfig, attempt: Attemp
             raise AttemptFailedError(config.action_id, made[0].status.value, counts)
         return made[0]
 
-    outcome = await limiter.execute(config.action_id, once)
+    try:
+        outcome = await limiter.execute(config.action_id, once)
+    except AttemptFailedError:
+        return made[0]
     if made:
         return made[0]
     return _without_attempt(config, outcome)
@@ -66,11 +87,7 @@ def _without_attempt(config: ActionConfig, outcome: Any) -> ActionResult:
             response_data=outcome.value,
             audit_metadata={"fallback": True},
         )
-    kind = "RateLimitExceeded"
-    if getattr(outcome, "circuit_open", False):
-        kind = "CircuitOpenError"
-    elif not getattr(outcome, "rate_limited", False) and error is not None:
-        kind = type(error).__name__
+    kind = "RateLimitExceeded" if error is None else type(error).__name__
     after = getattr(error, "retry_after", None)
     return ActionResult.failure(
         config.action_id, kind, str(error or "no room for one more call"), retryable=False, retry_after=after

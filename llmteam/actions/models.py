@@ -95,7 +95,8 @@ class ActionConfig:
     """An action: where it leads and how it is called. Durations are timedeltas or seconds.
 
     ``endpoint`` is a URL for WEBHOOK and REST_API, ``module:function`` for FUNCTION, the name of a client that is
-    registered in the runtime for DATABASE, and ``queue`` or ``exchange/routing.key`` (``topic:``, ``fanout:`` before it) for MESSAGE_QUEUE.
+    registered in the runtime for DATABASE, and for MESSAGE_QUEUE ``queue``, ``exchange/routing.key`` or
+    ``topic:exchange/routing.key``.
 
     ``secret_ref`` names the secret that is the token, password or key of ``auth_type``; ``signing_secret_ref`` the one
     that the body is signed with; ``${secret:name}`` in a header is that secret. All are read at the call.

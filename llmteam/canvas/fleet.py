@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from llmteam.actions.executor import ActionExecutor
+from llmteam.actions.limiting import RegisteredLimits
 from llmteam.actions.postgres import PostgresAttemptStore
 from llmteam.actions.registry import default_registry
 from llmteam.audit.postgres import PostgresAuditStore
@@ -27,6 +28,10 @@ from llmteam.events.emitter import EventEmitter
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.ids import Clock
+from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
+from llmteam.ratelimit.executor import RateLimitedExecutor
+from llmteam.ratelimit.gate import Gate
+from llmteam.ratelimit.limits.redis import RedisLimitBackend
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
@@ -60,9 +65,11 @@ def connect(
     app = app or celery_app(settings)
     database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)
-    wakeup = RedisWakeup(settings.redis_url or str(app.conf.broker_url))
+    redis_url = settings.redis_url or str(app.conf.broker_url)
+    wakeup = RedisWakeup(redis_url)
     catalog = catalog or StepCatalog.get_instance()
     clock = DatabaseClock(database)
+    limits, circuits = RedisLimitBackend(redis_url), RedisCircuitBackend(redis_url)
     interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
     store = PostgresRunStore(
         database,
@@ -75,12 +82,15 @@ def connect(
         store,
         handler_of=catalog.get_handler,
         runtime_of=_runtimes(
-            store.contexts, PostgresAuditStore(database, clock=clock), _actions(database, events, clock)
+            store.contexts,
+            PostgresAuditStore(database, clock=clock),
+            _actions(database, events, RateLimitedExecutor(limits=limits, circuits=circuits), clock),
         ),
         dispatcher=dispatcher,
         notify=run_notifier(wakeup),
         alarm=alarm,
         limits=limits_of(settings),
+        gate=Gate(limits, circuits, lease_seconds=settings.lease_seconds),
         holder=f"{os.uname().nodename}:{os.getpid()}",
         clock=clock,
     )
@@ -89,6 +99,8 @@ def connect(
         return dispatcher.unattended({facts.queue for facts in pinned.facts.values()})
 
     def close() -> None:
+        limits.close()
+        circuits.close()
         wakeup.close()
         database.close()
 
@@ -105,10 +117,13 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def _actions(database: Database, events: PostgresEventStore, clock: Clock) -> ActionExecutor:
-    """Takes the actions that this process knows; tenants, attempts and events are those of the installation."""
+def _actions(
+    database: Database, events: PostgresEventStore, limiter: RateLimitedExecutor, clock: Clock
+) -> ActionExecutor:
+    """Takes the actions that this process knows; tenants, attempts, limits and events are those of the installation."""
     return ActionExecutor(
         default_registry,
+        rate_limiter=RegisteredLimits(limiter),
         events=EventEmitter(events, clock=clock),
         attempts=PostgresAttemptStore(database),
         tenants=TenantManager(PostgresTenantStore(database, clock=clock)),

@@ -20,8 +20,7 @@ from llmteam.canvas.state import Change, Slice, StepRow, StepState
 from llmteam.errors import LLMTeamError
 from llmteam.events.models import EventDraft, EventType
 from llmteam.ids import Clock
-from llmteam.ratelimit.decisions import Outcome
-from llmteam.ratelimit.gate import Gate, Hold, Pass, Use, outcome_of
+from llmteam.ratelimit.gate import Gate, Hold, Pass, Use
 from llmteam.ratelimit.registry import LimitRegistry
 
 logger = logging.getLogger(__name__)
@@ -97,9 +96,8 @@ class Limiting:
         """The step's handler is done. Never raises: what is not given back ends by itself."""
         if self._gate is None or execution.passed is None:
             return
-        outcome = Outcome.SUCCESS if error is None else outcome_of(error)
         try:
-            self._gate.leave(execution.passed, Outcome.IGNORED if execution.revoked.is_set() else outcome)
+            self._gate.leave(execution.passed, error, ignored=execution.revoked.is_set())
         except LLMTeamError as exc:
             logger.warning("the permit of step %s could not be given back (%s)", execution.key[0], exc)
 

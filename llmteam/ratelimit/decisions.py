@@ -39,9 +39,9 @@ class Ask:
 class Decision:
     """The answer to a ticket. Admitted: ``permit`` is held until released, or until its lease ends.
 
-    Otherwise ``retry_after`` (seconds) is when its turn is expected, ``position`` how many wait before it, and
-    ``limited_by`` what it waits for: ``bucket``, ``second``, ``minute``, ``hour``, ``in_flight``, ``queue`` (which is
-    full) or ``backend`` (which is away, and the limit fails closed).
+    Otherwise ``retry_after`` (seconds, infinite when there will never be room) is when its turn is expected,
+    ``position`` how many wait before it, and ``limited_by`` what it waits for: ``bucket``, ``second``, ``minute``,
+    ``hour``, ``in_flight``, ``queue`` (which is full) or ``backend`` (which is away, and the limit fails closed).
     """
 
     admitted: bool
@@ -52,19 +52,49 @@ class Decision:
     key: LimitKey | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LimitView:
+    """One limit as it stands. ``retry_after`` (seconds) and ``limited_by`` are what one more call would be told."""
+
+    key: LimitKey
+    tokens: float
+    in_flight: int
+    waiting: int
+    retry_after: float = 0.0
+    limited_by: str = ""
+
+
+#: How long a permit is held without being renewed, in seconds.
+LEASE_SECONDS = 60.0
+#: How long a ticket keeps its place when its caller does not ask again at its turn, in seconds.
+GRACE_SECONDS = 2.0
+
+
 @runtime_checkable
 class LimitBackend(Protocol):
     """Where limits are counted."""
 
-    def ask(self, asks: Sequence[Ask], ticket: str, *, queue: bool, lease_seconds: float = 60.0) -> Decision:
+    #: Whether it only counts for this process: it answers at once, and its permits need no renewal.
+    in_process: bool
+
+    def ask(
+        self,
+        asks: Sequence[Ask],
+        ticket: str,
+        *,
+        queue: bool,
+        lease_seconds: float = LEASE_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> Decision:
         """Room in every limit of ``asks`` for ``ticket``, or none taken anywhere.
 
-        Asking again keeps the ticket's place.
+        Asking again keeps the ticket's place, unless it comes later than ``grace_seconds`` after its expected turn. A
+        ticket is one call: admitted again, it is counted again.
         ``queue`` False leaves no ticket behind (strategies REJECT and FALLBACK).
         """
         ...
 
-    def renew(self, asks: Sequence[Ask], permit: str, *, lease_seconds: float = 60.0) -> bool:
+    def renew(self, asks: Sequence[Ask], permit: str, *, lease_seconds: float = LEASE_SECONDS) -> bool:
         """Hold a permit longer; False when its lease has ended."""
         ...
 
@@ -74,6 +104,10 @@ class LimitBackend(Protocol):
 
     def withdraw(self, asks: Sequence[Ask], ticket: str) -> None:
         """Leave the queue."""
+        ...
+
+    def look(self, asks: Sequence[Ask]) -> list[LimitView]:
+        """Each limit as it stands, without asking for a call."""
         ...
 
 

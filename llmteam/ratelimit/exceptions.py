@@ -7,7 +7,7 @@
     ├── CircuitOpenError       the resource failed too often and is left alone for now
     ├── QueueFullError         too many callers wait already
     └── InvalidLimitError      a limit's or breaker's settings cannot be used
-        └── UnknownLimitError  no limit of this name is registered in this process
+        └── LimitNotRegisteredError   no limit of this name is known in this process
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class InvalidLimitError(RateLimitError):
     retryable = False
 
 
-class UnknownLimitError(InvalidLimitError):
+class LimitNotRegisteredError(InvalidLimitError):
     """No limit of this name is registered in this process."""
 
     def __init__(self, name: str) -> None:

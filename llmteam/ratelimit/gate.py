@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 
+from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
+from llmteam.ratelimit.circuits.rules import outcome_of
 from llmteam.ratelimit.decisions import (
     Ask,
     CircuitBackend,
@@ -18,9 +21,12 @@ from llmteam.ratelimit.decisions import (
     LimitKey,
     Outcome,
 )
-from llmteam.ratelimit.models import CircuitBreakerConfig
+from llmteam.ratelimit.limits.memory import MemoryLimitBackend
+from llmteam.ratelimit.models import CircuitBreakerConfig, RateLimitConfig, RateLimitStrategy
 from llmteam.ratelimit.registry import Limit, LimitRegistry
 
+#: Seconds that a permit lasts whose holder cannot be lost without its process.
+_NEVER = 1e7
 #: Seconds that a caller is sent away at least: less would be a loop.
 LEAST_HOLD = 0.05
 
@@ -84,7 +90,7 @@ class Gate:
     def enter(self, tenant_id: str, uses: Sequence[Use], ticket: str) -> Pass | Hold:
         """Let a call in, or say how long it stays away. ``ticket`` is the same each time the same call asks.
 
-        Raises :class:`UnknownLimitError`.
+        Raises :class:`LimitNotRegisteredError`.
         """
         named = [(use, self.registry.get(use.name)) for use in uses]
         circuits: list[tuple[LimitKey, CircuitBreakerConfig, CircuitPermit]] = []
@@ -109,13 +115,18 @@ class Gate:
         if passed.asks and not passed.left:
             self._limits.renew(passed.asks, passed.permit, lease_seconds=self._lease)
 
-    def leave(self, passed: Pass, outcome: Outcome) -> None:
-        """The call is over: its permit is free, and its circuits know. Twice is harmless."""
+    def leave(self, passed: Pass, error: BaseException | None = None, *, ignored: bool = False) -> None:
+        """The call is over: its permit is free, and its circuits know of ``error``, unless it is ``ignored``.
+
+        Unless ``is_failure`` of the circuit says otherwise, failures are errors that call themselves retryable and
+        those of a connection: what else user code raises may be its own mistake. Twice is harmless.
+        """
         if passed.left:
             return
         passed.left = True
         seconds = self._monotonic() - passed.since
         for key, config, permit in passed.circuits:
+            outcome = Outcome.IGNORED if ignored else _outcome(config, error)
             self._circuits.record(key, config, permit, outcome, seconds)
         if passed.asks:
             self._limits.release(passed.asks, passed.permit)
@@ -134,13 +145,24 @@ class Gate:
 
 def _asks(tenant_id: str, use: Use, limit: Limit) -> Iterator[Ask]:
     if limit.rate is not None:
-        yield Ask(LimitKey(use.name, tenant_id, use.part), limit.rate)
+        yield Ask(LimitKey(use.name, tenant_id, use.part), _unbounded(limit.rate))
     if limit.total is not None:
-        yield Ask(LimitKey(use.name, "", use.part), limit.total)
+        yield Ask(LimitKey(use.name, "", use.part), _unbounded(limit.total))
 
 
-def outcome_of(error: BaseException) -> Outcome:
-    """What a failed call says of the resource: transient errors count, a caller's own mistakes do not."""
-    if getattr(error, "retryable", None) is True or isinstance(error, ConnectionError | TimeoutError):
-        return Outcome.FAILURE
+def _unbounded(config: RateLimitConfig) -> RateLimitConfig:
+    """Any number may wait, whatever happens to those who cannot: nobody is held meanwhile."""
+    return replace(config, strategy=RateLimitStrategy.WAIT)
+
+
+def _outcome(config: CircuitBreakerConfig, error: BaseException | None) -> Outcome:
+    known = config.is_failure is not None or getattr(error, "retryable", None) is not None
+    if error is None or known or isinstance(error, ConnectionError | TimeoutError):
+        return outcome_of(config, error)
     return Outcome.IGNORED
+
+
+@cache
+def process_gate() -> Gate:
+    """The gate of runs inside this process: all its runners share it, and nobody else does."""
+    return Gate(MemoryLimitBackend(), MemoryCircuitBackend(), lease_seconds=_NEVER)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from llmteam.ratelimit.exceptions import InvalidLimitError
 
@@ -28,9 +29,47 @@ class CircuitState(StrEnum):
     HALF_OPEN = "half_open"
 
 
+class OnBackendError(StrEnum):
+    """What holds while the shared server is away.
+
+    ``local``: each process decides by what it sees itself. ``open``: all calls pass. ``closed``: all are refused.
+    """
+
+    LOCAL = "local"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+#: The lowest and the highest number of calls in a window: a log keeps each of them for as long.
+MIN_RATE, MAX_RATE = 0.001, 1_000_000.0
+
+
 @dataclass(frozen=True, slots=True)
 class RateLimitConfig:
-    """How many calls a resource takes. Every window applies at once; None lifts one."""
+    """How many calls a resource takes. All windows hold at once; None (or ``math.inf``) lifts one.
+
+    Raises :class:`InvalidLimitError`.
+
+    Args:
+        requests_per_second: rate at which the bucket refills, and the calls in any second once it is 1 or more.
+        requests_per_minute: calls in any 60 seconds.
+        requests_per_hour: calls in any 3,600 seconds.
+        burst_size: what the bucket holds; 0 refuses every call.
+        strategy: what happens to a call over the limit; its value as text does too.
+        max_wait_seconds: how long a call waits at most (WAIT and QUEUE).
+        queue_size: calls that may wait at the same moment (QUEUE).
+        retry_count: tries after the first one; ``max_retries`` says the same.
+        retry_base_delay: seconds before the first of them, at most.
+        retry_max_delay: seconds before any of them, at most.
+        retry_exponential: whether the delay doubles each time.
+        fallback_handler: gives the value of a call over the limit (FALLBACK); sync or async. It gets ``name``,
+            ``args``, ``kwargs`` and ``error`` as far as it has parameters of these names.
+        fallback_value: that value without a handler.
+        max_concurrent: calls under way at the same moment; ``burst_size`` when None.
+        on_backend_error: what holds while the shared server is away.
+    """
 
     requests_per_second: float | None = 10.0
     requests_per_minute: float | None = 100.0
@@ -46,17 +85,63 @@ class RateLimitConfig:
     fallback_handler: Callable[..., Any] | None = None
     fallback_value: Any = None
     max_concurrent: int | None = None
+    on_backend_error: OnBackendError = OnBackendError.LOCAL
+    max_retries: InitVar[int | None] = None
+
+    def __post_init__(self, max_retries: int | None) -> None:
+        if max_retries is not None:
+            object.__setattr__(self, "retry_count", max_retries)
+        object.__setattr__(self, "strategy", _member("RateLimitConfig", RateLimitStrategy, self.strategy))
+        away = _member("RateLimitConfig", OnBackendError, self.on_backend_error)
+        object.__setattr__(self, "on_backend_error", away)
+        for name in ("requests_per_second", "requests_per_minute", "requests_per_hour"):
+            rate = getattr(self, name)
+            if rate == math.inf:
+                object.__setattr__(self, name, None)
+            elif rate is not None and not MIN_RATE <= rate <= MAX_RATE:
+                raise _unusable(name, rate, f"from {MIN_RATE:g} to {MAX_RATE:,.0f}, or None for no limit")
+        for name in ("burst_size", "queue_size", "retry_count"):
+            count = getattr(self, name)
+            if not isinstance(count, int) or not 0 <= count <= MAX_RATE:
+                raise _unusable(name, count, f"a whole number from 0 to {MAX_RATE:,.0f}")
+        for name in ("max_wait_seconds", "retry_base_delay", "retry_max_delay"):
+            seconds = getattr(self, name)
+            if not seconds >= 0:
+                raise _unusable(name, seconds, "0 seconds or more")
+        if self.max_concurrent is not None and not 1 <= self.max_concurrent <= MAX_RATE:
+            raise _unusable("max_concurrent", self.max_concurrent, "1 or more, or None for burst_size")
+
+    def get_min_interval(self) -> float:
+        """Seconds between two calls at the steady rate of ``requests_per_second``; 0.0 without one."""
+        return 0.0 if self.requests_per_second is None else 1 / self.requests_per_second
+
+    def get_retry_delay(self, attempt: int) -> float:
+        """The longest delay in seconds before retry number ``attempt``, counted from 0."""
+        if not self.retry_exponential:
+            return min(self.retry_base_delay, self.retry_max_delay)
+        return float(min(self.retry_base_delay * 2.0 ** min(attempt, 64), self.retry_max_delay))
 
 
-class OnBackendError(StrEnum):
-    """What holds while the shared server is away.
+@dataclass(slots=True)
+class RateLimiterStats:
+    """What one :class:`RateLimiter` of this process saw; waiting times are in seconds."""
 
-    ``local``: each process decides by what it sees itself. ``open``: all calls pass. ``closed``: all are refused.
-    """
+    total_requests: int = 0
+    successful_requests: int = 0
+    rejected_requests: int = 0
+    queued_requests: int = 0
+    total_wait_time: float = 0.0
+    current_queue_size: int = 0
 
-    LOCAL = "local"
-    OPEN = "open"
-    CLOSED = "closed"
+    @property
+    def rejection_rate(self) -> float:
+        """The share of refused requests; 0.0 without any."""
+        return self.rejected_requests / self.total_requests if self.total_requests else 0.0
+
+    @property
+    def average_wait_time(self) -> float:
+        """Seconds that an admitted request waited; 0.0 without any."""
+        return self.total_wait_time / self.successful_requests if self.successful_requests else 0.0
 
 
 #: The largest number that a circuit may count to: its history is read at every outcome.
@@ -99,7 +184,8 @@ class CircuitBreakerConfig:
     def __post_init__(self) -> None:
         if isinstance(self.open_timeout, int | float):
             object.__setattr__(self, "open_timeout", timedelta(seconds=self.open_timeout))
-        object.__setattr__(self, "on_backend_error", _member(OnBackendError, self.on_backend_error))
+        away = _member("CircuitBreakerConfig", OnBackendError, self.on_backend_error)
+        object.__setattr__(self, "on_backend_error", away)
         for name in ("failure_threshold", "sample_size", "half_open_max_requests", "success_threshold"):
             value = getattr(self, name)
             _check(name, value, isinstance(value, int) and 1 <= value <= MAX_COUNT, f"a number from 1 to {MAX_COUNT:,}")
@@ -140,14 +226,17 @@ class CircuitBreakerStats:
 _LONGEST = timedelta(days=30)
 
 
+def _unusable(name: str, value: object, wanted: str) -> InvalidLimitError:
+    return InvalidLimitError(f"RateLimitConfig: {name} is {value!r}, but must be {wanted}")
+
+
 def _check(name: str, value: object, good: bool, wanted: str) -> None:
     if not good:
         raise InvalidLimitError(f"CircuitBreakerConfig: {name} is {value!r}, but must be {wanted}")
 
 
-def _member(kind: type[OnBackendError], value: str) -> OnBackendError:
+def _member(where: str, kind: type[_Choice], value: str) -> _Choice:
     try:
         return kind(value)
     except ValueError:
-        choices = ", ".join(kind)
-        raise InvalidLimitError(f"CircuitBreakerConfig: {value!r} is none of {choices}") from None
+        raise InvalidLimitError(f"{where}: {value!r} is none of {', '.join(kind)}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from llmteam.ratelimit.exceptions import InvalidLimitError, UnknownLimitError
+from llmteam.ratelimit.exceptions import InvalidLimitError, LimitNotRegisteredError
 from llmteam.ratelimit.models import CircuitBreakerConfig, RateLimitConfig
 
 
@@ -51,10 +51,10 @@ class LimitRegistry:
         return self._limits.get(name)
 
     def get(self, name: str) -> Limit:
-        """The limit of this name. Raises :class:`UnknownLimitError`."""
+        """The limit of this name. Raises :class:`LimitNotRegisteredError`."""
         found = self._limits.get(name)
         if found is None:
-            raise UnknownLimitError(name)
+            raise LimitNotRegisteredError(name)
         return found
 
     def names(self) -> list[str]:

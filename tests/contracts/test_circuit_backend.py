@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -46,6 +47,9 @@ class Bench:
     def pass_time(self, seconds: float) -> None:
         self.moment += round(seconds * 1000)
 
+    def told(self, change: CircuitChange) -> None:
+        self.changes.append(change)
+
     def allow(self, caller: str = "", config: CircuitBreakerConfig = CONFIG, key: LimitKey = KEY) -> CircuitPermit:
         return self.backend.allow(key, config, caller or new_id())
 
@@ -66,7 +70,7 @@ class Bench:
 
 
 def in_memory(bench: Bench) -> CircuitBackend:
-    return MemoryCircuitBackend(now=lambda: bench.moment, draw=lambda: bench.chance, on_change=bench.changes.append)
+    return MemoryCircuitBackend(now=lambda: bench.moment, draw=lambda: bench.chance, on_change=bench.told)
 
 
 def in_redis(url: str) -> Callable[[Bench], RedisCircuitBackend]:
@@ -75,7 +79,7 @@ def in_redis(url: str) -> Callable[[Bench], RedisCircuitBackend]:
         prefix=f"{PREFIX}{new_id()}:",
         now=lambda: bench.moment,
         draw=lambda: bench.chance,
-        on_change=bench.changes.append,
+        on_change=bench.told,
     )
 
 
@@ -332,6 +336,21 @@ def test_each_change_is_told_once_with_a_growing_number(half_open: Bench) -> Non
     numbers = [change.generation for change in half_open.changes]
     assert seen == [(CLOSED, OPEN), (OPEN, HALF_OPEN), (HALF_OPEN, CLOSED)]
     assert numbers == sorted(set(numbers))
+
+
+def test_a_listener_that_fails_fails_no_call(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.changes = Deaf()
+
+    with caplog.at_level(logging.ERROR, "llmteam.ratelimit"):
+        bench.calls("fff")
+
+    assert bench.state is OPEN
+    assert "listener" in caplog.text
+
+
+class Deaf(list[CircuitChange]):
+    def append(self, change: CircuitChange) -> None:
+        raise RuntimeError("nobody is here")
 
 
 SECONDS = st.sampled_from([0.0, 0.001, 0.5, 5.0, 19.999, 20.0, 30.0, 33.0, 60.0, 61.0, 3_000.0])

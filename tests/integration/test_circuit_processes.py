@@ -17,7 +17,7 @@ import pytest
 
 from llmteam.ids import new_id
 from llmteam.ratelimit.circuits.redis import PREFIX, RedisCircuitBackend
-from llmteam.ratelimit.decisions import LimitKey
+from llmteam.ratelimit.decisions import LimitKey, Outcome
 from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitState
 from tests.embedding import PYTHONPATH
 from tests.services import redis_client
@@ -198,7 +198,29 @@ def test_every_circuit_has_an_end_and_one_slot_of_a_cluster(backend: RedisCircui
         ends = [client.ttl(name) for name in names]
     assert names == [f"{PREFIX}{{:a%3A%7Bb%7D:c%2A}}".encode(), f"{PREFIX}{{acme:vendor:}}".encode()]
     assert all(24 * 3600 <= end <= 24 * 3600 + 700 for end in ends)
-    assert sorted(backend.keys(), key=lambda key: key.resource) == [keys[1], keys[0]]
+    found = {key: circuit.state for key, circuit, _ in backend.circuits()}
+    assert found == dict.fromkeys(keys, CircuitState.OPEN)
+
+
+def test_what_is_stored_can_be_read(backend: RedisCircuitBackend) -> None:
+    at_once = CircuitBreakerConfig(failure_threshold=3, open_timeout=timedelta(0))
+    closed, trying = LimitKey("vendor", "acme"), LimitKey("vendor", "globex")
+    for outcome in (Outcome.SUCCESS, Outcome.FAILURE):
+        backend.record(closed, at_once, backend.allow(closed, at_once, "one"), outcome)
+    backend.force(trying, at_once, CircuitState.OPEN)
+    backend.record(trying, at_once, backend.allow(trying, at_once, "one"), Outcome.SUCCESS)
+    backend.allow(trying, at_once, "two")
+
+    found = {key: (circuit, now) for key, circuit, now in backend.circuits()}
+
+    circuit, now = found[closed]
+    assert (circuit.state, circuit.generation) == (CircuitState.CLOSED, 0)
+    assert [failed for _, failed in circuit.history] == [False, True]
+    assert all(moment <= now for moment, _ in circuit.history)
+    circuit, now = found[trying]
+    assert (circuit.state, circuit.successes) == (CircuitState.HALF_OPEN, 1)
+    assert circuit.since <= now
+    assert [caller for caller, end in circuit.trials if end > now] == ["two"]
 
 
 FORKING = """

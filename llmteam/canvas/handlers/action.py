@@ -45,7 +45,13 @@ async def take_action(ctx: StepContext, config: dict[str, Any], input_data: Any)
     action = executor.registry.get_config(config["action"])
     within = None if left is None or action is None else min(action.timeout_seconds, left)
     result = await executor.execute(
-        config["action"], payload, timeout=within, idempotency_key=ctx.idempotency_key or None, retries=0
+        config["action"],
+        payload,
+        timeout=within,
+        idempotency_key=ctx.idempotency_key or None,
+        # The engine is the one who tries again, and let the step in under the limit of its action's name.
+        retries=0,
+        under_limits=False,
     )
     ctx.annotate(
         "action", {"action_id": result.action_name, "status": result.status.value, "code": result.response_code}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ from llmteam.ratelimit.circuits import rules
 from llmteam.ratelimit.circuits.rules import Circuit
 from llmteam.ratelimit.decisions import CircuitChange, CircuitPermit, LimitKey, Outcome
 from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitState
+
+_log = logging.getLogger(__name__)
 
 #: Circuits that are kept; of more, those forgotten first that were not used for longest.
 MAX_CIRCUITS = 10_000
@@ -26,6 +29,16 @@ def chance() -> float:
 def monotonic_millis() -> int:
     """A clock for one process that is never set back, in whole milliseconds."""
     return time.monotonic_ns() // 1_000_000
+
+
+def tell(listener: Callable[[CircuitChange], None] | None, change: CircuitChange) -> None:
+    """Tell ``listener`` of a change; its failure is the log's, and not that of the call that made the change."""
+    if listener is None:
+        return
+    try:
+        listener(change)
+    except Exception:  # noqa: BLE001  # whatever it is
+        _log.exception("circuits: the listener to changes failed")
 
 
 class MemoryCircuitBackend:
@@ -94,8 +107,8 @@ class MemoryCircuitBackend:
             del self._circuits[next(iter(self._circuits))]
 
     def _tell(self, key: LimitKey, before: Circuit, after: Circuit) -> None:
-        if self._on_change is not None and before.state is not after.state:
-            self._on_change(CircuitChange(key, before.state, after.state, after.generation))
+        if before.state is not after.state:
+            tell(self._on_change, CircuitChange(key, before.state, after.state, after.generation))
 
 
 _instances: weakref.WeakSet[MemoryCircuitBackend] = weakref.WeakSet()

@@ -7,13 +7,15 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
+from llmteam.errors import InfrastructureError
 from llmteam.ratelimit.circuits import rules
-from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend, chance
+from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend, chance, tell
+from llmteam.ratelimit.circuits.rules import Circuit
 from llmteam.ratelimit.circuits.script import SCRIPT
 from llmteam.ratelimit.decisions import ANY_GENERATION, CircuitChange, CircuitPermit, LimitKey, Outcome
 from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitState, OnBackendError
@@ -115,11 +117,26 @@ class RedisCircuitBackend:
         answer = self._ask(key, config, "look")
         return self._alone(key, config, lambda local: local.look(key, config)) if answer is None else answer
 
-    def keys(self) -> Iterator[LimitKey]:
-        """Every circuit that is kept. Found by SCAN, which lets others through. Raises what redis-py raises."""
-        for name in self._connected().scan_iter(match=f"{self._prefix}*", count=_SCAN):
-            tenant_id, resource, part = name.decode()[len(self._prefix) + 1 : -1].split(":")
-            yield LimitKey(unquote(resource), unquote(tenant_id), unquote(part))
+    def circuits(self) -> Iterator[tuple[LimitKey, Circuit, int]]:
+        """Every circuit that is kept, with the moment at which it was read, on the server's clock.
+
+        Found by SCAN, which lets others through. Raises :class:`InfrastructureError`.
+        """
+        try:
+            client = self._connected()
+            for name in client.scan_iter(match=f"{self._prefix}{{*", count=_SCAN):
+                seconds, micros = client.time()
+                stored: Any = client.hgetall(name)
+                if stored:
+                    yield self._key_of(name.decode()), _read(stored), seconds * 1000 + micros // 1000
+        except Exception as exc:
+            if not _is_outage(exc):
+                raise
+            raise InfrastructureError(f"circuits cannot be read: {self._place()} does not answer ({exc})") from exc
+
+    def _key_of(self, name: str) -> LimitKey:
+        tenant_id, resource, part = name[len(self._prefix) + 1 : -1].split(":")
+        return LimitKey(unquote(resource), unquote(tenant_id), unquote(part))
 
     def name_of(self, key: LimitKey) -> str:
         """Where a circuit is kept. The braces put all that one script touches into one slot of a cluster."""
@@ -151,8 +168,8 @@ class RedisCircuitBackend:
             return None
         self._back()
         after = CircuitState(state.decode())
-        if self._on_change is not None and after.value != before.decode():
-            self._on_change(CircuitChange(key, CircuitState(before.decode()), after, int(number)))
+        if after.value != before.decode():
+            self._changed(CircuitChange(key, CircuitState(before.decode()), after, int(number)))
         since = int(lasted)
         return CircuitPermit(
             admitted=bool(admitted),
@@ -161,6 +178,12 @@ class RedisCircuitBackend:
             retry_after=int(wait) / 1000,
             state_seconds=None if since < 0 else since / 1000,
         )
+
+    def _changed(self, change: CircuitChange) -> None:
+        level = logging.WARNING if change.after is CircuitState.OPEN else logging.INFO
+        owner = f"tenant {change.key.tenant_id}" if change.key.tenant_id else "all tenants"
+        _log.log(level, "circuits: that of %s for %s is %s now", change.key.resource, owner, change.after.value)
+        tell(self._on_change, change)
 
     def _alone(
         self, key: LimitKey, config: CircuitBreakerConfig, decide: Callable[[MemoryCircuitBackend], CircuitPermit]
@@ -205,13 +228,17 @@ class RedisCircuitBackend:
         with self._lock:
             known, self._away_until = self._away_until is not None, time.monotonic() + RETRY_SECONDS
         if not known:
-            place = urlsplit(self._url)
             _log.warning(
                 "circuits: %s does not answer (%s: %s); until it does, each circuit's on_backend_error holds",
-                place.hostname or place.path,
+                self._place(),
                 type(exc).__name__,
                 str(exc)[:200],
             )
+
+    def _place(self) -> str:
+        """Where the server is, without what opens it."""
+        place = urlsplit(self._url)
+        return place.hostname or place.path
 
     def _back(self) -> None:
         if self._away_until is None:
@@ -245,6 +272,16 @@ def _is_outage(exc: Exception) -> bool:
     from redis import RedisError
 
     return isinstance(exc, RedisError | OSError)
+
+
+def _read(stored: Mapping[bytes, bytes]) -> Circuit:
+    """A circuit as its hash has it."""
+    fields = {name.decode(): value.decode() for name, value in stored.items()}
+    numbers = {name: int(fields.get(name, "0")) for name in ("generation", "since", "until", "successes")}
+    history = tuple((int(entry[:-1]), entry[-1] == "f") for entry in fields.get("history", "").split())
+    trials = ((name.partition(":")[2], int(end)) for name, end in fields.items() if name.startswith("trial:"))
+    state = CircuitState(fields.get("state", CircuitState.CLOSED))
+    return Circuit(state, **numbers, history=history, trials=tuple(sorted(trials)))
 
 
 def _numbers(config: CircuitBreakerConfig, open_millis: int) -> list[int | str]:
