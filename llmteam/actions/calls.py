@@ -23,11 +23,12 @@ UNLIMITED = 1_000_000
 
 @dataclass
 class PreparedCall:
-    """One call. ``record`` is what it is kept as, where run and step are known."""
+    """One call. ``record`` is what it is kept as, where run and step are known; ``step`` the one that makes it."""
 
     context: ActionContext
     payload_hash: str
     record: Call | None
+    step: StepContext | None = None
     config: ActionConfig | None = None
     handler: ActionHandler | None = None
     retries: int = UNLIMITED
@@ -62,7 +63,7 @@ def prepared(
     if context.run_id and context.step_id and digest:
         ids = (context.tenant_id, action_id, context.idempotency_key, context.run_id, context.step_id)
         record = Call(*ids, context.visit, digest)
-    return PreparedCall(context, digest, record)
+    return PreparedCall(context, digest, record, step)
 
 
 def _step() -> StepContext | None:

@@ -284,6 +284,9 @@ class ActionExecutor:
                 codec.check(result.response_data, "$.response")
             except NotJSONError as exc:
                 fault = str(exc)
+        if call.step is not None and not fault:
+            # It would stand in rows and outputs. Raises SecretShownError.
+            call.step.check_shows_no_secret("answer of an action", _written(result.response_data))
         fault = fault or misfit(call.config.response_schema, result.response_data)
         if not fault and not await call.handler.validate_response(result):
             fault = "the handler refuses it"
@@ -313,7 +316,13 @@ class ActionExecutor:
 
     def _stamped(self, call: PreparedCall, result: ActionResult, retries: int) -> ActionResult:
         result.retry_count = retries
+        if call.step is not None:
+            result.error_message = call.step.redact(result.error_message)
         result.started_at = call.context.timestamp
         result.completed_at = self._clock()
         result.duration_ms = round((time.monotonic() - call.began) * 1000)
         return result
+
+
+def _written(data: Any) -> str:
+    return codec.dumps(data) if is_json(data) else repr(data)

@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 
 from llmteam.actions import ActionResult, ActionStatus, AttemptStore, MemoryAttemptStore, PostgresAttemptStore
 from llmteam.actions.stores import LOST, Begun, Call
+from llmteam.canvas.postgres import PostgresRunStore
+from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.db import Database
 from llmteam.errors import NotJSONError
+from llmteam.events.postgres import PostgresEventStore
 from llmteam.ids import new_id
+from tests.conformance.desk import TENANT, Desk
+from tests.drawing import draw
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 CALL = Call("acme", "charge", "run-1:pay:1", "run-1", "pay", 1, "hash-a")
@@ -161,3 +166,16 @@ def test_both_stores_agree_on_every_history(database: Database, history: list[tu
         ]
 
     assert shown(memory) == shown(postgres)
+
+
+def test_attempts_go_with_their_run(database: Database) -> None:
+    store, runs = PostgresAttemptStore(database), PostgresRunStore(database)
+    desk = Desk(runs, PostgresEventStore(database))
+    over, open_ = (desk.start(draw("a")) for _ in range(2))
+    desk.do(over, "a")
+    for run_id in (over, open_):
+        store.begin(replace(CALL, tenant_id=TENANT, run_id=run_id, idempotency_key=run_id), NOW)
+
+    PostgresSweeps(database).purge(timedelta(), 100)
+
+    assert (store.records(TENANT, over), len(store.records(TENANT, open_))) == ([], 1)

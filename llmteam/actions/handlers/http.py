@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from llmteam import net
+from llmteam import codec, net
 from llmteam.actions.attempts import JSON_TYPE, HttpAttempt, encoded, parsed, secret_names, with_secrets
 from llmteam.actions.exceptions import InvalidActionError
 from llmteam.actions.handlers.base import BuiltinHandler, in_thread, read_secret
@@ -71,7 +71,9 @@ class HttpRequestHandler(BuiltinHandler):
         return attempt.send(request, cancelled, max_redirects=redirects)
 
     def _query(self, context: ActionContext) -> str:
-        return urlencode(context.input_data, doseq=True) if self.config.method in QUERY_METHODS else ""
+        if self.config.method not in QUERY_METHODS:
+            return ""
+        return urlencode({name: _in_query(value) for name, value in context.input_data.items()}, doseq=True)
 
     def _attempt(self, context: ActionContext, secrets: Mapping[str, str]) -> HttpAttempt:
         config = self.config
@@ -130,6 +132,13 @@ class WebhookActionHandler(HttpRequestHandler):
 
 class RestActionHandler(HttpRequestHandler):
     """Calls another system's API."""
+
+
+def _in_query(value: Any) -> Any:
+    """A value as queries have it: text and numbers as they are, lists one by one, the rest as JSON."""
+    if isinstance(value, list):
+        return [_in_query(one) for one in value]
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else codec.dumps(value)
 
 
 def authentication(config: ActionConfig, secret: str | None) -> dict[str, str]:

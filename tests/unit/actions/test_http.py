@@ -15,9 +15,12 @@ from llmteam.ids import utc_now
 from llmteam.net import OutboundGuard, use_guard
 from llmteam.runtime import RuntimeContextManager
 from tests.unit.actions.conftest import Stand
+from tests.unit.actions.test_executor import in_step
 from tests.unit.net.loopback import Loopback
 from tests.unit.net.test_client import drip
 from tests.waiting import wait_until_async
+
+JSON = "application/json"
 
 
 def register(stand: Stand, server: Loopback, path: str = "/hook", **fields: Any) -> None:
@@ -60,10 +63,10 @@ def test_the_payload_travels_as_json_with_the_headers_of_the_contract(server: Lo
 def test_methods_without_a_body_send_the_payload_in_the_query(server: Loopback, stand: Stand, method: str) -> None:
     register(stand, server, "/hook?v=1", method=method)
 
-    stand.execute("hook", {"a": "x y", "b": [1, 2]})
+    stand.execute("hook", {"a": "x y", "b": [1, 2], "c": True, "d": None})
 
     (got,) = server.received
-    assert (got.path, got.body, got.method) == ("/hook?v=1&a=x+y&b=1&b=2", b"", method)
+    assert (got.path, got.body, got.method) == ("/hook?v=1&a=x+y&b=1&b=2&c=true&d=null", b"", method)
 
 
 @pytest.mark.parametrize(
@@ -276,3 +279,16 @@ def test_calls_share_their_connections(server: Loopback, stand: Stand) -> None:
 
     assert len({got.client for got in server.received}) == 1
     assert [json.loads(got.body)["n"] for got in server.received] == [0, 1, 2]
+
+
+def test_an_answer_that_holds_a_secret_of_its_step_is_kept_nowhere(server: Loopback, stand: Stand) -> None:
+    server.routes["/hook"] = lambda handler: handler.answer(200, b'{"echo": "Bearer canary-token"}', Content_Type=JSON)
+    register(stand, server, auth_type="bearer", secret_ref="token")
+    manager = RuntimeContextManager()
+    manager.register_secrets_provider(Secrets())  # type: ignore[arg-type]
+    runtime = manager.create_runtime("acme", "", "run-1")
+
+    result = in_step(stand, runtime, lambda: stand.executor().execute("hook", {}))
+
+    assert (result.status, result.error_type, result.response_data) == (ActionStatus.FAILED, "SecretShownError", None)
+    assert "canary" not in repr([stand.attempts.records("acme", "run-1")[0].document, result.to_dict()])
