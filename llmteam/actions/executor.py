@@ -142,6 +142,8 @@ class ActionExecutor:
             gone = ActionResult(name, ActionStatus.CANCELLED, error_type="CancelledError")
             await asyncio.shield(teller.ended(self._stamped(call, gone, 0)))
             raise
+        except Exception as exc:  # noqa: BLE001  # the store's, between two attempts
+            result = ActionResult.of_exception(name, exc)
         await teller.ended(self._stamped(call, result, result.retry_count))
         return result
 
@@ -259,6 +261,9 @@ class ActionExecutor:
         try:
             async with limit:
                 result = await handler.execute(context)
+                if call.step is not None:
+                    # It would stand in rows and outputs. Raises SecretShownError.
+                    call.step.check_shows_no_secret("answer of an action", _written(result.response_data))
                 if result.success:
                     result = await self._checked(call, result)
         except TimeoutError as exc:
@@ -284,9 +289,6 @@ class ActionExecutor:
                 codec.check(result.response_data, "$.response")
             except NotJSONError as exc:
                 fault = str(exc)
-        if call.step is not None and not fault:
-            # It would stand in rows and outputs. Raises SecretShownError.
-            call.step.check_shows_no_secret("answer of an action", _written(result.response_data))
         fault = fault or misfit(call.config.response_schema, result.response_data)
         if not fault and not await call.handler.validate_response(result):
             fault = "the handler refuses it"

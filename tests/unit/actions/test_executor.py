@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,8 +19,11 @@ from llmteam.actions import (
     ActionResult,
     ActionStatus,
     ActionType,
+    MemoryAttemptStore,
 )
+from llmteam.actions.stores import Begun, Call
 from llmteam.audit import AuditTrail
+from llmteam.errors import InfrastructureError
 from llmteam.events import EventEmitter, EventType, MemoryEventStore
 from llmteam.runtime import RuntimeContext, RuntimeContextManager
 from llmteam.runtime.context import working_for
@@ -484,3 +487,33 @@ def test_an_executor_needs_nothing_but_a_registry() -> None:
     assert (result.success, result.response_data) == (True, 8)
     assert result.completed_at is not None
     assert result.completed_at >= result.started_at
+
+
+def test_a_store_that_is_away_between_two_attempts_is_a_failure_too(stand: Stand) -> None:
+    class Away(MemoryAttemptStore):
+        def begin(self, call: Call, now: datetime) -> Begun:
+            if self.records("acme", "run-1"):
+                raise InfrastructureError("Postgres is away")
+            return super().begin(call, now)
+
+    handler = scripted(stand, broken(503), done())
+
+    result = in_step(stand, runtime(), lambda: stand.executor(attempts=Away()).execute("a"))
+
+    assert (result.error_type, result.retryable, len(handler.calls)) == ("InfrastructureError", True, 1)
+    assert types(stand, "acme") == ["action.invoked", "action.failed"]
+
+
+def test_an_outcome_that_could_not_be_written_down_is_the_result_all_the_same(
+    stand: Stand, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(MemoryAttemptStore):
+        def finish(self, call: Call, attempt: int, result: ActionResult, now: datetime) -> None:
+            raise InfrastructureError("Postgres is away")
+
+    scripted(stand, done("ok"))
+
+    result = in_step(stand, runtime(), lambda: stand.executor(attempts=Full()).execute("a"))
+
+    assert result.response_data == "ok"
+    assert "its outcome was not written down" in caplog.text

@@ -281,8 +281,11 @@ def test_calls_share_their_connections(server: Loopback, stand: Stand) -> None:
     assert [json.loads(got.body)["n"] for got in server.received] == [0, 1, 2]
 
 
-def test_an_answer_that_holds_a_secret_of_its_step_is_kept_nowhere(server: Loopback, stand: Stand) -> None:
-    server.routes["/hook"] = lambda handler: handler.answer(200, b'{"echo": "Bearer canary-token"}', Content_Type=JSON)
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_that_holds_a_secret_of_its_step_is_kept_nowhere(server: Loopback, stand: Stand, status: int) -> None:
+    server.routes["/hook"] = lambda handler: handler.answer(
+        status, b'{"echo": "Bearer canary-token"}', Content_Type=JSON
+    )
     register(stand, server, auth_type="bearer", secret_ref="token")
     manager = RuntimeContextManager()
     manager.register_secrets_provider(Secrets())  # type: ignore[arg-type]
