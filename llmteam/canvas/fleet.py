@@ -32,6 +32,7 @@ from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
 from llmteam.ratelimit.executor import RateLimitedExecutor
 from llmteam.ratelimit.gate import Gate
 from llmteam.ratelimit.limits.redis import RedisLimitBackend
+from llmteam.regions import queue_in
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
@@ -76,6 +77,7 @@ def connect(
         interactions,
         unknown_tenants=limits_of_tier(TenantTier(settings.default_tier)),
         master_keys=MasterKeys(settings.encryption_keys),
+        region=settings.region,
     )
     events = PostgresEventStore(database, wakeup=wakeup)
     engine = Engine(
@@ -95,10 +97,11 @@ def connect(
         clock=clock,
     )
 
-    def unattended(pinned: PinnedDefinition) -> list[str]:
-        return dispatcher.unattended({facts.queue for facts in pinned.facts.values()})
+    def unattended(pinned: PinnedDefinition, region: str) -> list[str]:
+        return dispatcher.unattended({queue_in(facts.queue, region) for facts in pinned.facts.values()})
 
     def close() -> None:
+        engine.denials.flush()
         limits.close()
         circuits.close()
         wakeup.close()
