@@ -181,6 +181,42 @@ assert llm_agent.config_schema["type"] == "object"
 assert is_valid is True
 """,
     ),
+    "External Actions": Run(
+        why="the time class, and Slack: a server on loopback that the address leads to",
+        prelude="""
+import json
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import llmteam.actions
+from llmteam.net import OutboundGuard, use_guard
+from tests.unit.net.loopback import serving
+
+slack = serving()
+server = slack.__enter__()
+server.routes["/..."] = lambda handler: handler.answer(200, b"ok", Content_Type="text/plain")
+use_guard(OutboundGuard(allow_private=[server.endpoint]))
+whole = llmteam.actions.ActionConfig
+
+def there(**fields):
+    address = urlsplit(fields["endpoint"])
+    assert (address.scheme, address.netloc) == ("https", "hooks.slack.com")
+    return whole(**{**fields, "endpoint": f"{server.url}{address.path}"})
+
+llmteam.actions.ActionConfig = there
+""",
+        afterwards="""
+llmteam.actions.ActionConfig = whole
+use_guard(None)
+slack.__exit__(None, None, None)
+assert registry.list_actions() == ["notify_slack"]
+assert registry.get_config("notify_slack").timeout == timedelta(seconds=10)
+assert (result.success, result.status.value, result.response_code) == (True, "completed", 200)
+assert (result.response_data, result.error_message, result.retry_count) == ("ok", "", 0)
+(received,) = server.received
+assert (received.method, json.loads(received.body)) == ("POST", {"text": "Pipeline complete"})
+""",
+    ),
     "Human Interaction": Run(
         why="somebody who answers, in a task of the same event loop",
         prelude="""
@@ -262,7 +298,6 @@ PENDING: dict[str, str] = {
     "Pipeline Orchestration": "Orchestration intelligence and operations",
     "Process Mining": "Orchestration intelligence and operations",
     "Licensing": "Limits shared by all workers",
-    "External Actions": "Limits shared by all workers",
     "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
 }
 
