@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmteam.actions import *
     from llmteam.audit import *
     from llmteam.canvas import *
     from llmteam.context import *
@@ -24,6 +25,7 @@ __version__ = "2.0.0"
 
 # Module -> the names that it gives to this package.
 _NAMES = {
+    "actions": "ActionConfig ActionContext ActionExecutor ActionRegistry ActionResult ActionStatus ActionType",
     "audit": (
         "AuditEventType AuditQuery AuditRecord AuditReport AuditSeverity AuditStore AuditTrail MemoryAuditStore "
         "TenantAwareAuditTrail"

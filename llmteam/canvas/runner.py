@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from llmteam.actions.executor import ActionExecutor
+from llmteam.actions.registry import default_registry
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas.callbacks import call_back, has_hooks, tell
 from llmteam.canvas.catalog import StepCatalog
@@ -27,6 +29,7 @@ from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.steering import Steering
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.errors import ConfigurationError
+from llmteam.events.emitter import EventEmitter
 from llmteam.events.models import EventType
 from llmteam.events.stores import EventStoreFace, MemoryEventStore
 from llmteam.events.stream import EventStream
@@ -178,6 +181,8 @@ class SegmentRunner(Steering):
             runtime = default_manager().from_ref(dict(header.context))
         if runtime.contexts is None:
             runtime.contexts = self._runs.engine.store.contexts
+        if runtime.actions is None:
+            runtime.actions = ActionExecutor(default_registry, events=EventEmitter(self.event_stream.store))
         if runtime.audit_trail is None:
             runtime.audit_trail = AuditTrail(self._runs.engine.store.audit, tenant_id=header.tenant_id)
         return runtime

@@ -66,8 +66,8 @@ class MemoryRunStore(MemoryReads):
         sink: Callable[[Sequence[WorktrailEvent]], object] = lambda events: None,
         clock: Clock = utc_now,
         limits_of: Callable[[str], StartLimits | None] = lambda tenant_id: None,
-        audit: MemoryAuditStore | None = None,
         region: str = DEFAULT_REGION,
+        audit: MemoryAuditStore | None = None,
     ) -> None:
         self.audit = MemoryAuditStore(clock=clock) if audit is None else audit
         self._limits_of = limits_of

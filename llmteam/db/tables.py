@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from llmteam.db.action_tables import action_attempts
 from llmteam.db.audit_tables import audit_checkpoints, audit_heads, audit_log
 from llmteam.db.columns import SCHEMA, metadata
 from llmteam.db.columns import flag as _flag
@@ -31,6 +32,7 @@ from llmteam.db.tenant_tables import key_values, tenant_starts, tenant_storage, 
 
 __all__ = [
     "SCHEMA",
+    "action_attempts",
     "agent_contexts",
     "audit_checkpoints",
     "audit_heads",

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from llmteam.db import Database, InsecureLoginError, RolesNotGrantedError, StatementError, provision, roles_sql
 from llmteam.db.tables import (
+    action_attempts,
     agent_contexts,
     audit_heads,
     audit_log,
@@ -36,7 +37,7 @@ from tests.services import PostgresService, url_of
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TENANT_TABLES = [
     *(definitions, segments, runs, run_steps, events, payloads, audit_log, audit_heads),
-    *(tenants, tenant_starts, key_values, tenant_keys, agent_contexts),
+    *(tenants, tenant_starts, key_values, tenant_keys, agent_contexts, action_attempts),
 ]
 
 

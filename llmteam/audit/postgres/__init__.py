@@ -1,4 +1,4 @@
-"""The audit trail in Postgres: the store, what appends in a caller's transaction, and retention."""
+"""The audit trail in Postgres."""
 
 from llmteam.audit.postgres.appending import CONDITION, append_in, append_with, write_in
 from llmteam.audit.postgres.changes import key_changes, tenant_changes
