@@ -122,6 +122,17 @@ for viewer, role in (("agent_2", "agent"), ("agent_2", "pipeline_orch"), ("pipel
     raise AssertionError(viewer)
 """,
     ),
+    "Licensing": Run(
+        why="a tenant",
+        prelude="""
+tenant_id = "acme"
+""",
+        afterwards="""
+assert can_create is False, "a professional licence allows five, and five are there"
+assert await license_manager.check_limit(tenant_id, "pipelines", current=4) is True
+assert await license_manager.check_limit("another", "pipelines", current=1) is False
+""",
+    ),
     "Worktrail Events": Run(
         why="a run and a step with input, output, duration and an error",
         prelude="""
@@ -244,7 +255,6 @@ PENDING: dict[str, str] = {
     "Rate Limiting": "Limits shared by all workers",
     "Pipeline Orchestration": "Orchestration intelligence and operations",
     "Process Mining": "Orchestration intelligence and operations",
-    "Licensing": "Limits shared by all workers",
     "External Actions": "Limits shared by all workers",
     "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
 }
