@@ -69,7 +69,9 @@ class StepWorker:
         assert settings.database_url is not None
         # Leases are kept over a connection of their own: steps that crowd the pool must not cost anybody a lease.
         own = PostgresRunStore(Database(settings.database_url, application_name="llmteam-keeper", pool_size=1))
-        self.keeper = Keeper(own, self.engine.limits.lease, stopped=self._loop.cancel)
+        self.keeper = Keeper(
+            own, self.engine.limits.lease, stopped=self._loop.cancel, renewed=self.engine.limiting.renew
+        )
         self._dispatcher = CeleryDispatcher(current_app)
         sweeping = Database(settings.database_url, application_name="llmteam-sweep", pool_size=SWEEP_CONNECTIONS)
         sweeps = PostgresSweeps(sweeping)

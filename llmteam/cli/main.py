@@ -18,6 +18,7 @@ from llmteam.cli.explain import explain
 from llmteam.cli.inbox import inbox
 from llmteam.cli.keys import keys
 from llmteam.cli.license import licenses
+from llmteam.cli.limits import limits
 from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
@@ -52,6 +53,7 @@ _COMMANDS = (
     catalog,
     audit,
     keys,
+    limits,
     inbox,
     notifications,
     tenants,
