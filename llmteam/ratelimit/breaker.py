@@ -27,13 +27,14 @@ T = TypeVar("T")
 MAX_UNTOLD = 1_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class AdmittedCall:
-    """One call that a breaker let through. ``since`` is on the breaker's monotonic clock."""
+    """One call that a breaker let through. ``since`` is on the breaker's monotonic clock; ``told``: nothing is due."""
 
     key: LimitKey
     permit: CircuitPermit
     since: float
+    told: bool = False
 
 
 #: Admitted calls of the running code, newest last.
@@ -145,9 +146,8 @@ class CircuitBreaker:
         with self._lock:
             self._untold[call] = None
             while len(self._untold) > MAX_UNTOLD:
-                del self._untold[next(iter(self._untold))]
-            mine = tuple(known for known in _admitted.get() if known in self._untold or known.key != call.key)
-        _admitted.set((*mine[-MAX_UNTOLD:], call))
+                self._take(next(iter(self._untold)))
+        _admitted.set((*(known for known in _admitted.get() if not known.told), call))
         return True
 
     async def record_success(self) -> None:
@@ -234,14 +234,20 @@ class CircuitBreaker:
 
     async def _told(self, outcome: Outcome) -> None:
         with self._lock:
+            key = self.key
             mine = (call for call in reversed(_admitted.get()) if call in self._untold)
-            call = next(mine, None) or next(reversed(self._untold), None)
+            others = (call for call in reversed(self._untold) if call.key == key)
+            call = next(mine, None) or next(others, None)
             if call is not None:
-                del self._untold[call]
+                self._take(call)
         if call is None:
             unasked = CircuitPermit(admitted=True, state=CircuitState.CLOSED, generation=ANY_GENERATION)
-            call = AdmittedCall(self.key, unasked, self._monotonic())
+            call = AdmittedCall(key, unasked, self._monotonic())
         await self._left(call, outcome)
+
+    def _take(self, call: AdmittedCall) -> None:
+        call.told = True
+        del self._untold[call]
 
     async def _forced(self, state: CircuitState) -> None:
         key = self.key

@@ -161,7 +161,7 @@ class CircuitBreakerConfig:
         success_threshold: successful trials that close it.
         window_seconds: older outcomes do not count.
         slow_call_seconds: a call that takes as long counts as failed, whatever it gave back.
-        trial_seconds: how long a trial may take; later its place is free again.
+        trial_seconds: how long a trial keeps its place; a success ten times later is not known any more.
         open_jitter: share of ``open_timeout`` that is added by chance, so that circuits are not tried all at once.
         is_failure: asked with the exception or the value of a call; True, False (neither failure nor success) or an
             :class:`~llmteam.ratelimit.decisions.Outcome`.

@@ -230,17 +230,41 @@ def test_a_trial_that_says_nothing_gives_its_place_back(half_open: Bench) -> Non
     assert half_open.state is HALF_OPEN
 
 
-def test_the_place_of_a_lost_trial_comes_back_and_its_late_success_does_not_count(half_open: Bench) -> None:
-    lost = [half_open.allow(), half_open.allow()]
+def test_the_place_of_a_lost_trial_comes_back(half_open: Bench) -> None:
+    half_open.allow("lost")
+    half_open.allow("lost too")
+    half_open.pass_time(19.999)
     refused = half_open.allow()
 
-    half_open.pass_time(20)
-    held = [half_open.allow(), half_open.allow()]
-    for permit in lost:
-        half_open.record(permit, Outcome.SUCCESS)
+    half_open.pass_time(0.001)
+    admitted = [half_open.allow(caller).admitted for caller in ("three", "four", "lost")]
 
     assert not refused.admitted
-    assert [permit.admitted for permit in held] == [True, True]
+    assert admitted == [True, True, False]
+
+
+def test_slow_trials_close_a_circuit_too_each_counted_once(half_open: Bench) -> None:
+    slow = [half_open.allow(), half_open.allow()]
+    half_open.pass_time(199.999)
+    half_open.allow()
+
+    for permit in (slow[0], slow[0]):
+        half_open.record(permit, Outcome.SUCCESS)
+    once = half_open.state
+    half_open.record(slow[1], Outcome.SUCCESS)
+
+    assert (once, half_open.state) == (HALF_OPEN, CLOSED)
+
+
+@pytest.mark.parametrize("meanwhile", [0, 1])
+def test_a_success_long_after_its_lease_is_not_known_any_more(half_open: Bench, meanwhile: int) -> None:
+    late = half_open.allow()
+    half_open.pass_time(200)
+
+    half_open.calls("i" * meanwhile)
+    half_open.record(late, Outcome.SUCCESS)
+    half_open.calls("s")
+
     assert half_open.state is HALF_OPEN
 
 
@@ -353,7 +377,7 @@ class Deaf(list[CircuitChange]):
         raise RuntimeError("nobody is here")
 
 
-SECONDS = st.sampled_from([0.0, 0.001, 0.5, 5.0, 19.999, 20.0, 30.0, 33.0, 60.0, 61.0, 3_000.0])
+SECONDS = st.sampled_from([0.0, 0.001, 0.5, 5.0, 19.999, 20.0, 30.0, 33.0, 60.0, 61.0, 180.0, 200.0, 3_000.0])
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("wait"), SECONDS),

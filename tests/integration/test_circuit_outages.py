@@ -76,6 +76,20 @@ def test_a_process_decides_alone_while_the_server_is_away_and_with_all_others_af
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
+def test_an_opening_circuit_is_a_warning_unless_somebody_opened_it(
+    backend: RedisCircuitBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "llmteam.ratelimit"):
+        backend.force(KEY, CONFIG, OPEN)
+        backend.force(KEY, CONFIG, CLOSED)
+        fail(backend)
+
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["INFO", "INFO", "WARNING"]
+    assert "vendor" in caplog.text
+    assert "acme" in caplog.text
+
+
 def test_the_outcome_of_a_call_that_began_before_counts_for_the_process_alone(
     server: ValkeyServer, backend: RedisCircuitBackend
 ) -> None:

@@ -223,6 +223,15 @@ def test_what_is_stored_can_be_read(backend: RedisCircuitBackend) -> None:
     assert [caller for caller, end in circuit.trials if end > now] == ["two"]
 
 
+def test_no_more_outcomes_are_kept_than_count(backend: RedisCircuitBackend) -> None:
+    key, config = LimitKey("vendor", "acme"), CircuitBreakerConfig(failure_threshold=4, sample_size=7)
+
+    for _ in range(50):
+        backend.record(key, config, backend.allow(key, config, "one"), Outcome.SUCCESS)
+
+    assert [len(circuit.history) for _, circuit, _ in backend.circuits()] == [7]
+
+
 FORKING = """
     import os, sys
     from llmteam.ratelimit.circuits.redis import RedisCircuitBackend

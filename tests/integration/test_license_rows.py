@@ -66,7 +66,7 @@ def test_the_lowest_tier_in_the_database_is_that_of_the_table_of_tiers(database:
     lowest = LICENSE_LIMITS[LicenseTier.COMMUNITY]
     store = PostgresLicenseStore(database)
     store.put("acme", License.of_operator(LicenseTier.ENTERPRISE, NOW, NOW + DAY), "ann", NOW)
-    admit = "SELECT llmteam.admit_start('acme', %s, %s, 'start', NULL, NULL, NULL, NULL, false)"
+    admit = "SELECT llmteam.admit_start('acme', %s, %s, '{}', 'start', NULL, NULL, NULL, NULL, false)"
 
     for moment, most in ((NOW + DAY, None), (NOW + DAY + timedelta(microseconds=1), lowest.max_agents_per_pipeline)):
         with database.hot("acme") as hot:

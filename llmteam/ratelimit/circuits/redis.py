@@ -169,7 +169,7 @@ class RedisCircuitBackend:
         self._back()
         after = CircuitState(state.decode())
         if after.value != before.decode():
-            self._changed(CircuitChange(key, CircuitState(before.decode()), after, int(number)))
+            self._changed(CircuitChange(key, CircuitState(before.decode()), after, int(number)), op == "force")
         since = int(lasted)
         return CircuitPermit(
             admitted=bool(admitted),
@@ -179,8 +179,8 @@ class RedisCircuitBackend:
             state_seconds=None if since < 0 else since / 1000,
         )
 
-    def _changed(self, change: CircuitChange) -> None:
-        level = logging.WARNING if change.after is CircuitState.OPEN else logging.INFO
+    def _changed(self, change: CircuitChange, by_hand: bool) -> None:
+        level = logging.WARNING if change.after is CircuitState.OPEN and not by_hand else logging.INFO
         owner = f"tenant {change.key.tenant_id}" if change.key.tenant_id else "all tenants"
         _log.log(level, "circuits: that of %s for %s is %s now", change.key.resource, owner, change.after.value)
         tell(self._on_change, change)
@@ -293,6 +293,7 @@ def _numbers(config: CircuitBreakerConfig, open_millis: int) -> list[int | str]:
         config.success_threshold,
         rules.millis(config.window_seconds),
         rules.millis(config.trial_seconds),
+        rules.LATE_LEASES * rules.millis(config.trial_seconds),
         open_millis,
         rules.millis(rules.TRIAL_RETRY_SECONDS),
     ]

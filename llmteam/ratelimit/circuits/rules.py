@@ -14,6 +14,8 @@ from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitState
 
 #: Seconds after which a caller who found no free trial may ask again.
 TRIAL_RETRY_SECONDS = 1.0
+#: So many times its lease a trial is remembered whose lease has ended: slow calls close a circuit too.
+LATE_LEASES = 9
 #: Answers with these statuses say that a resource is overloaded or slow, though they blame the caller.
 _OVERLOAD = frozenset({408, 425, 429})
 
@@ -29,7 +31,7 @@ class Circuit:
         until: when an open circuit may be tried.
         successes: successful trials of this half-open period.
         history: outcomes of this closed period, oldest first: when, and whether it failed.
-        trials: trials under way: who, and when the lease ends.
+        trials: trials that were not told of: who, and when the lease ends or ended.
     """
 
     state: CircuitState = CircuitState.CLOSED
@@ -54,8 +56,9 @@ def allow(circuit: Circuit, config: CircuitBreakerConfig, caller: str, now: int)
         if now < circuit.until:
             return circuit, look(circuit, now)
         circuit = changed(circuit, CircuitState.HALF_OPEN, now)
-    trials = {who: end for who, end in circuit.trials if end > now}
-    admitted = caller in trials or len(trials) < config.half_open_max_requests
+    trials = {who: end for who, end in circuit.trials if end + _memory(config) > now}
+    under_way = {who for who, end in trials.items() if end > now}
+    admitted = caller in under_way or len(under_way) < config.half_open_max_requests
     if admitted:
         trials[caller] = now + millis(config.trial_seconds)
     circuit = replace(circuit, trials=tuple(trials.items()))
@@ -71,7 +74,7 @@ def record(
     """The circuit after a call with ``permit`` ended.
 
     ``chance``, in [0, 1), draws the time that an opening circuit stays open. An outcome of an older generation
-    changes nothing, and a trial's success counts while its lease holds.
+    changes nothing, and a trial's success counts once, also after its lease while it is remembered.
     """
     if permit.generation not in {ANY_GENERATION, circuit.generation}:
         return circuit
@@ -79,11 +82,11 @@ def record(
         return circuit if outcome is Outcome.IGNORED else _recorded(circuit, config, outcome, now, chance)
     if circuit.state is CircuitState.OPEN:
         return circuit
-    held = not permit.trial or any(who == permit.trial and end > now for who, end in circuit.trials)
+    known = not permit.trial or any(who == permit.trial and end + _memory(config) > now for who, end in circuit.trials)
     circuit = replace(circuit, trials=tuple(trial for trial in circuit.trials if trial[0] != permit.trial))
     if outcome is Outcome.FAILURE:
         return opened(circuit, config, now, chance)
-    if outcome is Outcome.SUCCESS and held:
+    if outcome is Outcome.SUCCESS and known:
         circuit = replace(circuit, successes=circuit.successes + 1)
         if circuit.successes >= config.success_threshold:
             return changed(circuit, CircuitState.CLOSED, now)
@@ -121,6 +124,11 @@ def changed(circuit: Circuit, state: CircuitState, now: int) -> Circuit:
     forgotten in between never takes an old outcome for its own.
     """
     return Circuit(state, max(circuit.generation + 1, now), since=now)
+
+
+def _memory(config: CircuitBreakerConfig) -> int:
+    """How long a trial is remembered after its lease."""
+    return LATE_LEASES * millis(config.trial_seconds)
 
 
 def _recorded(circuit: Circuit, config: CircuitBreakerConfig, outcome: Outcome, now: int, chance: float) -> Circuit:

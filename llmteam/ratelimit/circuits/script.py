@@ -14,7 +14,8 @@ local key, op, now = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local keep_ms, who, permitted, wanted = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local failure_threshold, rate, sample_size = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local max_trials, success_threshold = tonumber(ARGV[10]), tonumber(ARGV[11])
-local window_ms, trial_ms, open_ms, retry_ms = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15]
+local window_ms, trial_ms, late_ms = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
+local open_ms, retry_ms = tonumber(ARGV[15]), ARGV[16]
 
 if not now then
   local time = redis.call('TIME')
@@ -74,12 +75,12 @@ local function allow()
   for name, ends in pairs(trials) do
     if ends > now then
       under_way = under_way + 1
-    else
+    elseif ends + late_ms <= now then
       redis.call('HDEL', key, 'trial:' .. name)
-      trials[name] = nil
     end
   end
-  if not trials[who] and under_way >= max_trials then
+  local goes_on = trials[who] and trials[who] > now
+  if not goes_on and under_way >= max_trials then
     return answer(false, retry_ms)
   end
   keep('trial:' .. who, whole(now + trial_ms))
@@ -129,11 +130,11 @@ local function record()
   if circuit.state == 'closed' and wanted ~= 'ignored' then
     remember()
   elseif circuit.state == 'half_open' then
-    local held = who == '' or (trials[who] and trials[who] > now)
+    local known = who == '' or (trials[who] and trials[who] + late_ms > now)
     redis.call('HDEL', key, 'trial:' .. who)
     if wanted == 'failure' then
       begin('open')
-    elseif wanted == 'success' and held then
+    elseif wanted == 'success' and known then
       circuit.successes = circuit.successes + 1
       if circuit.successes >= success_threshold then
         begin('closed')

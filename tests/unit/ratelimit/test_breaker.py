@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -329,6 +330,25 @@ def test_each_tenant_has_its_own_circuit(breaker: CircuitBreaker) -> None:
         globex = breaker.state
 
     assert (acme, globex) == (CircuitState.OPEN, CircuitState.CLOSED)
+
+
+def test_an_outcome_of_one_tenant_is_not_told_of_the_call_of_another(breaker: CircuitBreaker) -> None:
+    async def calling(tenant_id: str, story: Coroutine[Any, Any, object]) -> None:
+        with TenantContext(tenant_id):
+            await story
+
+    async def story() -> None:
+        await asyncio.create_task(calling("acme", breaker.allow_request()))
+        for _ in range(3):
+            await asyncio.create_task(calling("globex", breaker.record_failure()))
+
+    asyncio.run(story())
+
+    with TenantContext("acme"):
+        acme = breaker.state
+    with TenantContext("globex"):
+        globex = breaker.state
+    assert (acme, globex) == (CircuitState.CLOSED, CircuitState.OPEN)
 
 
 def test_a_circuit_of_all_tenants_is_one(time: Time) -> None:

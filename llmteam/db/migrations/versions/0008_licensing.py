@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
@@ -83,23 +83,24 @@ CREATE POLICY past_stays ON llmteam.tenant_licenses AS RESTRICTIVE FOR UPDATE TO
 # not counted. A licence that is over or was revoked is worth the lowest tier. Time that was seen does not come back.
 _ADMIT = """
 CREATE OR REPLACE FUNCTION llmteam.admit_start(
-    of_tenant text, starts_at timestamptz, agents integer, kind text,
+    of_tenant text, starts_at timestamptz, agents integer, needed text[], kind text,
     d_concurrent integer, d_per_day integer, d_per_minute integer, d_agents integer, d_queues boolean
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     t record;
-    number integer;
-    reserved integer := 0;
+    number bigint;
+    missing text;
+    reserved integer;
 BEGIN
     SELECT o.deleted_at, COALESCE(o.is_active, true) AS is_active,
+           COALESCE(o.data_region, 'default') AS data_region, COALESCE(o.queues, d_queues) AS queues,
            LEAST(CASE WHEN o.tenant_id IS NULL THEN d_concurrent ELSE o.max_concurrent END,
                  CASE WHEN k.lapsed THEN 1 ELSE l.max_concurrent END) AS max_concurrent,
            LEAST(CASE WHEN o.tenant_id IS NULL THEN d_agents ELSE o.max_agents END,
                  CASE WHEN k.lapsed THEN 5 ELSE l.max_agents END) AS max_agents,
            CASE WHEN o.tenant_id IS NULL THEN d_per_day ELSE o.max_per_day END AS max_per_day,
            CASE WHEN o.tenant_id IS NULL THEN d_per_minute ELSE o.max_per_minute END AS max_per_minute,
-           COALESCE(o.queues, d_queues) AS queues,
-           l.version AS licence, l.seen_at
+           o.features, o.features_off, o.max_storage, l.version AS licence, l.seen_at
       INTO t
       FROM (SELECT of_tenant AS tenant_id) asked
       LEFT JOIN llmteam.tenants o ON o.tenant_id = asked.tenant_id
@@ -107,18 +108,36 @@ BEGIN
       LEFT JOIN llmteam.revoked_licenses r ON r.tenant_id = l.tenant_id AND r.license_id = l.license_id
      CROSS JOIN LATERAL (SELECT l.version IS NOT NULL AND (
              r.license_id IS NOT NULL OR COALESCE(GREATEST(starts_at, l.seen_at) > l.grace_until, false)) AS lapsed) k;
-    IF t.seen_at < starts_at - interval '1 hour' THEN
-        UPDATE llmteam.tenant_licenses SET seen_at = starts_at
-         WHERE tenant_id = of_tenant AND version = t.licence AND valid_to IS NULL AND seen_at < starts_at;
-    END IF;
+    PERFORM set_config('llmteam.queues', t.queues::text, true), set_config('llmteam.region', t.data_region, true);
     IF t.deleted_at IS NOT NULL THEN
         RAISE EXCEPTION 'deleted' USING ERRCODE = 'LT001';
     ELSIF NOT t.is_active THEN
         RAISE EXCEPTION 'inactive' USING ERRCODE = 'LT001';
-    ELSIF agents > t.max_agents THEN
+    ELSIF kind = 'standing' THEN
+        RETURN;
+    END IF;
+    IF t.seen_at < starts_at - interval '1 hour' THEN
+        UPDATE llmteam.tenant_licenses SET seen_at = starts_at
+         WHERE tenant_id = of_tenant AND version = t.licence AND valid_to IS NULL AND seen_at < starts_at;
+    END IF;
+    IF t.features IS NOT NULL AND cardinality(needed) > 0 THEN
+        SELECT f INTO missing FROM unnest(needed) f
+         WHERE NOT (t.features && ARRAY[f, '*']) OR t.features_off && ARRAY[f, '*'] LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'feature %', missing USING ERRCODE = 'LT001';
+        END IF;
+    END IF;
+    IF agents > t.max_agents THEN
         RAISE EXCEPTION 'agents_per_pipeline % % false', agents, t.max_agents USING ERRCODE = 'LT001';
-    ELSIF t.max_concurrent IS NULL AND t.max_per_day IS NULL AND t.max_per_minute IS NULL THEN
-        RETURN t.queues;
+    END IF;
+    IF kind <> 'admit' AND t.max_storage IS NOT NULL THEN
+        SELECT stored INTO number FROM llmteam.tenant_storage WHERE tenant_id = of_tenant;
+        IF COALESCE(number, 0) >= t.max_storage THEN
+            RAISE EXCEPTION 'storage_gb % % false', COALESCE(number, 0), t.max_storage USING ERRCODE = 'LT001';
+        END IF;
+    END IF;
+    IF t.max_concurrent IS NULL AND t.max_per_day IS NULL AND t.max_per_minute IS NULL THEN
+        RETURN;
     END IF;
 
     INSERT INTO llmteam.tenant_starts AS s (tenant_id, day, started)
@@ -145,16 +164,14 @@ BEGIN
     IF kind <> 'queue' AND t.max_concurrent IS NOT NULL THEN
         SELECT count(*) INTO reserved FROM llmteam.limit_reservations
          WHERE tenant_id = of_tenant AND limit_name = 'concurrent_pipelines' AND expires_at > starts_at;
-        SELECT count(*) INTO number FROM (
+        SELECT count(*) + reserved INTO number FROM (
           SELECT FROM llmteam.runs WHERE tenant_id = of_tenant AND finished_at IS NULL AND status <> 'pending'
            LIMIT t.max_concurrent) open;
-        number := number + reserved;
         IF number >= t.max_concurrent OR (kind = 'start' AND EXISTS (
              SELECT FROM llmteam.runs WHERE tenant_id = of_tenant AND status = 'pending')) THEN
             RAISE EXCEPTION 'concurrent_pipelines % % %', number, t.max_concurrent, t.queues USING ERRCODE = 'LT001';
         END IF;
     END IF;
-    RETURN t.queues;
 END $$;
 """
 
