@@ -54,9 +54,7 @@ def seed_requests(scene: Scene, core: Any) -> None:
     vote = InteractionResponse(
         request_id=things.answered.request_id, responder_id="ann", approved=True, comment=scene.canary
     )
-    core.apply(
-        scene.owner, things.answered.request_id, lambda case: rules.respond(case, rules.Answer(vote), utc_now())
-    )
+    core.apply(scene.owner, things.answered.request_id, lambda case: rules.respond(case, rules.Answer(vote), utc_now()))
     if hasattr(core, "freeze"):
         core.freeze(scene.owner, things.asked.run_id, now)
     core.apply(
@@ -156,9 +154,7 @@ FACES = Group(
             lambda s: s.store.update(_same(s)),
             naming=lambda s: s.store.update(s.things.asked.changed(title="mine")),
         ),
-        "list_pending": Line(
-            lambda s: s.store.list_pending(s.me), naming=lambda s: s.store.list_pending(s.owner)
-        ),
+        "list_pending": Line(lambda s: s.store.list_pending(s.me), naming=lambda s: s.store.list_pending(s.owner)),
         "save_response": Line(lambda s: s.store.save_response(_answer(s))),
         "get_response": Line(lambda s: s.store.get_response(s.things.answered.request_id)),
     },

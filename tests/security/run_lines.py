@@ -174,7 +174,7 @@ def _take_hold(scene: Scene) -> Any:
     return scene.store.take_hold(replace(scene.things.header, tenant_id=scene.me), seal, now=utc_now())
 
 
-def _holdings(scene: Scene) -> list[Any]:
+def holdings(scene: Scene) -> list[Any]:
     return [replace(holding_of(scene.things.execution), tenant_id=scene.me)]
 
 
@@ -182,8 +182,8 @@ _READS = {
     "definition": Line(lambda s: s.store.definition(s.me, s.things.hash)),
     "gather": Line(lambda s: s.store.gather(s.me, s.things.ready, KEY)),
     "snapshot": Line(lambda s: s.store.snapshot(s.me, s.things.snapshot)),
-    "renew": Line(lambda s: s.store.renew(_holdings(s), LEASE)),
-    "lost": Line(lambda s: s.store.lost(_holdings(s))),
+    "renew": Line(lambda s: s.store.renew(holdings(s), LEASE)),
+    "lost": Line(lambda s: s.store.lost(holdings(s))),
     "queued": Line(lambda s: s.store.queued(s.me)),
     "ready": Line(lambda s: s.store.ready(s.me, s.things.ready)),
     "taken": Line(lambda s: (s.store.taken(s.me, s.things.done, None), s.store.taken(s.me, None, "order-17"))),
@@ -195,9 +195,7 @@ _READS = {
     "outputs": Line(lambda s: s.store.outputs(s.me, s.things.done)),
 }
 
-READS = Group(
-    stores={PostgresReads: lambda s: PostgresReads(s.db)}, seed=seed_runs, lines=_READS, look=look_at_runs
-)
+READS = Group(stores={PostgresReads: lambda s: PostgresReads(s.db)}, seed=seed_runs, lines=_READS, look=look_at_runs)
 
 RUNS = Group(
     stores={
@@ -263,7 +261,7 @@ def make_due(scene: Scene, runs: Any) -> None:
     earlier = utc_now() - timedelta(hours=1)
     if scene.database is None:
         for run in runs._runs.values():
-            run.rows = {key: row.wake_at and replace(row, wake_at=earlier) or row for key, row in run.rows.items()}
+            run.rows = {key: (row.wake_at and replace(row, wake_at=earlier)) or row for key, row in run.rows.items()}
             run.wake_at = earlier if run.state.status.accepts_results else run.wake_at
         return
     with scene.db.hot(scene.owner) as connection:

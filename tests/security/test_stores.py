@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
+from types import ModuleType
 
 import pytest
 from sqlalchemy import make_url
@@ -15,7 +16,8 @@ import llmteam
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.context.stores import StoredContext
 from llmteam.db import Database
-from tests.security import people_lines, run_lines, tenant_lines, trail_lines
+from tests.security import people_lines, postgres_functions, run_lines, tenant_lines, trail_lines
+from tests.security.postgres_functions import Functions
 from tests.security.walking import (
     Group,
     Line,
@@ -32,7 +34,13 @@ GROUPS: list[Group] = [
     *(run_lines.READS, run_lines.RUNS, run_lines.SWEEPS, run_lines.CHECKS, run_lines.SEGMENTS),
     *(people_lines.PEOPLE, people_lines.FACES, people_lines.DELIVERIES),
     *(trail_lines.AUDIT, trail_lines.EVENTS, trail_lines.CONTEXTS, trail_lines.KEYS),
-    *(tenant_lines.TENANTS, tenant_lines.VALUES, tenant_lines.ISOLATED, tenant_lines.WAKEUPS),
+    *(
+        tenant_lines.TENANTS,
+        tenant_lines.VALUES,
+        tenant_lines.ISOLATED,
+        tenant_lines.WAKEUPS,
+        postgres_functions.FUNCTIONS,
+    ),
 ]
 #: Modules in which stores are, by any part of their names.
 PLACES = {"stores", "postgres", "memory", "redis"}
@@ -50,14 +58,27 @@ def said(one: tuple[Group, type, str]) -> str:
     return f"{one[1].__name__}.{one[2]}"
 
 
-def stores_of_the_package() -> Iterator[type]:
+def modules_with_stores() -> Iterator[ModuleType]:
     for found in pkgutil.walk_packages(llmteam.__path__, "llmteam."):
-        if not PLACES & set(found.name.split(".")):
-            continue
-        module = importlib.import_module(found.name)
+        if PLACES & set(found.name.split(".")):
+            yield importlib.import_module(found.name)
+
+
+def stores_of_the_package() -> Iterator[type]:
+    for module in modules_with_stores():
         for kind in vars(module).values():
-            if inspect.isclass(kind) and kind.__module__ == found.name and keeps_something(kind):
+            if inspect.isclass(kind) and kind.__module__ == module.__name__ and keeps_something(kind):
                 yield kind
+
+
+def functions_of_the_package() -> Iterator[str]:
+    """Those that are given a database or a connection."""
+    for module in modules_with_stores():
+        for name, one in vars(module).items():
+            if name.startswith("_") or not inspect.isfunction(one) or one.__module__ != module.__name__:
+                continue
+            if next(iter(inspect.signature(one).parameters), "") in postgres_functions.WALKED:
+                yield f"{module.__name__.removeprefix('llmteam.')}.{name}"
 
 
 def keeps_something(kind: type) -> bool:
@@ -66,9 +87,7 @@ def keeps_something(kind: type) -> bool:
 
 
 def methods_of(kind: type) -> set[str]:
-    return {
-        name for name, one in inspect.getmembers(kind) if not name.startswith("_") and inspect.isroutine(one)
-    }
+    return {name for name, one in inspect.getmembers(kind) if not name.startswith("_") and inspect.isroutine(one)}
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +140,15 @@ def test_every_method_of_every_store_has_a_line_and_every_line_a_method() -> Non
     found = {store: methods_of(store) for store in stores_of_the_package() if where(store) not in NO_STORES}
 
     missing = {where(store): methods - lines.get(store, set()) for store, methods in found.items()}
-    idle = {where(store): names - methods_of(store) for store, names in lines.items()}
+    idle = {where(store): names - methods_of(store) for store, names in lines.items() if store is not Functions}
 
     assert not any(missing.values()), {name: methods for name, methods in missing.items() if methods}
     assert not any(idle.values()), {name: names for name, names in idle.items() if names}
     assert set(NO_STORES) <= {where(store) for store in stores_of_the_package()}
+
+
+def test_every_function_on_a_database_has_a_line_and_every_line_a_function() -> None:
+    assert set(functions_of_the_package()) == set(postgres_functions.FUNCTIONS.lines)
 
 
 def where(kind: type) -> str:
@@ -199,7 +222,10 @@ class ForgetsTheTenant(PostgresContextStore):
 
 
 MUTANT = Group(
-    stores={ForgetsTheTenant: lambda s: ForgetsTheTenant(s.db), PostgresContextStore: lambda s: PostgresContextStore(s.db)},
+    stores={
+        ForgetsTheTenant: lambda s: ForgetsTheTenant(s.db),
+        PostgresContextStore: lambda s: PostgresContextStore(s.db),
+    },
     seed=trail_lines.CONTEXTS.seed,
     lines=trail_lines.CONTEXTS.lines,
 )

@@ -93,9 +93,7 @@ AUDIT = Group(
         "pages": Line(lambda s: s.store.pages(s.me, 1, 10)),
         "point_before": Line(lambda s: s.store.point_before(s.me, 2, s.store.ends(s.owner))),
         "tenant_for": plain(lambda s: s.store.tenant_for(None), "says who is current"),
-        "append": Line(
-            lambda s: s.store.append(_next(s, s.me)), naming=lambda s: s.store.append(_next(s, s.owner))
-        ),
+        "append": Line(lambda s: s.store.append(_next(s, s.me)), naming=lambda s: s.store.append(_next(s, s.owner))),
         "append_chained": Line(
             lambda s: s.store.append_chained(_again(s)),
             naming=lambda s: s.store.append_chained(_again(s), s.owner),
@@ -158,12 +156,8 @@ EVENTS = Group(
         "select": Line(lambda s: s.store.select(_query(s)), further=lambda s: s.store.select(_anybodys(s))),
         "count": Line(lambda s: s.store.count(_query(s)), further=lambda s: _counted(s, s.store.count(_anybodys(s)))),
         "tenant_for": plain(lambda s: s.store.tenant_for(None), "says who is current"),
-        "append": Line(
-            lambda s: s.store.append(_event(s, "")), naming=lambda s: s.store.append(_event(s, s.owner))
-        ),
-        "query": Line(
-            lambda s: s.store.query(run_id=s.things.run), naming=lambda s: s.store.query(tenant_id=s.owner)
-        ),
+        "append": Line(lambda s: s.store.append(_event(s, "")), naming=lambda s: s.store.append(_event(s, s.owner))),
+        "query": Line(lambda s: s.store.query(run_id=s.things.run), naming=lambda s: s.store.query(tenant_id=s.owner)),
         "get_by_run": Line(lambda s: s.store.get_by_run(s.things.run)),
         "get_by_step": Line(lambda s: s.store.get_by_step(s.things.run, "a")),
         "get_by_type": Line(lambda s: s.store.get_by_type(s.things.run, EventType.STEP_STARTED)),

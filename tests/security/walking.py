@@ -1,9 +1,9 @@
 """Walking through every method as a tenant that reaches for another one's rows.
 
-A :class:`Line` is one method with a call of it. ``own`` is called as the stranger, with the names of everything that the
-owner has: nothing of the owner may come back, and nothing of the owner may change. Then it is called as the owner, where
-it must find or change something: a call that reaches nothing of anybody would prove nothing. ``operator`` is for methods
-across tenants: the role that works as a tenant cannot do them. ``plain`` touches no rows.
+A :class:`Line` is one method with a call of it. ``own`` is called as the stranger, with the names of all that the owner
+has: nothing of the owner may come back, and nothing of the owner may change. Then it is called as the owner, where it
+must find or change something, since a call that reaches nothing of anybody would prove nothing. ``operator`` is for
+methods across tenants: the role that works as a tenant cannot do them. ``plain`` touches no rows.
 """
 
 from __future__ import annotations
