@@ -82,13 +82,13 @@ Use = Callable[[Database, Callable[[Work], None]], None]
 
 def in_hot(database: Database, act: Callable[[Work], None]) -> None:
     with database.hot("acme") as hot:
-        act(lambda sql: hot.script(sql))
+        act(hot.script)
 
 
 def in_open_hot(database: Database, act: Callable[[Work], None]) -> None:
     with database.hot("acme") as hot:
         hot.script("SELECT 1", begin=True)
-        act(lambda sql: hot.script(sql))
+        act(hot.script)
 
 
 def as_sweeper_in_hot(database: Database, act: Callable[[Work], None]) -> None:
@@ -164,9 +164,7 @@ def _ending(use: Use, database: Database, end: Callable[[Work], None]) -> None:
 
 @pytest.mark.parametrize("end", [nothing, fails, raises, is_interrupted, hides_a_failure, takes_too_long, is_refused])
 @pytest.mark.parametrize("use", USES)
-def test_no_use_leaves_its_tenant_behind_however_it_ends(
-    one: Database, use: Use, end: Callable[[Work], None]
-) -> None:
+def test_no_use_leaves_its_tenant_behind_however_it_ends(one: Database, use: Use, end: Callable[[Work], None]) -> None:
     before = backend(one)
 
     _ending(use, one, end)
@@ -304,7 +302,7 @@ ESCAPES = [
 @pytest.mark.parametrize("role", ["llmteam_app", "llmteam_sweeper"])
 @pytest.mark.parametrize("statement", ESCAPES)
 def test_neither_role_can_change_what_binds_it(database: Database, role: Any, statement: str) -> None:
-    with database.hot("acme") as hot, pytest.raises(LLMTeamError, match="permission denied|SQLSTATE 42501"):
+    with database.hot("acme") as hot, pytest.raises(LLMTeamError, match=r"permission denied|SQLSTATE 42501"):
         hot.script(statement.replace("%", "%%"), role=role)
 
 
