@@ -9,10 +9,13 @@ from typing import Any
 SWEEP_SECONDS = 5.0
 #: Seconds between two looks for runs that have been kept long enough.
 RETENTION_SECONDS = 60.0
+#: Seconds between two looks for audit records that have been kept long enough: whole days of them are removed.
+AUDIT_SECONDS = 600.0
 
 #: Task by name of the sweep: steps that are due and not moving; leases and deadlines that ran out unnoticed; runs over
 #: time and pauses that should have taken hold; runs that wait until their tenant has room; reminders, escalations and
-#: deadlines of what people are asked; what they are to be told; runs that have been kept long enough.
+#: deadlines of what people are asked; what they are to be told; runs, and then audit records, that have been kept
+#: long enough.
 SWEEPS: Mapping[str, str] = {
     "due": "llmteam.sweep_due",
     "expired": "llmteam.sweep_expired",
@@ -21,7 +24,10 @@ SWEEPS: Mapping[str, str] = {
     "people": "llmteam.sweep_people",
     "notifications": "llmteam.sweep_notifications",
     "retention": "llmteam.sweep_retention",
+    "audit": "llmteam.sweep_audit",
 }
+
+_LEAST = {"retention": RETENTION_SECONDS, "audit": AUDIT_SECONDS}
 
 
 def celery_schedule(seconds: float = SWEEP_SECONDS) -> dict[str, dict[str, Any]]:
@@ -30,7 +36,7 @@ def celery_schedule(seconds: float = SWEEP_SECONDS) -> dict[str, dict[str, Any]]
 
 
 def _interval(name: str, seconds: float) -> float:
-    return max(seconds, RETENTION_SECONDS) if name == "retention" else seconds
+    return max(seconds, _LEAST.get(name, 0.0))
 
 
 def _entry(task: str, seconds: float) -> dict[str, Any]:

@@ -260,13 +260,14 @@ def _fill(place: Site, count: int) -> None:
 
 def _database_cpu(place: Site, seconds: float) -> float:
     """Share of one processor, in percent, that all of Postgres used while only sweeps went on."""
-    processes = _postgres(place)
-    before, begun = _cpu(processes), time.perf_counter()
+    processes = postgres_of(place)
+    before, begun = cpu_of(processes), time.perf_counter()
     time.sleep(seconds)
-    return 100 * (_cpu(processes) - before) / (time.perf_counter() - begun)
+    return 100 * (cpu_of(processes) - before) / (time.perf_counter() - begun)
 
 
-def _postgres(place: Site) -> Sequence[psutil.Process]:
+def postgres_of(place: Site) -> Sequence[psutil.Process]:
+    """The processes of Postgres."""
     connection = psycopg2.connect((place.settings.database_url or "").replace("+psycopg2", "", 1))
     try:
         cursor = connection.cursor()
@@ -279,7 +280,8 @@ def _postgres(place: Site) -> Sequence[psutil.Process]:
     return [main, *main.children()]
 
 
-def _cpu(processes: Sequence[psutil.Process]) -> float:
+def cpu_of(processes: Sequence[psutil.Process]) -> float:
+    """Seconds that they have used of processors."""
     found = 0.0
     for process in processes:
         try:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmteam.errors import *
     from llmteam.events import *
     from llmteam.human import *
+    from llmteam.ratelimit import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
 
@@ -43,6 +44,10 @@ _NAMES = {
     "human": (
         "HumanInteractionManager InteractionPriority InteractionRequest InteractionResponse InteractionStatus "
         "InteractionType MemoryInteractionStore"
+    ),
+    "ratelimit": (
+        "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "
+        "register_limit"
     ),
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "

@@ -48,6 +48,10 @@ class Settings:
     retention_days: float | None = None
     #: How long a worker may receive nothing although messages wait for it.
     deaf_seconds: float = 30.0
+    #: PEM files of Ed25519 keys: the first signs what retention removes from audit trails, all are trusted.
+    audit_keys: tuple[Path, ...] = ()
+    #: Days for which audit records are kept of tenants without a record; for ever when unset.
+    audit_retention_days: float | None = None
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
     openai_api_key: str | None = None
@@ -169,6 +173,8 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "hint_depth": variables.count(1, 10_000_000),
     "retention_days": variables.days(0.01, 36_500),
     "deaf_seconds": variables.seconds(1, 86400),
+    "audit_keys": variables.paths,
+    "audit_retention_days": variables.days(0.01, 36_500),
     "log_level": variables.log_level,
     "log_format": variables.log_format,
     "openai_api_key": variables.text,
@@ -208,7 +214,7 @@ def _shown(name: str, value: object) -> str:
     if name == "smtp_url" or (name.startswith("notify_") and name.endswith("_url")):
         return mask_path(str(value))
     if isinstance(value, tuple):
-        return ",".join(value) or "not set"
+        return ",".join(map(str, value)) or "not set"
     if isinstance(value, float):
         return f"{value:g}"
     return mask_url(str(value))

@@ -171,6 +171,11 @@ def _parts(text: str) -> tuple[str, ...]:
     return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
 
 
+def paths(name: str, text: str) -> tuple[Path, ...]:
+    """Files, separated by commas; ``~`` is the home of the user."""
+    return tuple(Path(part).expanduser() for part in _parts(text))
+
+
 def modules(name: str, text: str) -> tuple[str, ...]:
     """Names of modules."""
     for part in _parts(text):

@@ -13,6 +13,7 @@ from typing import Any
 
 from celery import current_app
 
+from llmteam.audit.fleet import pruning
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.fleet import connect
 from llmteam.canvas.invoke import LoopThread, call_blocking, is_async
@@ -69,7 +70,9 @@ class StepWorker:
         assert settings.database_url is not None
         # Leases are kept over a connection of their own: steps that crowd the pool must not cost anybody a lease.
         own = PostgresRunStore(Database(settings.database_url, application_name="llmteam-keeper", pool_size=1))
-        self.keeper = Keeper(own, self.engine.limits.lease, stopped=self._loop.cancel)
+        self.keeper = Keeper(
+            own, self.engine.limits.lease, stopped=self._loop.cancel, renewed=self.engine.limiting.renew
+        )
         self._dispatcher = CeleryDispatcher(current_app)
         sweeping = Database(settings.database_url, application_name="llmteam-sweep", pool_size=SWEEP_CONNECTIONS)
         sweeps = PostgresSweeps(sweeping)
@@ -82,6 +85,7 @@ class StepWorker:
             busy_queues=BusyQueues(current_app, settings.hint_depth),
             retention=None if settings.retention_days is None else timedelta(days=settings.retention_days),
             deliver=deliveries.deliver_due,
+            prune=pruning(settings, sweeping),
         )
         self.stand_in = StandIn(self.sweeper, sweeps, settings.sweep_seconds)
         self.stand_in.start()

@@ -316,7 +316,7 @@ class AuditReport:
 
     ``security_incidents`` (events of ``security.*`` that failed) and ``failed_operations`` hold the newest 100;
     their totals count all. The chain was checked from the first to the last record of the period and to their
-    neighbours.
+    neighbours. Records up to ``removed_up_to`` were removed by retention: a period before them is not all there.
     """
 
     report_id: str
@@ -338,3 +338,4 @@ class AuditReport:
     security_incidents_total: int = 0
     failed_operations_total: int = 0
     invalid_record_ids: list[str] = field(default_factory=list)
+    removed_up_to: int = 0

@@ -24,11 +24,12 @@ from llmteam.canvas.execution import (
     HandedOn,
     Limits,
     bounded,
+    failure_of,
     idempotency_key,
     inline,
-    retry_after_of,
 )
 from llmteam.canvas.graph import Graph, Node
+from llmteam.canvas.limiting import Entry, Limiting
 from llmteam.canvas.outbox import Alarm, Notify, Outbox, hint_of
 from llmteam.canvas.outputs import completion
 from llmteam.canvas.ports import Ask, StepHandler
@@ -38,7 +39,6 @@ from llmteam.canvas.routing import Source, gather_input
 from llmteam.canvas.state import (
     MAX_RETRY_DELAY,
     Change,
-    Failed,
     Outcome,
     RetryPolicy,
     RunState,
@@ -51,6 +51,7 @@ from llmteam.dispatch import QUARANTINE_QUEUE, Dispatcher, Hint
 from llmteam.errors import InfrastructureError
 from llmteam.events.models import ErrorInfo, EventDraft, EventType
 from llmteam.ids import Clock, new_id, utc_now
+from llmteam.ratelimit.gate import Gate
 from llmteam.runtime.context import RuntimeContext, StepContext
 from llmteam.tenancy.exceptions import TenantLimitExceededError
 
@@ -75,6 +76,7 @@ class Engine:
         dispatcher: sends hints after each commit.
         notify: told (tenant, run, whether the run ended) after each commit that wrote events.
         alarm: asked to send a hint at a moment that lies ahead.
+        gate: lets steps in to what is limited.
         holder: name of this process, kept with its claims.
         chance: numbers in [0, 1) that spread retries.
     """
@@ -89,6 +91,7 @@ class Engine:
         notify: Notify = lambda tenant_id, run_id, ended: None,
         alarm: Alarm = lambda moment, hint: None,
         limits: Limits | None = None,
+        gate: Gate | None = None,
         holder: str = "",
         clock: Clock = utc_now,
         chance: Callable[[], float] = random.random,
@@ -104,6 +107,7 @@ class Engine:
         self._graphs = GraphCache(store)
         self.asking = Asking(store, self._graphs, self.outbox, lambda: self.limits, clock)
         self.admitting = Admitting(store, self._graphs, self.outbox, clock)
+        self.limiting = Limiting(store, self.outbox, gate, clock)
         self._handed_on = HandedOn()
 
     def _noticed(self, notify: Notify) -> Notify:
@@ -210,7 +214,7 @@ class Engine:
         graph = self.graph_of(work.header)
         node = graph.nodes[hint.step_id]
         timeout = self._timeout(node, work)
-        if work.row.state is StepState.WAITING:
+        if work.row.state is StepState.WAITING and work.row.owner != "limit":
             self.asking.reply(hint, work)
             return None
         claimed = transitions.claim(work.run, work.row, now, timeout)
@@ -222,6 +226,9 @@ class Engine:
             self.outbox.send_hints([hint_of(hint.tenant_id, hint.run_id, graph, key, work.row)])
             return None
         input_data = work.input if work.takes_run_input else gather_input(node, work.sources, graph.nodes)
+        entry = self.limiting.enter(work, graph, node, input_data)
+        if entry is None:
+            return None
         event = EventDraft(
             EventType.STEP_STARTED,
             step_id=key[0],
@@ -237,7 +244,7 @@ class Engine:
         if taken is None:
             return None
         self.outbox.notify(hint.tenant_id, hint.run_id, False)
-        return self._execution(work, node, graph, claimed, timeout, input_data, delivered_chord, taken.seen)
+        return self._execution(work, node, graph, claimed, timeout, input_data, delivered_chord, taken.seen, entry)
 
     def still_asks(self, hint: Hint) -> bool:
         """Whether the step waits for a person; if they have answered, or their time is over, it goes on with that."""
@@ -260,6 +267,7 @@ class Engine:
         input_data: Any,
         delivered_chord: str | None,
         seen: Seen | None,
+        entry: Entry,
     ) -> Execution:
         header = work.header
         runtime, refusal = self._runtime(header)
@@ -287,7 +295,8 @@ class Engine:
             input=input_data,
             delivered_chord=delivered_chord,
             timeout=None if timeout is None else timeout.total_seconds(),
-            refusal=refusal,
+            refusal=refusal or entry.refusal,
+            passed=entry.passed,
             seen=seen,
         )
 
@@ -300,6 +309,7 @@ class Engine:
 
     def answered(self, execution: Execution, answer: Any) -> Change:
         """The handler returned: store what it gave, decide its edges, go on."""
+        self.limiting.leave(execution)
         try:
             if isinstance(answer, Ask):
                 return self.asking.park(execution, answer)
@@ -316,16 +326,10 @@ class Engine:
 
         Of a handler that was stopped because its claim is gone nothing is written: it has not failed, it was lost.
         """
+        self.limiting.leave(execution, exc)
         if execution.revoked.is_set():
             return Change(RunState(execution.header.run_id), self.clock(), applied=False)
-        retryable = getattr(exc, "retryable", None)
-        outcome = Failed(
-            ErrorInfo.from_exception(exc, recoverable=retryable is True, redact=execution.ctx.redact),
-            retryable=retryable if isinstance(retryable, bool) else None,
-            retry_after=retry_after_of(exc),
-            payload=inline(execution.ctx.annotations, self.limits),
-        )
-        return self._finish(execution, outcome, None)
+        return self._finish(execution, failure_of(execution, exc, self.limits), None)
 
     def timed_out(self, execution: Execution) -> Change:
         """The handler was not done in time. It is told only then: what it gives on being told must not count."""

@@ -13,9 +13,11 @@ from llmteam import codec
 from llmteam.canvas.graph import Graph, Node, compile_graph
 from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import PinnedDefinition, RunHeader, RunStore, Seen, Work
-from llmteam.canvas.state import Key
+from llmteam.canvas.state import Failed, Key
 from llmteam.dispatch import Hint
+from llmteam.events.models import ErrorInfo
 from llmteam.events.payloads import omission, prepare
+from llmteam.ratelimit.gate import Pass
 from llmteam.runtime.context import StepContext
 
 #: Compiled graphs that one process keeps.
@@ -42,7 +44,7 @@ class Execution:
 
     ``timeout`` is in seconds. ``delivered_chord`` is the chord whose header the delivery was that made the claim.
     ``refusal`` is why the handler cannot be called at all. ``seen`` is what the claim saw of the run. ``revoked`` is
-    set once the claim is known to be gone.
+    set once the claim is known to be gone. ``passed`` is the room that it takes under limits.
     """
 
     header: RunHeader
@@ -58,6 +60,7 @@ class Execution:
     delivered_chord: str | None = None
     refusal: Exception | None = None
     seen: Seen | None = None
+    passed: Pass | None = None
     revoked: threading.Event = field(default_factory=threading.Event)
 
 
@@ -139,3 +142,14 @@ def retry_after_of(exc: BaseException) -> timedelta:
 def inline(payload: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """``payload`` as an event may carry it: redacted, and what is too large left out with its size."""
     return prepare(payload, limit=limits.inline_bytes, replace=omission)[0] if payload else {}
+
+
+def failure_of(execution: Execution, exc: BaseException, limits: Limits) -> Failed:
+    """A handler's error as the outcome of its step: redacted, with its own opinion on trying again."""
+    retryable = getattr(exc, "retryable", None)
+    return Failed(
+        ErrorInfo.from_exception(exc, recoverable=retryable is True, redact=execution.ctx.redact),
+        retryable=retryable if isinstance(retryable, bool) else None,
+        retry_after=retry_after_of(exc),
+        payload=inline(execution.ctx.annotations, limits),
+    )

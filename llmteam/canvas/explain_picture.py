@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from llmteam.canvas.awaited import Awaited
 from llmteam.canvas.graph import Graph
@@ -14,6 +15,9 @@ from llmteam.canvas.records import RunOptions, RunRecord, StepRecord
 from llmteam.canvas.state import Key, RetryPolicy, StepRow
 from llmteam.canvas.transitions import retry_policy
 from llmteam.human.rulings import Case
+
+if TYPE_CHECKING:
+    from llmteam.canvas.explain_limits import Delay
 
 #: Sweeps that may be missing before it is said that nobody sweeps.
 LATE_SWEEPS = 3
@@ -41,7 +45,7 @@ class FleetView:
 
 @dataclass(frozen=True)
 class Picture:
-    """A run with all its steps, and what they ask people, at one moment. ``now`` is the database's clock."""
+    """A run with all its steps, and what they ask people or limits, at one moment. ``now`` is the database's clock."""
 
     record: RunRecord
     steps: Sequence[StepRecord]
@@ -50,6 +54,7 @@ class Picture:
     options: RunOptions = field(default_factory=RunOptions)
     fleet: FleetView = field(default_factory=FleetView)
     cases: Mapping[Key, Case] = field(default_factory=dict)
+    delays: Mapping[Key, Delay] = field(default_factory=dict)
 
     @cached_property
     def awaited(self) -> Awaited:

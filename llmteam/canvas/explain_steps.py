@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from llmteam.canvas.awaited import MOVING_FIRST
+from llmteam.canvas.explain_limits import delayed_by, delayed_since, says_delayed
 from llmteam.canvas.explain_people import says_asked, says_frozen
 from llmteam.canvas.explain_picture import (
     QUARANTINE,
@@ -328,9 +329,7 @@ _KINDS: Mapping[tuple[StepState, Owner | None], Kind] = {
     (StepState.READY, "pause"): _PAUSE,
     (StepState.RUNNING, "lease"): Kind(_held, _ran_out, _began, _says_lease),
     (StepState.WAITING, "person"): Kind(_itself, _one_kind, _began, _says_person),
-    (StepState.WAITING, "limit"): Kind(
-        _one_kind, _one_kind, _began, _says_waiting("room under a limit", "it asks again")
-    ),
+    (StepState.WAITING, "limit"): Kind(delayed_by, _one_kind, delayed_since, says_delayed),
     (StepState.WAITING, "timer"): Kind(_one_kind, _one_kind, _began, _says_waiting("its timer", "it is ready again")),
     (StepState.WAITING, "pause"): _PAUSE,
 }

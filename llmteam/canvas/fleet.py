@@ -22,6 +22,9 @@ from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractions
+from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
+from llmteam.ratelimit.gate import Gate
+from llmteam.ratelimit.limits.redis import RedisLimitBackend
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
@@ -53,9 +56,11 @@ def connect(
     app = app or celery_app(settings)
     database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)
-    wakeup = RedisWakeup(settings.redis_url or str(app.conf.broker_url))
+    redis_url = settings.redis_url or str(app.conf.broker_url)
+    wakeup = RedisWakeup(redis_url)
     catalog = catalog or StepCatalog.get_instance()
     clock = DatabaseClock(database)
+    limits, circuits = RedisLimitBackend(redis_url), RedisCircuitBackend(redis_url)
     interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
     store = PostgresRunStore(
         database,
@@ -71,6 +76,7 @@ def connect(
         notify=run_notifier(wakeup),
         alarm=alarm,
         limits=limits_of(settings),
+        gate=Gate(limits, circuits, lease_seconds=settings.lease_seconds),
         holder=f"{os.uname().nodename}:{os.getpid()}",
         clock=clock,
     )
@@ -80,6 +86,8 @@ def connect(
         return dispatcher.unattended({facts.queue for facts in pinned.facts.values()})
 
     def close() -> None:
+        limits.close()
+        circuits.close()
         wakeup.close()
         database.close()
 

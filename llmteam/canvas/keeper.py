@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -27,7 +27,8 @@ class Keeper:
 
     Every third of a lease one statement renews all of them; in between, one look each second finds those whose run was
     cancelled or paused. A claim that is refused has its context cancelled: its result would not count any more.
-    ``stopped`` is told of it, so that a handler that can be stopped is.
+    ``stopped`` is told of it, so that a handler that can be stopped is. ``renewed`` is called with the executions whose
+    leases were renewed, for whatever else has to last as long.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class Keeper:
         lease: timedelta,
         *,
         stopped: Callable[[Execution], None] = lambda execution: None,
+        renewed: Callable[[Iterable[Execution]], None] = lambda executions: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._lease = lease
         self._stopped = stopped
+        self._also_renew = renewed
         self._monotonic = monotonic
         self._renew_every = lease.total_seconds() / RENEWALS_PER_LEASE
         self._forget()
@@ -99,6 +102,7 @@ class Keeper:
             if now - self._renewed >= self._renew_every:
                 refused = self._store.renew(holdings, self._lease)
                 self._renewed = now
+                self._also_renew(self.held)
             else:
                 refused = self._store.lost(holdings)
         except LLMTeamError as exc:

@@ -54,7 +54,8 @@ class LocalFleet:
         """Run the steps of ``engine``; leases are kept where its store outlives this process."""
         self.engine = engine
         if self._blocks:
-            self.keeper = Keeper(engine.store, engine.limits.lease, stopped=self._lost)
+            lease = engine.limits.lease
+            self.keeper = Keeper(engine.store, lease, stopped=self._lost, renewed=engine.limiting.renew)
 
     def _lost(self, execution: Execution) -> None:
         self._from_anywhere(self._stop_step, id(execution))

@@ -42,7 +42,8 @@ class Outbox:
         run_id = change.run.run_id
         self.tell(tenant_id, change)
         for row in change.steps.values():
-            if row.wake_at is not None and row.key not in change.ready and row.state is StepState.READY:
+            timed = row.state is StepState.READY or row.owner == "limit"
+            if timed and row.wake_at is not None and row.key not in change.ready:
                 self.alarm(row.wake_at, hint_of(tenant_id, run_id, graph, row.key, row))
         hints = {key: hint_of(tenant_id, run_id, graph, key, change.steps.get(key)) for key in change.ready}
         if change.chord is not None:

@@ -31,6 +31,7 @@ from llmteam.events.stream import EventStream
 from llmteam.human.manager import HumanInteractionManager
 from llmteam.human.memory import MemoryInteractions
 from llmteam.ids import new_id
+from llmteam.ratelimit.gate import process_gate
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
@@ -96,6 +97,7 @@ class SegmentRunner(Steering):
             notify=self._notifier(run_notifier(wakeup), self._local),
             alarm=self._local.alarm,
             limits=limits,
+            gate=process_gate(),
             holder=HOLDER,
         )
         self._local.attach(engine)

@@ -20,6 +20,21 @@ EXPRESSION_FORMAT = "expression"
 COMMON_KEYS: dict[str, dict[str, Any]] = {
     "retry_count": {"type": "integer", "minimum": 0, "description": "Retries after the first attempt."},
     "timeout_seconds": {"type": "number", "exclusiveMinimum": 0, "description": "Seconds that one attempt may take."},
+    "limits": {
+        "description": "Registered limits that the step is under; by default those of its model, client or host.",
+        "type": ["string", "array"],
+        "minLength": 1,
+        "items": {
+            "type": ["string", "object"],
+            "minLength": 1,
+            "properties": {
+                "name": {"type": "string", "minLength": 1},
+                "by": {"type": "string", "format": EXPRESSION_FORMAT},
+            },
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    },
 }
 
 _TYPE_NAMES = {

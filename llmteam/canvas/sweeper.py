@@ -23,7 +23,8 @@ BATCH = 500
 #: Runs that one sweep of the retention deletes at most: it must not hold locks for long.
 PURGE_BATCH = 200
 
-#: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, and ``retention``.
+#: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, and what has been
+#: kept long enough: ``retention`` and ``audit``.
 ESSENTIAL = ("due", "expired", "runs", "starts", "people")
 
 
@@ -34,6 +35,7 @@ class Sweeper:
         busy_queues: names the queues that are long and being worked off, which need no more hints.
         retention: how long runs are kept that are over; None keeps them.
         deliver: tells people what they are to be told; how much was due. It may wait for receivers.
+        prune: removes audit records that have been kept long enough; how many.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Sweeper:
         busy_queues: Callable[[], Sequence[str]] = tuple,
         retention: timedelta | None = None,
         deliver: Callable[[], int] = lambda: 0,
+        prune: Callable[[], int] = lambda: 0,
     ) -> None:
         self._engine = engine
         self._sweeps = sweeps
@@ -55,6 +58,7 @@ class Sweeper:
         self._busy_queues = busy_queues
         self._retention = retention
         self._deliver = deliver
+        self._prune = prune
 
     def sweep(self, name: str) -> int:
         """Run the sweep of this name; how much it found."""
@@ -129,6 +133,10 @@ class Sweeper:
         asked = self._engine.store.interactions.purge(self._retention, PURGE_BATCH)
         return self._sweeps.purge(self._retention, PURGE_BATCH) + asked
 
+    def _audit(self) -> int:
+        """Remove audit records that have been kept long enough."""
+        return self._prune()
+
     def _careful(self, what: str, move: Callable[[], object]) -> None:
         """One run or request that cannot be moved must not keep the others from it; the next sweep tries it again."""
         try:
@@ -145,4 +153,5 @@ _SWEEPS: dict[str, Callable[[Sweeper], int]] = {
     "people": Sweeper._people,
     "notifications": Sweeper._notifications,
     "retention": Sweeper._purge,
+    "audit": Sweeper._audit,
 }

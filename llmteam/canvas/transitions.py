@@ -72,7 +72,8 @@ def claim(run: RunState, row: StepRow, now: datetime, timeout: timedelta | None)
 
     The store applies it as compare-and-set on the run's status and the row's state and fence.
     """
-    if run.status is not SegmentStatus.RUNNING or row.state is not StepState.READY:
+    waits_for_limit = row.state is StepState.WAITING and row.owner == "limit"
+    if run.status is not SegmentStatus.RUNNING or not (row.state is StepState.READY or waits_for_limit):
         return None
     if row.owner == "timer" and row.wake_at is not None and row.wake_at > now:
         return None

@@ -21,8 +21,10 @@ from llmteam.telemetry import printable
 
 if TYPE_CHECKING:
     from llmteam.canvas.explain import FleetView, RunExplained, StepsExplained
+    from llmteam.canvas.explain_limits import Delay
     from llmteam.canvas.postgres.checks import Findings, PostgresChecks
     from llmteam.canvas.records import RunStore, StepRecord
+    from llmteam.canvas.runs import Runs
     from llmteam.canvas.state import Key
     from llmteam.human.rulings import Case
     from llmteam.settings import Settings
@@ -70,6 +72,7 @@ def _explained(place: Installation, tenant: str, run_id: str) -> RunExplained:
         pinned = store.definition(tenant, record.definition_hash)
         steps = store.steps(tenant, run_id, outputs=False)
         cases = _cases(store, tenant, run_id, steps)
+        delays = _delays(runs, tenant, run_id, steps)
     finally:
         runs.close()
     now, swept = _clock(place)
@@ -81,6 +84,7 @@ def _explained(place: Installation, tenant: str, run_id: str) -> RunExplained:
         options=RunOptions() if header is None else header.options,
         fleet=_fleet(place.settings, steps, swept),
         cases=cases,
+        delays=delays,
     )
     return explain(picture)
 
@@ -96,6 +100,23 @@ def _cases(store: RunStore, tenant: str, run_id: str, steps: Iterable[StepRecord
     for key, case in list(found.items())[:_WHOLE]:
         found[key] = store.interactions.case(tenant, case.request.request_id) or case
     return found
+
+
+def _delays(runs: Runs, tenant: str, run_id: str, steps: Iterable[StepRecord]) -> dict[Key, Delay]:
+    """What steps that wait for a limit were told; nothing is read when none does."""
+    from llmteam.canvas.explain_limits import Delay
+    from llmteam.events.models import EventQuery, EventType
+
+    keys = {step.row.key for step in steps if step.row.owner == "limit"}
+    if not keys:
+        return {}
+    query = EventQuery(tenant_id=tenant, run_id=run_id, event_types=frozenset({EventType.STEP_DELAYED}))
+    found = {}
+    for event in runs.events.select(query):
+        told = event.payload
+        delay = Delay(str(told["limit"]), str(told["limited_by"]), int(told["position"]), event.timestamp)
+        found[event.step_id or "", event.visit or 1] = delay
+    return {key: delay for key, delay in found.items() if key in keys}
 
 
 def _clock(place: Installation) -> tuple[datetime, dict[str, datetime]]:

@@ -17,6 +17,7 @@ from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
 from llmteam.cli.inbox import inbox
 from llmteam.cli.keys import keys
+from llmteam.cli.limits import limits
 from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
@@ -51,6 +52,7 @@ _COMMANDS = (
     catalog,
     audit,
     keys,
+    limits,
     inbox,
     notifications,
     tenants,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TIERS = ("free", "starter", "professional", "enterprise")
+#: Other parts of a record that options set as they are.
+_KEPT = ("when_full", "audit_retention_days", "legal_hold")
 _LIMITS = ("max_concurrent_pipelines", "max_agents_per_pipeline", "max_requests_per_minute", "max_runs_per_day")
 
 
@@ -60,6 +62,8 @@ def _record_options(command: _Command) -> _Command:
         click.option("--max-requests-per-minute", type=number, metavar="N", help="Starts in a minute."),
         click.option("--max-runs-per-day", type=number, metavar="N", help="Starts in a UTC day."),
         click.option("--when-full", type=click.Choice(("refuse", "queue")), help="What becomes of one run too many."),
+        click.option("--audit-retention-days", type=number, metavar="N", help="Keep audit records; 0: for ever."),
+        click.option("--legal-hold/--no-legal-hold", default=None, help="Remove no audit records, however old."),
         click.option("--enable", multiple=True, metavar="FEATURE", help="Turn a feature on; may be repeated."),
         click.option("--disable", multiple=True, metavar="FEATURE", help="Turn a feature off; may be repeated."),
     ):
@@ -215,6 +219,7 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
         click.confirm(f"Delete everything of tenant {tenant_id}? There is no way back", abort=True, err=True)
     gone: dict[str, int] = {}
     with _office(by) as office:
+        _refuse_held(office.database, tenant_id)
         known = office.place.runs()
         try:
             erasure = Erasure(
@@ -237,6 +242,15 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
         return
     click.echo(f"tenant {tenant_id} is erased; its audit chain: llmteam audit verify --tenant {tenant_id}")
     pairs({what: f"{number:,}" for what, number in deleted.items()})
+
+
+def _refuse_held(database: Database, tenant_id: str) -> None:
+    from llmteam.tenancy.postgres import PostgresTenantStore
+
+    record = PostgresTenantStore(database).find(tenant_id)
+    if record is not None and record.legal_hold:
+        advice = f"llmteam tenants update {tenant_id} --no-legal-hold"
+        raise click.ClickException(f"tenant {tenant_id} is under a legal hold: nothing is deleted before {advice}")
 
 
 def _key_destroyer(database: Database) -> Callable[[str], object]:
@@ -289,7 +303,7 @@ def _changed(config: TenantConfig, given: dict[str, Any]) -> TenantConfig:
     """The record with what the options say."""
     from llmteam.tenancy import TenantTier
 
-    changes = {name: given[name] for name in (*_LIMITS, "when_full") if given[name] is not None}
+    changes = {name: given[name] for name in (*_LIMITS, *_KEPT) if given[name] is not None}
     if given["tier"] is not None:
         changes["tier"] = TenantTier(given["tier"])
     if given["region"] is not None:
@@ -300,6 +314,12 @@ def _changed(config: TenantConfig, given: dict[str, Any]) -> TenantConfig:
         features_enabled=(config.features_enabled | enable) - disable,
         features_disabled=(config.features_disabled | disable) - enable,
     )
+
+
+def _kept(config: TenantConfig) -> str:
+    if config.legal_hold:
+        return "kept under a legal hold"
+    return f"kept for {config.audit_retention_days} days" if config.audit_retention_days else "kept for ever"
 
 
 def _show(config: TenantConfig, as_json: bool, done: str = "") -> None:
@@ -318,6 +338,7 @@ def _show(config: TenantConfig, as_json: bool, done: str = "") -> None:
             "state": "active" if config.is_active else "inactive",
             "region": config.data_region,
             "when full": config.when_full,
+            "audit records": _kept(config),
             **{name.replace("_", " "): f"{value:,}" for name, value in limits.items()},
             "features": ", ".join(features),
             "disabled": ", ".join(sorted(config.features_disabled)) or None,

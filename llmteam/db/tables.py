@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from llmteam.db.audit_tables import audit_heads, audit_log
+from llmteam.db.audit_tables import audit_checkpoints, audit_heads, audit_log
 from llmteam.db.columns import SCHEMA, metadata
 from llmteam.db.columns import flag as _flag
 from llmteam.db.columns import integer as _int
@@ -32,6 +32,7 @@ from llmteam.db.tenant_tables import key_values, tenant_starts, tenants
 __all__ = [
     "SCHEMA",
     "agent_contexts",
+    "audit_checkpoints",
     "audit_heads",
     "audit_log",
     "definitions",

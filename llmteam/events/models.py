@@ -40,6 +40,7 @@ class EventType(StrEnum):
     STEP_FAILED = "step.failed"
     STEP_SKIPPED = "step.skipped"
     STEP_RETRYING = "step.retrying"
+    STEP_DELAYED = "step.delayed"
     STEP_LOST = "step.lost"
     STEP_RELEASED = "step.released"
     HUMAN_TASK_CREATED = "human.task_created"

@@ -37,8 +37,9 @@ class TenantConfig:
     """A tenant: what it may use and where its data is worked on.
 
     Limits that are None are those of the tier; 0 allows none. ``when_full`` says what becomes of a start that is one
-    too many at the same time: it is refused, or waits for its turn. ``version`` counts the changes of the stored
-    record: an update of another version than the stored one is refused, unless it is 0.
+    too many at the same time: it is refused, or waits for its turn. Audit records are removed once they are older than
+    ``audit_retention_days``, never when that is 0 or during a ``legal_hold``. ``version`` counts the changes of the
+    stored record: an update of another version than the stored one is refused, unless it is 0.
 
     Raises:
         InvalidIdentifierError: ``tenant_id`` or ``data_region`` is no usable id (also a ``ValueError``).
@@ -64,6 +65,7 @@ class TenantConfig:
     is_active: bool = True
     max_runs_per_day: int | None = None
     when_full: WhenFull = "refuse"
+    legal_hold: bool = False
     version: int = 0
 
     def __post_init__(self) -> None:
@@ -85,6 +87,8 @@ class TenantConfig:
                 raise InvalidTenantError(name, f"it must be a whole number from 0 to {MAX_LIMIT:,}, or None")
         if type(self.audit_retention_days) is not int or self.audit_retention_days < 0:
             raise InvalidTenantError("audit_retention_days", "it must be a whole number of days, not negative")
+        if type(self.legal_hold) is not bool:
+            raise InvalidTenantError("legal_hold", "it must be true or false")
         for name in _SETS:
             setattr(self, name, _texts(name, getattr(self, name)))
         for name in _MOMENTS:

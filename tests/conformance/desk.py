@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 from llmteam.canvas import SegmentDefinition
@@ -17,6 +18,7 @@ from llmteam.dispatch import Chord, Hint
 from llmteam.events.models import EventQuery, WorktrailEvent
 from llmteam.events.stores import EventStoreFace
 from llmteam.ids import new_id
+from llmteam.ratelimit.gate import Gate
 from llmteam.runtime import RuntimeContext
 from tests.drawing import compiled
 
@@ -42,8 +44,12 @@ class Outbox:
 class Desk:
     """One store with an engine whose steps are run by the test."""
 
-    def __init__(self, store: RunStore, events: EventStoreFace, outbox: Outbox | None = None) -> None:
+    def __init__(
+        self, store: RunStore, events: EventStoreFace, outbox: Outbox | None = None, gate: Gate | None = None
+    ) -> None:
         self.store = store
+        self.gate = gate
+        self.alarms: list[tuple[datetime, Hint]] = []
         self.events = events
         self.outbox = outbox or Outbox()
         self.engine = self.another_engine()
@@ -55,7 +61,9 @@ class Desk:
             handler_of=lambda type_id: None,
             runtime_of=lambda header: RuntimeContext(header.tenant_id, "", header.run_id, header.segment_id),
             dispatcher=self.outbox,
+            alarm=lambda moment, hint: self.alarms.append((moment, hint)),
             limits=Limits(),
+            gate=self.gate,
             holder="desk",
             chance=lambda: 0.0,
         )

@@ -181,7 +181,10 @@ def test_the_sweeper_may_nothing_else(two_tenants: Database) -> None:
         "UPDATE llmteam.runs SET status = 'failed'",
         "UPDATE llmteam.run_steps SET state = 'completed'",
         "UPDATE llmteam.run_steps SET tenant_id = 'acme'",
-        "DELETE FROM llmteam.audit_log",
+        "SELECT actor_id FROM llmteam.audit_log",
+        "SELECT checksum FROM llmteam.audit_heads",
+        "UPDATE llmteam.audit_checkpoints SET sequence_number = 9",
+        "DELETE FROM llmteam.audit_checkpoints",
         "DELETE FROM llmteam.sweeps",
         "UPDATE llmteam.tenants SET is_active = true",
         "INSERT INTO llmteam.payloads VALUES ('acme', 'h', '1', 1, now())",
@@ -192,7 +195,7 @@ def test_the_sweeper_may_nothing_else(two_tenants: Database) -> None:
 
 def test_the_sweeper_deletes_nothing_of_a_tenant_that_is_not_being_erased(two_tenants: Database) -> None:
     with two_tenants.sweeper_transaction() as connection:
-        for table in (definitions, segments, events, tenants, key_values, tenant_starts):
+        for table in (definitions, segments, events, tenants, key_values, tenant_starts, audit_log):
             assert connection.execute(delete(table)).rowcount == 0, table.name
         assert connection.execute(text("UPDATE llmteam.audit_log SET salt = NULL")).rowcount == 0
 

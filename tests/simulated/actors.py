@@ -55,6 +55,7 @@ class Actor:
             dispatcher=self.dispatcher,
             alarm=self.alarm,
             limits=LIMITS,
+            gate=world.gate,
             holder=f"{self.name}/{self.life}",
             clock=world.schedule.clock,
             chance=world.chance.random,

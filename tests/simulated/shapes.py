@@ -7,6 +7,7 @@ from random import Random
 
 from llmteam.canvas.graph import Graph
 from llmteam.canvas.models import SegmentDefinition, SegmentParams
+from tests.conformance.turnstiles import NAME
 from tests.drawing import compiled, draw, kind_of
 from tests.strategies import Plan, segment_of
 
@@ -25,9 +26,21 @@ def shape(number: int) -> tuple[SegmentDefinition, Graph]:
             found = segment_of(_plan(chance, 3), params=SegmentParams(**params))
         else:
             found = draw(*_wild(chance), **params)
+        found = _limited(found, Random(f"limits {number}"))
         graph = compiled(found)
         if not graph.problems and len(graph.nodes) <= 16:
             return found, graph
+
+
+def _limited(segment: SegmentDefinition, chance: Random) -> SegmentDefinition:
+    """The segment with a few of its plain steps under a limit."""
+    steps = [
+        step.model_copy(update={"config": {**step.config, "limits": NAME}})
+        if step.step_type == "work" and chance.random() < 0.2
+        else step
+        for step in segment.steps
+    ]
+    return segment.model_copy(update={"steps": steps})
 
 
 def _plan(chance: Random, depth: int) -> Plan:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from llmteam.canvas import losses
+from llmteam.canvas import losses, transitions
 from llmteam.canvas.asking import Asking
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.memory import MemorySweeps
 from llmteam.canvas.records import Expired, Work
-from llmteam.canvas.state import Change, Slice, StepState
+from llmteam.canvas.state import Change, Slice, StepRow, StepState
 from llmteam.canvas.stores import MemoryRunStore, _attempt
 from llmteam.dispatch import Hint
 from llmteam.human.memory import MemoryInteractions
@@ -243,6 +243,17 @@ def test_handlers_that_fail_because_they_were_stopped_are_found_out(monkeypatch:
     monkeypatch.setattr(Engine, "failed", wrongly)
 
     assert "told to stop" in found_out(World)
+
+
+def test_steps_that_a_limit_keeps_for_ever_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = transitions.claim
+
+    def wrongly(run: Any, row: StepRow, now: Any, timeout: Any) -> StepRow | None:
+        return None if row.owner == "limit" else rightly(run, row, now, timeout)
+
+    monkeypatch.setattr(transitions, "claim", wrongly)
+
+    assert "do not end" in found_out(World)
 
 
 def test_a_lease_that_nobody_renews_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ _WAITS = {
     StepState.PENDING: ("inputs",),
     StepState.READY: ("queue", "timer"),
     StepState.RUNNING: ("lease",),
-    StepState.WAITING: ("person",),
+    StepState.WAITING: ("person", "limit"),
 }
 
 
@@ -92,6 +92,10 @@ class Witness:
             story.asked.add(key)
         if kind is EventType.HUMAN_TASK_COMPLETED:
             assert story.told[kind, key] == 1, f"{where} was answered twice"
+        if kind is EventType.STEP_DELAYED:
+            assert key not in story.live, f"{where} waits for a limit while it was held"
+            assert key not in story.asked, f"{where} waits for a limit and a person at once"
+            assert key not in story.over, f"{where} waits for a limit although it is over"
         if kind is EventType.STEP_STARTED:
             assert key not in story.asked, f"{where} was claimed while it waits for a person"
             assert key not in story.live, f"{where} was claimed while it was held"
@@ -158,7 +162,7 @@ class Witness:
         assert sleeps == (row.wake_at is None), f"{row.key} is {row.state} and wakes at {row.wake_at}"
         if paused:
             assert row.state is not StepState.RUNNING, f"{row.key} runs in a paused run"
-        if row.state is StepState.WAITING:
+        if row.state is StepState.WAITING and "limit" not in (row.owner, run.frozen.get(row.key, ("",))[0]):
             assert self.store is not None
             ident = (run.header.tenant_id, run.header.run_id)
             assert self.store.interactions.case_of_step(*ident, *row.key) is not None, f"{row.key} waits for nobody"

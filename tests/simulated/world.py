@@ -13,6 +13,7 @@ from llmteam.canvas.sweeper import ESSENTIAL
 from tests.simulated.actors import SWEEP_SECONDS, Beat, Caller, Worker
 from tests.simulated.broker import Broker
 from tests.simulated.faults import Faults, Rates
+from tests.simulated.limits import gate
 from tests.simulated.people import Person
 from tests.simulated.replies import Handler, Reply
 from tests.simulated.schedule import Schedule
@@ -35,6 +36,7 @@ class World:
         self.store = self.store_class(sink=self.witness.tell, clock=self.schedule.clock)
         self.witness.store = self.store
         self.faults = Faults(self.schedule, Random(f"faults {seed}"), rates or Rates(), crash_at)
+        self.gate = gate(self.faults, seed)
         self.broker = Broker(self.schedule, self.faults, self.witness)
         self.store.interactions.send = self.broker.publish
         #: Compiled graphs do not change, so that all processes share them here.

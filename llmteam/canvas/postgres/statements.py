@@ -89,6 +89,7 @@ _CLAIM = """
          lease_until = now() + {lease}::interval, wake_at = LEAST(now() + {lease}::interval, {latest}::timestamptz),
          hints = 0, started_at = {started_at}, deadline = {deadline}
 """
+_FREE = "(s.state = 'ready' OR (s.state = 'waiting' AND s.owner = 'limit'))"
 _RUNS = """
    EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND (status = 'running') IS TRUE)
 """
@@ -99,7 +100,7 @@ CLAIM = Prepared(
     "llmteam_claim",
     f"""
 WITH taken AS ({_CLAIM.format(holder="%s", lease="%s", latest="%s", started_at="%s", deadline="%s")}
-   WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s AND state = 'ready' AND fence = %s AND {_RUNS}
+   WHERE tenant_id = %s AND run_id = %s AND step_id = %s AND visit = %s AND {_FREE} AND fence = %s AND {_RUNS}
   RETURNING 1),
 counted AS (
   UPDATE llmteam.runs SET running = running + 1, next_seq = next_seq + 1 FROM taken
@@ -138,7 +139,7 @@ taken AS ({
     }
     FROM asked a
    WHERE s.tenant_id = %s AND s.run_id = %s AND s.step_id = ANY(%s) AND s.visit = ANY(%s)
-     AND s.step_id = a.step_id AND s.visit = a.visit AND s.state = 'ready' AND s.fence = a.fence AND {_RUNS}
+     AND s.step_id = a.step_id AND s.visit = a.visit AND {_FREE} AND s.fence = a.fence AND {_RUNS}
   RETURNING a.*),
 counted AS (
   UPDATE llmteam.runs r SET running = r.running + t.number, next_seq = r.next_seq + t.number

@@ -14,12 +14,16 @@ from llmteam import codec
 from llmteam.audit import canonical
 from llmteam.audit.canonical import Sensitive
 from llmteam.audit.chain import GENESIS, ChainPoint, UnreadableRecord, link_all, stored_key
+from llmteam.audit.checkpoints import AuditCheckpoint
 from llmteam.audit.exceptions import AuditIntegrityError, AuditStorageError
+from llmteam.audit.face import AuditStoreFace, AuditSummary, ChainEnds, refuse_place
 from llmteam.audit.models import EQUALITIES, NO_CHECKSUM, SEARCHED, AuditDraft, AuditQuery, AuditRecord, lowered
-from llmteam.audit.stores import AuditStoreFace, AuditSummary, ChainEnds, refuse_place
+from llmteam.audit.postgres import retention
+from llmteam.audit.postgres.retention import Keeping
 from llmteam.db.engine import Database
 from llmteam.db.errors import StatementError, run_transaction
 from llmteam.db.hot import HotConnection, Prepared
+from llmteam.db.tables import audit_checkpoints as checkpoints
 from llmteam.db.tables import audit_heads as heads
 from llmteam.db.tables import audit_log as table
 from llmteam.errors import InfrastructureError
@@ -205,6 +209,24 @@ def _summary(query: AuditQuery) -> Select[Any]:
     ).group_by(func.grouping_sets(*map(tuple_, groups.values()), tuple_()))
 
 
+def _ends(tenant_id: str) -> Select[Any]:
+    """Both ends of the chain from one look at the tables."""
+    own = table.c.tenant_id == tenant_id
+    number = table.c.sequence_number
+    base = func.json_build_object(*(part for one in checkpoints.columns for part in (one.name, one)))
+    parts = {
+        "first": select(func.min(number)).where(own),
+        "last": select(func.max(number)).where(own),
+        "number": select(heads.c.sequence_number).where(heads.c.tenant_id == tenant_id),
+        "checksum": select(heads.c.checksum).where(heads.c.tenant_id == tenant_id),
+        "base": select(base)
+        .where(checkpoints.c.tenant_id == tenant_id)
+        .order_by(checkpoints.c.sequence_number.desc())
+        .limit(1),
+    }
+    return select(*(part.scalar_subquery().label(name) for name, part in parts.items()))
+
+
 class PostgresAuditStore(AuditStoreFace):
     """Records in Postgres, each tenant's behind row security, written before the call returns.
 
@@ -279,15 +301,49 @@ class PostgresAuditStore(AuditStoreFace):
 
     def ends(self, tenant_id: str) -> ChainEnds:
         """Where the tenant's chain begins and ends, seen at one moment."""
-        last = select(func.max(table.c.sequence_number)).where(table.c.tenant_id == tenant_id)
-        head = [select(heads.c[name]).where(heads.c.tenant_id == tenant_id) for name in ("sequence_number", "checksum")]
-        parts = [
-            part.scalar_subquery().label(name)
-            for name, part in zip(("last", "number", "checksum"), (last, *head), strict=True)
-        ]
-        (row,) = self._rows(tenant_id, select(*parts))
-        point = GENESIS if row["number"] is None else ChainPoint(row["number"], row["checksum"])
-        return ChainEnds(GENESIS, point, row["last"] or 0)
+        (row,) = self._rows(tenant_id, _ends(tenant_id))
+        head = GENESIS if row["number"] is None else ChainPoint(row["number"], row["checksum"])
+        found = row["base"]
+        if found is None:
+            return ChainEnds(GENESIS, head, row["last"] or 0, row["first"] or 0)
+        issued_at = datetime.fromisoformat(found.pop("issued_at"))
+        base = AuditCheckpoint(**found, issued_at=issued_at, removes=True)
+        return ChainEnds(base.point, head, row["last"] or 0, row["first"] or 0, base)
+
+    def release(self, checkpoint: AuditCheckpoint, draft: AuditDraft) -> bool:
+        """Keep checkpoint and record in one transaction: the record as the tenant, the checkpoint as the sweeper.
+
+        The database refuses a checkpoint that is not one of a record that is there, and one of a tenant that is held.
+        """
+        tenant_id, now = checkpoint.tenant_id, self._clock()
+
+        def work() -> bool:
+            with self._database.hot(tenant_id) as hot:
+                after, known = _lock(hot, tenant_id, [draft], begin=True)
+                _, fresh = link_all([draft], tenant_id, after, known, now=now, sensitive=self._sensitive)
+                insert_in(hot, tenant_id, fresh)
+                kept = retention.release_in(hot, checkpoint)
+                if kept:
+                    hot.script("COMMIT")
+                return kept
+
+        with _wrapped("released"):
+            return run_transaction(work)
+
+    def remove_released(self, tenant_id: str, limit: int) -> int:
+        """Remove a batch in a transaction of its own, as the sweeper."""
+        with _wrapped("removed"):
+            return run_transaction(lambda: retention.remove_batch(self._database, tenant_id, limit))
+
+    def keeping(self, tenant_id: str, default_days: float | None) -> Keeping:
+        """How long the tenant's records are kept; ``default_days`` holds for tenants without a record."""
+        with _wrapped("read"):
+            return retention.keeping_of(self._database, tenant_id, default_days)
+
+    def due(self, default_days: float | None, now: datetime, limit: int) -> list[Keeping]:
+        """Tenants, at most ``limit``, whose oldest record has been kept long enough."""
+        with _wrapped("read"):
+            return retention.due(self._database, default_days, now, limit)
 
     def summarize(self, tenant_id: str, start: datetime, end: datetime) -> AuditSummary:
         """What happened in a period, counted by one statement."""

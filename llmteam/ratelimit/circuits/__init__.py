@@ -1,0 +1,1 @@
+"""Where circuits are kept: their rules, in memory for one process, in Redis for all."""

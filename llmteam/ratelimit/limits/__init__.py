@@ -1,0 +1,1 @@
+"""Where limits are counted: their rules, in memory for one process, in Redis for all."""
