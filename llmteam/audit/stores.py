@@ -21,6 +21,7 @@ from llmteam.audit.face import AuditStoreFace, AuditSummary, ChainEnds, refuse_p
 from llmteam.audit.models import AuditDraft, AuditQuery, AuditRecord
 from llmteam.errors import ConfigurationError
 from llmteam.ids import Clock, utc_now
+from llmteam.tenancy.context import get_current_tenant
 
 if TYPE_CHECKING:
     from llmteam.audit.postgres import PostgresAuditStore

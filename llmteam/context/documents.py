@@ -24,9 +24,7 @@ _PLAIN = ("agent_id", "agent_name", "confidence", "error_count", "tenant_id", "r
 _FREE = ("status", "last_action", "reasoning_steps", "sources", "messages", "data")
 
 
-def dump_context(
-    context: SecureAgentContext, *, durable: bool = True, hidden: Collection[str] = ()
-) -> dict[str, Any]:
+def dump_context(context: SecureAgentContext, *, durable: bool = True, hidden: Collection[str] = ()) -> dict[str, Any]:
     """The context as JSON; sealed and ``hidden`` texts that stand elsewhere in it by mistake are masked there.
 
     Raises :class:`EncryptionRequiredError` when something is sealed with a key that ends with this process, unless the

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from llmteam.audit import postgres as audit
 from llmteam.audit.models import AuditDraft, AuditEventType
-from llmteam.audit.postgres import PostgresAuditStore
+from llmteam.audit.postgres import PostgresAuditStore, retention
+from llmteam.audit.postgres import store as audit
 from llmteam.canvas.postgres import claiming, finishing, holds, leases
 from llmteam.canvas.postgres.store import PostgresRunStore
 from llmteam.context.postgres import PostgresContextStore
@@ -20,7 +21,8 @@ from llmteam.ids import utc_now
 from llmteam.keys.postgres import PostgresKeyStore
 from llmteam.tenancy.postgres import everything
 from tests.security.run_lines import LEASE, holdings, seed_runs
-from tests.security.walking import Group, Line, Scene
+from tests.security.trail_lines import RETENTION, checkpoint_of
+from tests.security.walking import Group, Line, Scene, operator
 
 
 class Functions:
@@ -90,6 +92,10 @@ def _append_events(tenant: Callable[[Scene], str]) -> Callable[[Scene], Any]:
     return call
 
 
+def _release(scene: Scene) -> Any:
+    return _in_own(lambda s, connection: retention.release_in(connection, checkpoint_of(s, s.owner)))(scene)
+
+
 def _me(scene: Scene) -> str:
     return scene.me
 
@@ -131,8 +137,20 @@ FUNCTIONS = Group(
         ),
         "canvas.postgres.leases.renew": Line(lambda s: leases.renew(s.db, holdings(s), LEASE)),
         "canvas.postgres.leases.lost": Line(lambda s: leases.lost(s.db, holdings(s))),
-        "audit.postgres.append_in": Line(_append_audit(_me), naming=_append_audit(_owner)),
-        "audit.postgres.insert_in": Line(_insert_audit(_me), naming=_insert_audit(_owner)),
+        "audit.postgres.store.append_in": Line(_append_audit(_me), naming=_append_audit(_owner)),
+        "audit.postgres.store.insert_in": Line(_insert_audit(_me), naming=_insert_audit(_owner)),
+        "audit.postgres.retention.release_in": operator(
+            _in_own(lambda s, connection: retention.release_in(connection, checkpoint_of(s, s.owner))),
+            "the sweeper keeps checkpoints, for every tenant",
+        ),
+        "audit.postgres.retention.remove_batch": operator(
+            lambda s: (_release(s), retention.remove_batch(s.db, s.owner, 10)),
+            "the sweeper removes what a checkpoint released, for every tenant",
+        ),
+        "audit.postgres.retention.keeping_of": Line(lambda s: retention.keeping_of(s.db, s.me, 30.0)),
+        "audit.postgres.retention.due": operator(
+            lambda s: retention.due(s.db, 0.0, utc_now() + timedelta(days=2), 10_000), RETENTION
+        ),
         "events.postgres.append_in": Line(_append_events(_me), naming=_append_events(_owner)),
         "tenancy.postgres.everything.export_lines": Line(lambda s: list(everything.export_lines(s.db, s.me))),
         "tenancy.postgres.everything.mark_erased": Line(lambda s: everything.mark_erased(s.db, s.me, utc_now())),

@@ -16,7 +16,7 @@ import llmteam
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.context.stores import StoredContext
 from llmteam.db import Database
-from tests.security import people_lines, postgres_functions, run_lines, tenant_lines, trail_lines
+from tests.security import limit_lines, people_lines, postgres_functions, run_lines, tenant_lines, trail_lines
 from tests.security.postgres_functions import Functions
 from tests.security.walking import (
     Group,
@@ -41,6 +41,7 @@ GROUPS: list[Group] = [
         tenant_lines.WAKEUPS,
         postgres_functions.FUNCTIONS,
     ),
+    *(limit_lines.LIMITS, limit_lines.CIRCUITS),
 ]
 #: Modules in which stores are, by any part of their names.
 PLACES = {"stores", "postgres", "memory", "redis"}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from llmteam.audit.checkpoints import AuditCheckpoint
 from llmteam.audit.models import AuditDraft, AuditEventType, AuditQuery, AuditRecord
 from llmteam.audit.postgres import PostgresAuditStore
 from llmteam.audit.stores import MemoryAuditStore
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.context.stores import MemoryContextStore
-from llmteam.crypto import WrappedKey
+from llmteam.crypto import SigningKey, WrappedKey
+from llmteam.errors import LLMTeamError
 from llmteam.events.models import EventQuery, EventType
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.events.stores import MemoryEventStore
@@ -24,6 +27,8 @@ from tests.unit.events.samples import event
 
 DAY = timedelta(days=1)
 CALLS = "calls what it is given"
+RETENTION = "retention looks at all tenants, and gets to see names and times only"
+SIGNING = SigningKey.generate()
 
 
 # -- the audit trail
@@ -70,6 +75,26 @@ def _next(scene: Scene, tenant: str) -> AuditRecord:
     )
 
 
+def checkpoint_of(scene: Scene, tenant: str) -> AuditCheckpoint:
+    """Says that the owner's record may be removed."""
+    checkpoint = AuditCheckpoint(tenant, 1, scene.things.record.checksum, utc_now(), removes=True)
+    return checkpoint.signed(SIGNING)
+
+
+def _released(scene: Scene) -> AuditDraft:
+    return AuditDraft(event_type=AuditEventType.DATA_DELETED, action="mine")
+
+
+def _release(scene: Scene) -> Any:
+    return scene.store.release(checkpoint_of(scene, scene.me), _released(scene))
+
+
+def _remove_released(scene: Scene) -> Any:
+    with suppress(LLMTeamError):
+        _release(scene)
+    return scene.store.remove_released(scene.me, 10)
+
+
 def _period(scene: Scene) -> tuple[Any, Any]:
     return utc_now() - DAY, utc_now() + DAY
 
@@ -109,9 +134,15 @@ AUDIT = Group(
             naming=lambda s: s.store.get_by_sequence_range(s.owner, 1, 10),
         ),
         "count": Line(lambda s: s.store.count(), naming=lambda s: s.store.count(s.owner)),
+        "release": Line(_release),
+        "remove_released": Line(_remove_released, further=lambda s: _counted(s, s.store.remove_released(s.owner, 10))),
     },
     also={
-        PostgresAuditStore: {"close": plain(lambda s: s.store.close(), "lets go of connections")},
+        PostgresAuditStore: {
+            "close": plain(lambda s: s.store.close(), "lets go of connections"),
+            "keeping": Line(lambda s: s.store.keeping(s.me, 30.0)),
+            "due": operator(lambda s: s.store.due(0.0, utc_now() + 2 * DAY, 10_000), RETENTION),
+        },
         MemoryAuditStore: {
             "get_all": Line(lambda s: s.store.get_all()),
             "clear": Line(lambda s: s.store.clear()),
