@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmteam.errors import ConfigurationError
 from llmteam.ids import new_id
 from llmteam.lanes import Lanes
+from llmteam.regions import DEFAULT_REGION, plain, queue_in, region_of
 from llmteam.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from celery import Celery
     from kombu.entity import Queue
@@ -40,6 +41,21 @@ THREAD_QUEUES = (CONTROL_QUEUE, IO_QUEUE, LLM_QUEUE)
 #: Served by the ``prefork`` worker: users' handlers.
 PROCESS_QUEUES = (DEFAULT_QUEUE, QUARANTINE_QUEUE)
 QUEUES = THREAD_QUEUES + PROCESS_QUEUES
+
+
+def queues_in(region: str, queues: Iterable[str] = QUEUES) -> tuple[str, ...]:
+    """What a region calls these queues."""
+    return tuple(queue_in(queue, region) for queue in queues)
+
+
+def quarantine_beside(queue: str) -> str:
+    """The quarantine of the region of ``queue``."""
+    return queue_in(QUARANTINE_QUEUE, region_of(queue))
+
+
+def is_ours(queue: str) -> bool:
+    """Whether the queue is one of ours, of whatever region."""
+    return plain(queue) in QUEUES
 
 
 #: The priority of hints that go behind. Of Redis, kombu serves 0, which is all others', first; a RabbitMQ queue that
@@ -186,7 +202,9 @@ class CeleryDispatcher:
         declare = () if hint.queue in declared else None
         declared.add(hint.queue)
         lane = {"priority": BEHIND} if behind else {}
-        amqp.send_task_message(producer, RUN_STEP, message, queue=hint.queue, retry=False, declare=declare, **lane)
+        # The app declares the queues of its own region only.
+        queue = hint.queue if hint.queue in amqp.queues else _queue(hint.queue)
+        amqp.send_task_message(producer, RUN_STEP, message, queue=queue, retry=False, declare=declare, **lane)
 
     @contextmanager
     def _producer(self, count: int) -> Iterator[Producer]:
@@ -229,10 +247,10 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
     app.conf.update(
         broker_url=settings.broker_url,
         result_backend=settings.result_backend,
-        task_queues=step_queues(),
-        task_default_queue=DEFAULT_QUEUE,
+        task_queues=step_queues(settings.region),
+        task_default_queue=queue_in(DEFAULT_QUEUE, settings.region),
         task_create_missing_queues=False,
-        task_routes={START_RUN: {"queue": CONTROL_QUEUE}},
+        task_routes={START_RUN: {"queue": queue_in(CONTROL_QUEUE, settings.region)}},
         broker_transport_options=transport,
         result_backend_transport_options={"retry_policy": {"timeout": 5.0}},
         **_FIXED,
@@ -240,12 +258,22 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
     return app
 
 
-def step_queues() -> list[Queue]:
-    """Our queues as Celery's ``task_queues`` takes them; a foreign app adds them to its own."""
+def step_queues(region: str = DEFAULT_REGION) -> list[Queue]:
+    """Our queues as Celery's ``task_queues`` takes them; a foreign app adds those of its workers' region to its own."""
+    return [_queue(name) for name in queues_in(region)]
+
+
+def _queue(name: str) -> Queue:
     from kombu.entity import Exchange, Queue
 
     exchange = Exchange("llmteam")  # type: ignore[no-untyped-call]
-    return [Queue(queue, exchange, routing_key=queue, no_ack=True) for queue in QUEUES]  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
+
+
+def pass_on(app: Celery, task: str, arguments: Mapping[str, Any], queue: str) -> None:
+    """Send a task to a queue, of whatever region. Raises what the broker's client raises."""
+    known = queue if queue in app.amqp.queues else _queue(queue)
+    app.send_task(task, kwargs=dict(arguments), queue=known, ignore_result=True)
 
 
 def depth(connection: Any, queue: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from llmteam import variables
 from llmteam.errors import ConfigurationError
+from llmteam.regions import DEFAULT_REGION
 from llmteam.variables import mask_path, mask_url, variable
 
 __all__ = ["Settings", "mask_url", "variable"]
@@ -74,6 +75,8 @@ class Settings:
     notify_attempts: int = 8
     #: Tier of tenants without a record.
     default_tier: str = "enterprise"
+    #: Where this process runs steps: those of tenants with this ``data_region``.
+    region: str = DEFAULT_REGION
     #: Where a value came from, by field name; fields that are not listed have their default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -193,6 +196,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "smtp_url": variables.smtp_url,
     "notify_attempts": variables.count(1, 1000),
     "default_tier": variables.tier,
+    "region": variables.region,
 }
 _DEFAULTS: dict[str, object] = {
     item.name: {} if item.name == "start_keys" else item.default for item in fields(Settings)

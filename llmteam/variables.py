@@ -13,7 +13,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from llmteam.errors import ConfigurationError, LLMTeamError
-from llmteam.ids import check_identifier
+from llmteam.ids import InvalidIdentifierError, check_identifier
+from llmteam.regions import check_region
 
 #: Variables that keep the name which their own tools gave them.
 _FOREIGN_NAMES = {"openai_api_key", "openai_base_url", "anthropic_api_key"}
@@ -278,6 +279,14 @@ def _whole(least: int, most: int, unit: str) -> Callable[[str, str], int]:
         return value
 
     return parse
+
+
+def region(name: str, text: str) -> str:
+    """Where a process runs steps."""
+    try:
+        return check_region(name, text)
+    except InvalidIdentifierError as exc:
+        raise bad(name, exc.rule, text) from None
 
 
 def tier(name: str, text: str) -> str:

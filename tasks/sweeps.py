@@ -54,3 +54,9 @@ def sweep_retention() -> None:
 def sweep_audit() -> None:
     """Remove audit records that were kept for as long as their tenant says; not without LLMTEAM_AUDIT_KEYS."""
     step_worker().sweeper.sweep("audit")
+
+
+@shared_task(name=SWEEPS["storage"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_storage() -> None:
+    """Meter what tenants store that have a limit of it."""
+    step_worker().sweeper.sweep("storage")

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam import codec
+from llmteam.audit.denials import Denials
 from llmteam.canvas import transitions
 from llmteam.canvas.admitting import Admitting
 from llmteam.canvas.asking import Asking
@@ -52,6 +53,7 @@ from llmteam.errors import InfrastructureError
 from llmteam.events.models import ErrorInfo, EventDraft, EventType
 from llmteam.ids import Clock, new_id, utc_now
 from llmteam.ratelimit.gate import Gate
+from llmteam.regions import plain
 from llmteam.runtime.context import RuntimeContext, StepContext
 from llmteam.tenancy.exceptions import TenantLimitExceededError
 
@@ -107,6 +109,7 @@ class Engine:
         self._graphs = GraphCache(store)
         self.asking = Asking(store, self._graphs, self.outbox, lambda: self.limits, clock)
         self.admitting = Admitting(store, self._graphs, self.outbox, clock)
+        self.denials = Denials(store.audit.add)
         self.limiting = Limiting(store, self.outbox, gate, clock)
         self._handed_on = HandedOn()
 
@@ -155,7 +158,7 @@ class Engine:
         self.outbox.send(run.tenant_id, graph, change)
         if change.run.deadline is not None:
             # Whoever looks at a step of a run that is over time ends the run.
-            self.outbox.alarm(change.run.deadline, hint_of(run.tenant_id, run.run_id, graph, (graph.entry, 1)))
+            self.outbox.alarm(change.run.deadline, hint_of(run.tenant_id, change.run, graph, (graph.entry, 1)))
         if change.run.status is SegmentStatus.PENDING:
             # Whatever ended while it was written has not seen it.
             self.admitting.admit(run.tenant_id)
@@ -166,9 +169,11 @@ class Engine:
         limit = run.options.timeout_seconds
         return None if limit is None else now + bounded(limit)
 
-    def end(self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None) -> bool:
-        """Cancel a run, or end it otherwise; False when it is unknown or over."""
-        return self._transform(tenant_id, run_id, lambda moment: transitions.end_run(moment, status, error))
+    def end(
+        self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None, by: str = ""
+    ) -> bool:
+        """Cancel a run, or end it otherwise, as ``by`` wants, if known; False when it is unknown or over."""
+        return self._transform(tenant_id, run_id, lambda moment: transitions.end_run(moment, status, error, by))
 
     def expire(self, tenant_id: str, run_id: str) -> bool:
         """End a run whose deadline has passed; False when it has not, or the run is over."""
@@ -220,10 +225,10 @@ class Engine:
         claimed = transitions.claim(work.run, work.row, now, timeout)
         if claimed is None:
             if work.row.state is StepState.READY and work.row.owner == "timer" and work.row.wake_at is not None:
-                self.outbox.alarm(work.row.wake_at, hint_of(hint.tenant_id, hint.run_id, graph, key, work.row))
+                self.outbox.alarm(work.row.wake_at, hint_of(hint.tenant_id, work.run, graph, key, work.row))
             return None
-        if claimed.quarantined and hint.queue not in ("", QUARANTINE_QUEUE):
-            self.outbox.send_hints([hint_of(hint.tenant_id, hint.run_id, graph, key, work.row)])
+        if claimed.quarantined and hint.queue and plain(hint.queue) != QUARANTINE_QUEUE:
+            self.outbox.send_hints([hint_of(hint.tenant_id, work.run, graph, key, work.row)])
             return None
         input_data = work.input if work.takes_run_input else gather_input(node, work.sources, graph.nodes)
         entry = self.limiting.enter(work, graph, node, input_data)

@@ -25,6 +25,7 @@ from llmteam.human.postgres import PostgresInteractions
 from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
 from llmteam.ratelimit.gate import Gate
 from llmteam.ratelimit.limits.redis import RedisLimitBackend
+from llmteam.regions import queue_in
 from llmteam.runtime.context import RuntimeContext
 from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
@@ -67,6 +68,7 @@ def connect(
         interactions,
         unknown_tenants=limits_of_tier(TenantTier(settings.default_tier)),
         master_keys=MasterKeys(settings.encryption_keys),
+        region=settings.region,
     )
     engine = Engine(
         store,
@@ -82,10 +84,11 @@ def connect(
     )
     events = PostgresEventStore(database, wakeup=wakeup)
 
-    def unattended(pinned: PinnedDefinition) -> list[str]:
-        return dispatcher.unattended({facts.queue for facts in pinned.facts.values()})
+    def unattended(pinned: PinnedDefinition, region: str) -> list[str]:
+        return dispatcher.unattended({queue_in(facts.queue, region) for facts in pinned.facts.values()})
 
     def close() -> None:
+        engine.denials.flush()
         limits.close()
         circuits.close()
         wakeup.close()

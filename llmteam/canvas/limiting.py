@@ -72,7 +72,7 @@ class Limiting:
         waits = row.state is StepState.WAITING
         if waits and row.wake_at is not None and row.wake_at > now:
             # Asked before its time: what is written holds, and a timer is nearer to the turn than any sweep.
-            self._outbox.alarm(wake_at, hint_of(header.tenant_id, header.run_id, graph, row.key, row))
+            self._outbox.alarm(wake_at, hint_of(header.tenant_id, work.run, graph, row.key, row))
             return
         told = None if waits else _told(node, row, hold)
 

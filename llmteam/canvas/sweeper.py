@@ -8,9 +8,9 @@ from datetime import timedelta
 from functools import partial
 
 from llmteam.canvas.engine import Engine
-from llmteam.canvas.records import Sweeps
 from llmteam.canvas.recovery import Recovery
 from llmteam.canvas.surgery import Surgery
+from llmteam.canvas.sweeping import Sweeps
 from llmteam.dispatch import Dispatcher
 from llmteam.errors import LLMTeamError
 from llmteam.human.deadlines import catch_up
@@ -23,8 +23,8 @@ BATCH = 500
 #: Runs that one sweep of the retention deletes at most: it must not hold locks for long.
 PURGE_BATCH = 200
 
-#: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, and what has been
-#: kept long enough: ``retention`` and ``audit``.
+#: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, ``storage``, and what
+#: has been kept long enough: ``retention`` and ``audit``.
 ESSENTIAL = ("due", "expired", "runs", "starts", "people")
 
 
@@ -36,6 +36,7 @@ class Sweeper:
         retention: how long runs are kept that are over; None keeps them.
         deliver: tells people what they are to be told; how much was due. It may wait for receivers.
         prune: removes audit records that have been kept long enough; how many.
+        meter: reads anew what tenants store whose figure is old; of how many.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Sweeper:
         retention: timedelta | None = None,
         deliver: Callable[[], int] = lambda: 0,
         prune: Callable[[], int] = lambda: 0,
+        meter: Callable[[], int] = lambda: 0,
     ) -> None:
         self._engine = engine
         self._sweeps = sweeps
@@ -59,6 +61,7 @@ class Sweeper:
         self._retention = retention
         self._deliver = deliver
         self._prune = prune
+        self._meter = meter
 
     def sweep(self, name: str) -> int:
         """Run the sweep of this name; how much it found."""
@@ -126,6 +129,10 @@ class Sweeper:
         """Deliver what people are to be told."""
         return self._deliver()
 
+    def _storage(self) -> int:
+        """Meter what tenants store."""
+        return self._meter()
+
     def _purge(self) -> int:
         """Delete runs that have been over for longer than they are kept, and what people were asked."""
         if self._retention is None:
@@ -154,4 +161,5 @@ _SWEEPS: dict[str, Callable[[Sweeper], int]] = {
     "notifications": Sweeper._notifications,
     "retention": Sweeper._purge,
     "audit": Sweeper._audit,
+    "storage": Sweeper._storage,
 }

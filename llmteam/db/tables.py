@@ -27,7 +27,7 @@ from llmteam.db.columns import json_column as _json
 from llmteam.db.columns import moment as _time
 from llmteam.db.columns import string as _text
 from llmteam.db.key_tables import agent_contexts, tenant_keys
-from llmteam.db.tenant_tables import key_values, tenant_starts, tenants
+from llmteam.db.tenant_tables import key_values, tenant_starts, tenant_storage, tenants
 
 __all__ = [
     "SCHEMA",
@@ -51,6 +51,7 @@ __all__ = [
     "sweeps",
     "tenant_keys",
     "tenant_starts",
+    "tenant_storage",
     "tenants",
     "used_links",
 ]
@@ -118,6 +119,8 @@ runs = Table(
     _text("start_hash", null=True),
     # Whether the tenant's starts wait for their turn, so that the end of this run lets another one begin.
     _flag("queues"),
+    # Where its steps run; the tenant's when it was started.
+    _text("region", default="default"),
     PrimaryKeyConstraint("tenant_id", "run_id"),
     Index("runs_admitted", "tenant_id", postgresql_where=text("finished_at IS NULL AND status <> 'pending'::text")),
     Index("runs_queued", "tenant_id", "created_at", "run_id", postgresql_where=text("status = 'pending'::text")),

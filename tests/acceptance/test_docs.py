@@ -97,6 +97,17 @@ def test_every_package_has_its_line_in_the_architecture() -> None:
     assert listed == {f"llmteam.{name}" for name in folders}
 
 
+def test_what_the_audit_trail_is_said_to_tell_is_shown_by_tests_that_are_there() -> None:
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    files = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    known = {name for text in files for name in re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE)}
+
+    rows = [line for line in page.splitlines() if line.startswith("|") and "`test_" in line]
+
+    assert len(rows) >= 18
+    assert {name for row in rows for name in re.findall(r"`(test_\w+)`", row)} <= known
+
+
 def test_every_setting_is_listed_with_its_default() -> None:
     listed = {codes_in(row[0])[0]: row[1].strip("`") for row in rows("operations.md", "<!-- settings -->")}
 
