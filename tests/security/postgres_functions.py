@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -10,8 +11,8 @@ from typing import Any
 
 from llmteam.audit.models import AuditDraft, AuditEventType
 from llmteam.audit.postgres import PostgresAuditStore, retention
-from llmteam.audit.postgres import store as audit
-from llmteam.canvas.postgres import claiming, finishing, holds, leases
+from llmteam.audit.postgres import appending as audit
+from llmteam.canvas.postgres import claiming, finishing, holds, leases, settling
 from llmteam.canvas.postgres.store import PostgresRunStore
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.db.tables import agent_contexts
@@ -19,7 +20,8 @@ from llmteam.events import postgres as events
 from llmteam.events.models import EventDraft, EventType
 from llmteam.ids import utc_now
 from llmteam.keys.postgres import PostgresKeyStore
-from llmteam.tenancy.postgres import everything
+from llmteam.tenancy import TenantConfig
+from llmteam.tenancy.postgres import PostgresTenantStore, everything, standing
 from tests.security.run_lines import LEASE, holdings, seed_runs
 from tests.security.trail_lines import RETENTION, checkpoint_of
 from tests.security.walking import Group, Line, Scene, operator
@@ -38,6 +40,7 @@ def _seed(scene: Scene) -> None:
     seed_runs(scene)
     (record,) = PostgresAuditStore(scene.db).add(scene.owner, [_draft(scene.canary)])
     scene.things = SimpleNamespace(**vars(scene.things), record=record)
+    PostgresTenantStore(scene.db).put(TenantConfig(scene.owner, scene.canary, data_region="moon", is_active=False))
     PostgresContextStore(scene.db).save(scene.owner, scene.things.ready, "a", {"said": scene.canary}, 0)
 
 
@@ -49,7 +52,11 @@ def _draft(text: str) -> AuditDraft:
 
 def _claim(scene: Scene) -> claiming.Claim:
     (work, *more), kwargs = scene.things.claim
-    return claiming.Claim(replace(work, header=replace(work.header, tenant_id=scene.me)), *more, **kwargs)
+    given = inspect.signature(PostgresRunStore.claim).bind(None, work, *more, **kwargs)
+    given.apply_defaults()
+    known = {name: value for name, value in given.arguments.items() if name not in ("self", "work")}
+    header = replace(work.header, tenant_id=scene.me)
+    return claiming.Claim(replace(work, header=header), **known, region="default")
 
 
 def _move(scene: Scene) -> finishing.Move:
@@ -73,6 +80,38 @@ def _in_own(use: Callable[[Scene, Any], Any]) -> Callable[[Scene], Any]:
 
 def _append_audit(tenant: Callable[[Scene], str]) -> Callable[[Scene], Any]:
     return _in_own(lambda s, connection: audit.append_in(connection, tenant(s), [_draft("mine")], now=utc_now()))
+
+
+def _append_whole(scene: Scene, tenant: str) -> Any:
+    with scene.db.hot(scene.me) as connection:
+        return audit.append(
+            connection, tenant, [_draft("mine")], now=utc_now(), sensitive=lambda name: False, whole=True
+        )
+
+
+def _append_with(scene: Scene, tenant: str) -> Any:
+    draft = replace(_draft("mine"), idempotency_key=None)
+    with scene.db.tenant_transaction(scene.me) as connection:
+        audit.append_with(connection, tenant, [draft], now=utc_now())
+
+
+def _lock_head(tenant: Callable[[Scene], str]) -> Callable[[Scene], Any]:
+    return _in_own(lambda s, connection: audit.lock_head(connection, tenant(s), [_draft("mine")], begin=False))
+
+
+def _check_standing(tenant: Callable[[Scene], str]) -> Callable[[Scene], Any]:
+    """Of the owner, who is deactivated, which only the owner is told."""
+
+    def call(scene: Scene) -> Any:
+        with scene.db.tenant_transaction(scene.me) as connection:
+            standing.check_standing(connection, tenant(scene))
+
+    return call
+
+
+def _settle(scene: Scene) -> Any:
+    _, given = scene.things.apply
+    return settling.settle_unlocked(scene.db, _move(scene), given["finished"], given["seen"])
 
 
 def _insert_audit(tenant: Callable[[Scene], str]) -> Callable[[Scene], Any]:
@@ -131,14 +170,22 @@ FUNCTIONS = Group(
         "canvas.postgres.claiming.claim_one": Line(lambda s: claiming.claim_one(s.db, _claim(s))),
         "canvas.postgres.claiming.claim_many": Line(lambda s: claiming.claim_many(s.db, [_claim(s), _claim(s)])),
         "canvas.postgres.finishing.finish_many": Line(lambda s: finishing.finish_many(s.db, [_move(s)])),
+        "canvas.postgres.settling.settle_unlocked": Line(_settle),
         "canvas.postgres.holds.read_all": Line(
             _in_own(lambda s, connection: holds.read_all(connection, (s.me, s.things.done))),
             further=_in_own(lambda s, connection: holds.read_all(connection, (s.owner, s.things.done))),
         ),
         "canvas.postgres.leases.renew": Line(lambda s: leases.renew(s.db, holdings(s), LEASE)),
         "canvas.postgres.leases.lost": Line(lambda s: leases.lost(s.db, holdings(s))),
-        "audit.postgres.store.append_in": Line(_append_audit(_me), naming=_append_audit(_owner)),
-        "audit.postgres.store.insert_in": Line(_insert_audit(_me), naming=_insert_audit(_owner)),
+        "audit.postgres.appending.append_in": Line(_append_audit(_me), naming=_append_audit(_owner)),
+        "audit.postgres.appending.append": Line(
+            lambda s: _append_whole(s, s.me), naming=lambda s: _append_whole(s, s.owner)
+        ),
+        "audit.postgres.appending.append_with": Line(
+            lambda s: _append_with(s, s.me), naming=lambda s: _append_with(s, s.owner)
+        ),
+        "audit.postgres.appending.lock_head": Line(_lock_head(_me), naming=_lock_head(_owner)),
+        "audit.postgres.appending.insert_in": Line(_insert_audit(_me), naming=_insert_audit(_owner)),
         "audit.postgres.retention.release_in": operator(
             _in_own(lambda s, connection: retention.release_in(connection, checkpoint_of(s, s.owner))),
             "the sweeper keeps checkpoints, for every tenant",
@@ -152,6 +199,11 @@ FUNCTIONS = Group(
             lambda s: retention.due(s.db, 0.0, utc_now() + timedelta(days=2), 10_000), RETENTION
         ),
         "events.postgres.append_in": Line(_append_events(_me), naming=_append_events(_owner)),
+        "tenancy.postgres.standing.check_standing": Line(_check_standing(_me), further=_check_standing(_owner)),
+        "tenancy.postgres.standing.region_of_tenant": Line(lambda s: standing.region_of_tenant(s.db, s.me)),
+        "tenancy.postgres.standing.tenants_by_region": operator(
+            lambda s: standing.tenants_by_region(s.db), "`doctor` counts the tenants of each region"
+        ),
         "tenancy.postgres.everything.export_lines": Line(lambda s: list(everything.export_lines(s.db, s.me))),
         "tenancy.postgres.everything.mark_erased": Line(lambda s: everything.mark_erased(s.db, s.me, utc_now())),
         "tenancy.postgres.everything.delete_batch": Line(

@@ -195,7 +195,9 @@ _READS = {
     "outputs": Line(lambda s: s.store.outputs(s.me, s.things.done)),
 }
 
-READS = Group(stores={PostgresReads: lambda s: PostgresReads(s.db)}, seed=seed_runs, lines=_READS, look=look_at_runs)
+READS = Group(
+    stores={PostgresReads: lambda s: PostgresReads(s.db, "default")}, seed=seed_runs, lines=_READS, look=look_at_runs
+)
 
 RUNS = Group(
     stores={

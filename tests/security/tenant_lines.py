@@ -8,6 +8,7 @@ from typing import Any
 from llmteam.tenancy import TenantConfig, TenantIsolatedStore
 from llmteam.tenancy.limits import TenantTier
 from llmteam.tenancy.postgres import PostgresKeyValueStore, PostgresTenantStore
+from llmteam.tenancy.postgres.storage import StorageMeter
 from llmteam.tenancy.redis import RedisKeyValueStore
 from llmteam.tenancy.stores import MemoryKeyValueStore, MemoryTenantStore
 from llmteam.wakeup import channel
@@ -55,6 +56,21 @@ TENANTS = Group(
         MemoryTenantStore: {
             "clear": operator(lambda s: s.store.clear(), "forgets the tenants of a process that has no other"),
         }
+    },
+)
+
+
+def _seed_storage(scene: Scene) -> None:
+    record = TenantConfig(scene.owner, scene.canary, TenantTier.FREE, metadata={"said": scene.canary})
+    PostgresTenantStore(scene.db).add(record)
+
+
+STORAGE = Group(
+    stores={StorageMeter: lambda s: StorageMeter(s.db)},
+    seed=_seed_storage,
+    lines={
+        "meter": Line(lambda s: s.store.meter(s.me).size),
+        "meter_due": operator(lambda s: s.store.meter_due(10_000), "a sweep meters every tenant, as that tenant"),
     },
 )
 

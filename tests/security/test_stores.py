@@ -41,7 +41,7 @@ GROUPS: list[Group] = [
         tenant_lines.WAKEUPS,
         postgres_functions.FUNCTIONS,
     ),
-    *(limit_lines.LIMITS, limit_lines.CIRCUITS),
+    *(limit_lines.LIMITS, limit_lines.CIRCUITS, tenant_lines.STORAGE),
 ]
 #: Modules in which stores are, by any part of their names.
 PLACES = {"stores", "postgres", "memory", "redis"}
@@ -84,7 +84,10 @@ def functions_of_the_package() -> Iterator[str]:
 
 def keeps_something(kind: type) -> bool:
     is_protocol = getattr(kind, "_is_protocol", False)
-    return not (is_protocol or inspect.isabstract(kind) or is_dataclass(kind) or issubclass(kind, Exception))
+    is_private = kind.__name__.startswith("_")
+    return not (
+        is_private or is_protocol or inspect.isabstract(kind) or is_dataclass(kind) or issubclass(kind, Exception)
+    )
 
 
 def methods_of(kind: type) -> set[str]:
