@@ -75,6 +75,8 @@ class Settings:
     notify_attempts: int = 8
     #: Tier of tenants without a record.
     default_tier: str = "enterprise"
+    #: Worker processes that share the limits of what they call: each takes this part of a limit while Redis is away.
+    limit_workers: int = 1
     #: Where this process runs steps: those of tenants with this ``data_region``.
     region: str = DEFAULT_REGION
     #: Where a value came from, by field name; fields that are not listed have their default.
@@ -196,6 +198,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "smtp_url": variables.smtp_url,
     "notify_attempts": variables.count(1, 1000),
     "default_tier": variables.tier,
+    "limit_workers": variables.count(1, 10_000),
     "region": variables.region,
 }
 _DEFAULTS: dict[str, object] = {

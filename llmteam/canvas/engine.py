@@ -36,7 +36,7 @@ from llmteam.canvas.outputs import completion
 from llmteam.canvas.ports import Ask, StepHandler
 from llmteam.canvas.queueing import queue_up
 from llmteam.canvas.records import NewRun, RunHeader, RunStore, Seen, StoredOutput, Work
-from llmteam.canvas.routing import Source, gather_input
+from llmteam.canvas.routing import gather_input
 from llmteam.canvas.state import (
     MAX_RETRY_DELAY,
     Change,
@@ -374,7 +374,7 @@ class Engine:
             seen=execution.seen,
         )
         if output is not None and output.digest is None and len(change.ready) <= HANDED_ON_AT_ONCE:
-            self._hand_on(execution, change, output)
+            self._handed_on.follow(execution, change, output)
         self.outbox.send(header.tenant_id, graph, change)
         return change
 
@@ -386,16 +386,3 @@ class Engine:
     def graph_of(self, header: RunHeader) -> Graph:
         """The compiled definition of a run."""
         return self._graphs.get(header.tenant_id, header.definition_hash)
-
-    def _hand_on(self, execution: Execution, change: Change, output: StoredOutput) -> None:
-        """Keep what the next step takes as input, for the case that this process is asked to run it."""
-        header, graph, (step_id, _) = execution.header, execution.graph, execution.key
-        if header.link in ("fork", "retry"):
-            return  # a step of a fork, or of its retry, may be given other input than what it would gather
-        finished = change.steps.get(execution.key)
-        for key in change.ready:
-            row = change.steps.get(key)
-            if row is None or finished is None or graph.nodes[key[0]].sources != (step_id,):
-                continue
-            source = Source(step_id, finished.decisions or (), output.parsed())
-            self._handed_on.put(Work(header, change.run, row, (source,)), key)

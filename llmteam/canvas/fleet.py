@@ -61,7 +61,8 @@ def connect(
     wakeup = RedisWakeup(redis_url)
     catalog = catalog or StepCatalog.get_instance()
     clock = DatabaseClock(database)
-    limits, circuits = RedisLimitBackend(redis_url), RedisCircuitBackend(redis_url)
+    limits = RedisLimitBackend(redis_url, workers=settings.limit_workers)
+    circuits = RedisCircuitBackend(redis_url)
     interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
     store = PostgresRunStore(
         database,

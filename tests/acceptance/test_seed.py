@@ -103,6 +103,24 @@ assert context.get_visible_context(viewer_id="orchestrator_1", viewer_role="grou
 assert context.get_visible_context(viewer_id="another_agent", viewer_role="agent")["access"] == "denied"
 """,
     ),
+    "Rate Limiting": Run(
+        why="a function to call",
+        prelude="""
+async def call_api(param1): return {"got": param1}
+""",
+        afterwards="""
+assert result.success and result.unwrap() == {"got": "value"}
+assert executor.get_health_status() == {
+    "external_api": {"healthy": True, "circuit_state": "closed", "rate_limited": False}
+}
+async def down(param1): raise ConnectionError(param1)
+executor.register(
+    "external_api", RateLimitConfig(retry_base_delay=0.0), CircuitBreakerConfig(failure_threshold=5, open_timeout=30)
+)
+failed = [await executor.execute("external_api", down, param1="value") for _ in range(3)]
+assert [(one.attempts, one.circuit_open) for one in failed] == [(4, False), (1, True), (1, True)]
+""",
+    ),
     "Hierarchical Context": Run(
         why="nothing",
         prelude="",
@@ -241,7 +259,6 @@ assert result.outputs["rejected"]["reason"] == "not yet", result
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
-    "Rate Limiting": "Limits shared by all workers",
     "Pipeline Orchestration": "Orchestration intelligence and operations",
     "Process Mining": "Orchestration intelligence and operations",
     "Licensing": "Limits shared by all workers",
