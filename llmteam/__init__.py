@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmteam.errors import *
     from llmteam.events import *
     from llmteam.human import *
+    from llmteam.licensing import *
     from llmteam.ratelimit import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
@@ -46,6 +47,11 @@ _NAMES = {
     "human": (
         "HumanInteractionManager InteractionPriority InteractionRequest InteractionResponse InteractionStatus "
         "InteractionType MemoryInteractionStore"
+    ),
+    "licensing": (
+        "FeatureNotLicensedError License LicenseExpiredError LicenseLimits LicenseManager LicenseTier "
+        "LicenseValidationError activate enterprise_only get_license_manager get_tier has_feature "
+        "print_license_status professional_only"
     ),
     "ratelimit": (
         "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "

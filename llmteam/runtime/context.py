@@ -240,6 +240,7 @@ class StepContext:
             audit_trail=runtime.audit_trail,
             shared={key: runtime.data[key] for key in config.propagate_down if key in runtime.data},
             on_texts=self._given_out.update,
+            hidden=self._given_out,
         )
 
     def redact(self, text: str) -> str:

@@ -140,6 +140,17 @@ for viewer, role in (("agent_2", "agent"), ("agent_2", "pipeline_orch"), ("pipel
     raise AssertionError(viewer)
 """,
     ),
+    "Licensing": Run(
+        why="a tenant",
+        prelude="""
+tenant_id = "acme"
+""",
+        afterwards="""
+assert can_create is False, "a professional licence allows five, and five are there"
+assert await license_manager.check_limit(tenant_id, "pipelines", current=4) is True
+assert await license_manager.check_limit("another", "pipelines", current=1) is False
+""",
+    ),
     "Worktrail Events": Run(
         why="a run and a step with input, output, duration and an error",
         prelude="""
@@ -297,7 +308,6 @@ assert result.outputs["rejected"]["reason"] == "not yet", result
 PENDING: dict[str, str] = {
     "Pipeline Orchestration": "Orchestration intelligence and operations",
     "Process Mining": "Orchestration intelligence and operations",
-    "Licensing": "Limits shared by all workers",
     "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
 }
 
