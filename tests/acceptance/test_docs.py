@@ -11,6 +11,7 @@ import click
 import pytest
 
 from llmteam.canvas import StepCatalog, compile_expression
+from llmteam.canvas.schema_check import COMMON_KEYS
 from llmteam.settings import Settings
 from tests.blocks import blocks_of
 from tests.scenario import ROOT, Scenario, scenario
