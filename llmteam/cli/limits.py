@@ -152,7 +152,7 @@ def _set(
 
 
 def _check_shared(backend: RedisCircuitBackend, name: str) -> None:
-    if backend.backend_state() != "shared":
+    if not backend.backend_state().shared:
         raise InfrastructureError(
             f"the circuit of '{name}' is as it was: the Redis or Valkey that LLMTEAM_REDIS_URL names does not answer"
         )

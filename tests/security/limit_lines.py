@@ -86,6 +86,7 @@ CIRCUITS = Group(
     also={
         RedisCircuitBackend: {
             "backend_state": plain(lambda s: s.store.backend_state(), SERVER),
+            "check": plain(lambda s: s.store.check(), SERVER),
             "circuits": operator(
                 lambda s: list(s.store.circuits()), "lists circuits for whoever runs the installation"
             ),
