@@ -7,11 +7,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from llmteam.errors import InfrastructureError
 from llmteam.wakeup.redis import redis_url
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ SOCKET_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 #: Connections that one object opens at most.
 MAX_CONNECTIONS = 32
+
+#: Keys that one SCAN looks at.
+SCAN = 1_000
 
 _log = logging.getLogger(__name__)
 
@@ -85,8 +90,18 @@ class SharedServer:
 
     @property
     def client(self) -> Redis:
-        """The client, connected on first use, for who wants to know of an outage."""
+        """The client, connected on first use."""
         return self._connection().client
+
+    @contextmanager
+    def required(self) -> Iterator[Redis]:
+        """The client, for what cannot be done while the server is away. Raises :class:`InfrastructureError` then."""
+        try:
+            yield self.client
+        except Exception as exc:
+            if not _is_outage(exc):
+                raise
+            raise InfrastructureError(f"{self._what} cannot be reached: {self.place} does not answer ({exc})") from exc
 
     def run(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         """What an atomic script answers; None while the server is away."""
@@ -99,7 +114,7 @@ class SharedServer:
         try:
             answer = question()
         except Exception as exc:
-            if not is_outage(exc):
+            if not _is_outage(exc):
                 raise
             self._lost(exc)
             return None
@@ -155,8 +170,7 @@ class _Connected:
         return known(keys=keys, args=args)
 
 
-def is_outage(exc: Exception) -> bool:
-    """Whether an error says that the server is away."""
+def _is_outage(exc: Exception) -> bool:
     from redis import RedisError
 
     return isinstance(exc, RedisError | OSError)

@@ -47,6 +47,7 @@ GROUPS: list[Group] = [
 PLACES = {"stores", "postgres", "memory", "redis"}
 #: Classes beside them that keep nothing.
 NO_STORES = {
+    "llmteam.ratelimit.redis.SharedServer": "asks for the stores of limits and circuits, whatever they ask",
     "llmteam.canvas.postgres.combining.Combining": "calls others' functions, several calls at once",
     "llmteam.canvas.postgres.scripts.Script": "a list of statements",
     "llmteam.human.postgres.writing.Writing": "a list of statements",

@@ -8,20 +8,18 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, unquote
 
-from llmteam.errors import InfrastructureError
 from llmteam.ratelimit.circuits import rules
 from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend, chance, tell
 from llmteam.ratelimit.circuits.rules import Circuit
 from llmteam.ratelimit.circuits.script import SCRIPT
 from llmteam.ratelimit.decisions import ANY_GENERATION, CircuitChange, CircuitPermit, LimitKey, Outcome
 from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitState, OnBackendError
-from llmteam.ratelimit.redis import RETRY_SECONDS, BackendState, SharedServer, is_outage
+from llmteam.ratelimit.redis import RETRY_SECONDS, SCAN, BackendState, SharedServer
 
 #: What every key begins with that is stored here.
 PREFIX = "llmteam:circuit:"
 #: Milliseconds after which a circuit is forgotten that is closed and unused, or open and never tried.
 KEEP_MILLIS = 24 * 3600 * 1000
-_SCAN = 1_000
 
 _log = logging.getLogger(__name__)
 
@@ -105,17 +103,12 @@ class RedisCircuitBackend:
 
         Found by SCAN, which lets others through. Raises :class:`InfrastructureError`.
         """
-        try:
-            client = self._server.client
-            for name in client.scan_iter(match=f"{self._prefix}{{*", count=_SCAN):
+        with self._server.required() as client:
+            for name in client.scan_iter(match=f"{self._prefix}{{*", count=SCAN):
                 seconds, micros = client.time()
                 stored: Any = client.hgetall(name)
                 if stored:
                     yield self._key_of(name.decode()), _read(stored), seconds * 1000 + micros // 1000
-        except Exception as exc:
-            if not is_outage(exc):
-                raise
-            raise InfrastructureError(f"circuits cannot be read: {self._server.place} does not answer ({exc})") from exc
 
     def _key_of(self, name: str) -> LimitKey:
         tenant_id, resource, part = name[len(self._prefix) + 1 : -1].split(":")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from llmteam.ids import random_hex
 from llmteam.ratelimit.decisions import GRACE_SECONDS, LEASE_SECONDS, Ask, Decision, LimitKey, LimitView
@@ -16,7 +16,7 @@ from llmteam.ratelimit.limits.memory import MemoryLimitBackend
 from llmteam.ratelimit.limits.rules import Rates, micros
 from llmteam.ratelimit.limits.script import ASK, KEYS, TEND
 from llmteam.ratelimit.models import OnBackendError, RateLimitConfig
-from llmteam.ratelimit.redis import RETRY_SECONDS, BackendState, SharedServer
+from llmteam.ratelimit.redis import RETRY_SECONDS, SCAN, BackendState, SharedServer
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -115,6 +115,27 @@ class RedisLimitBackend:
             LimitView(key, float(tokens), under_way, waiting, _seconds(wait), limited_by.decode(), _room(rates, room))
             for (key, rates), (tokens, under_way, waiting, wait, limited_by, room) in zip(limits, answer, strict=True)
         ]
+
+    def used(self) -> list[tuple[LimitKey, str]]:
+        """The limits that something is counted of, each with the digest of its settings.
+
+        Found by SCAN, which lets others through. Raises :class:`InfrastructureError`.
+        """
+        with self._server.required() as client:
+            names = [name.decode() for name in client.scan_iter(match=f"{self._prefix}*", count=SCAN)]
+        places = {tuple(name.removeprefix(self._prefix).split(":")[:4]) for name in names}
+        found = [([unquote(part) for part in parts], digest) for *parts, digest in places]
+        return [(LimitKey(*parts), digest) for parts, digest in sorted(found)]
+
+    def forget(self, key: LimitKey) -> bool:
+        """Count a limit anew, whatever its settings; calls under way and who waits stay. False when it was not used.
+
+        Raises :class:`InfrastructureError`.
+        """
+        with self._server.required() as client:
+            names = list(client.scan_iter(match=f"{_place(self._prefix, key)}*", count=SCAN))
+            counted = [name for name in names if name.endswith((b":state", b":log"))]
+            return bool(counted) and client.delete(*counted) > 0
 
     def check(self) -> None:
         """Ask the server something that counts for nobody, so that :meth:`backend_state` tells how it is now."""
