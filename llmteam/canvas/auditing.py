@@ -15,7 +15,7 @@ from llmteam.canvas.state import Change, SegmentStatus
 from llmteam.events.models import EventType
 from llmteam.tenancy.exceptions import TenantError, TenantLimitExceededError
 
-__all__ = ["change_of", "refusal_of", "start_of"]
+__all__ = ["change_of", "resume_refusal", "start_of", "start_refusal"]
 
 _ENDS = {
     SegmentStatus.COMPLETED: (AuditEventType.PIPELINE_COMPLETED, AuditSeverity.INFO, "complete"),
@@ -61,16 +61,25 @@ def change_of(header: RunHeader, change: Change) -> list[AuditDraft]:
     return [_draft(event_type, (header.segment_id, header.run_id), action, change.by, told, timestamp=change.now)]
 
 
-def refusal_of(run: NewRun, reason: TenantError) -> AuditDraft:
+def start_refusal(run: NewRun, reason: TenantError) -> AuditDraft:
     """That the run was not started, and which rule of its tenant did not allow it."""
-    name = f"limit: {reason.limit_type}" if isinstance(reason, TenantLimitExceededError) else type(reason).__name__
     kind = None if run.link is None else run.link.kind
     person = run.by if kind in {"retry", "fork"} else run.options.started_by
     ident = (run.pinned.definition.segment_id, run.run_id)
+    return _refusal(ident, kind or "start", person, reason)
+
+
+def resume_refusal(header: RunHeader, person: str, reason: TenantError) -> AuditDraft:
+    """That a paused run does not go on, and which rule of its tenant did not allow it."""
+    return _refusal((header.segment_id, header.run_id), "resume", person, reason)
+
+
+def _refusal(ident: tuple[str, str], action: str, person: str, reason: TenantError) -> AuditDraft:
+    name = f"limit: {reason.limit_type}" if isinstance(reason, TenantLimitExceededError) else type(reason).__name__
     return _draft(
         AuditEventType.ACCESS_DENIED,
         ident,
-        kind or "start",
+        action,
         person,
         None,
         severity=AuditSeverity.WARNING,

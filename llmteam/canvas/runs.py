@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from llmteam import codec
-from llmteam.canvas.auditing import refusal_of
+from llmteam.canvas.auditing import start_refusal
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import AlreadyRunningError, RunNotFoundError, UnknownSegmentError
@@ -256,7 +256,7 @@ class Runs:
             refused = exc
         taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
         if taken is None and refused is not None:
-            self.engine.denials.note(run.tenant_id, refusal_of(run, refused))
+            self.engine.denials.note(run.tenant_id, start_refusal(run, refused))
             raise refused
         return False, taken
 

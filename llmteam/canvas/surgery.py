@@ -10,7 +10,7 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.canvas import pauses
-from llmteam.canvas.auditing import refusal_of
+from llmteam.canvas.auditing import resume_refusal, start_refusal
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import (
     RunNotFoundError,
@@ -141,7 +141,11 @@ class Surgery:
         if record.status is not SegmentStatus.PAUSED and record.run_id == name:
             raise RunStateError(name, f"is {record.status.value}, not paused: only a paused run can be resumed")
         header = self._header(tenant_id, record.run_id)
-        change = self._apply(header, lambda moment: pauses.resume(moment, snapshot_id, by), door="standing")
+        try:
+            change = self._apply(header, lambda moment: pauses.resume(moment, snapshot_id, by), door="standing")
+        except TenantError as exc:
+            self._engine.denials.note(tenant_id, resume_refusal(header, by, exc))
+            raise
         if not change.applied:
             now = self._record(tenant_id, record.run_id).status
             raise SnapshotStaleError(record.run_id, snapshot_id, now.value)
@@ -269,7 +273,7 @@ class Surgery:
         try:
             engine.begin_run(run, change)
         except TenantError as exc:
-            engine.denials.note(run.tenant_id, refusal_of(run, exc))
+            engine.denials.note(run.tenant_id, start_refusal(run, exc))
             raise
         return run_id
 

@@ -480,3 +480,15 @@ def test_a_retry_that_is_refused_is_told(gate: Gate) -> None:
         gate.ward.surgery.retry(TENANT, old, by="bob")
 
     assert denials(gate) == [("bob", "retry", "TenantInactiveError")]
+
+
+def test_a_resume_that_is_refused_is_told(gate: Gate) -> None:
+    gate.tenant()
+    run_id = gate.start()
+    gate.ward.surgery.pause(TENANT, run_id, 0.0)
+    gate.tenant(is_active=False)
+
+    with pytest.raises(TenantInactiveError):
+        gate.ward.surgery.resume(TENANT, run_id, by="bob")
+
+    assert denials(gate) == [("bob", "resume", "TenantInactiveError")]
