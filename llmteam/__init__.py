@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmteam.events import *
     from llmteam.human import *
     from llmteam.ratelimit import *
+    from llmteam.roles import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
 
@@ -49,6 +50,7 @@ _NAMES = {
         "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "
         "register_limit"
     ),
+    "roles": "ProcessEvent ProcessMetrics ProcessMiningEngine ProcessModel",
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "
         "RuntimeContextManager SecretAccessDeniedError SecretsProvider StepContext Store StoreRegistry "

@@ -18,6 +18,7 @@ from llmteam.cli.explain import explain
 from llmteam.cli.inbox import inbox
 from llmteam.cli.keys import keys
 from llmteam.cli.limits import limits
+from llmteam.cli.mining import mining
 from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
@@ -53,6 +54,7 @@ _COMMANDS = (
     audit,
     keys,
     limits,
+    mining,
     inbox,
     notifications,
     tenants,
