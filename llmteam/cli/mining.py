@@ -141,16 +141,17 @@ def _counted(runs: Iterable[StoredRun]) -> Iterator[StoredRun]:
 def _destination(path: Path | None) -> Iterator[TextIO]:
     """The file, which appears whole or not at all; standard output when none is named."""
     if path is None:
-        yield cast("TextIO", click.get_text_stream("stdout", encoding="utf-8", errors="backslashreplace"))
+        with click.open_file("-", "w", encoding="utf-8") as stream:
+            yield cast("TextIO", stream)
         return
     part = path.with_name(f"{path.name}.part")
     try:
         if path.name.endswith(".gz"):
-            with gzip.open(part, "wt", encoding="utf-8", newline="\n") as stream:
-                yield stream
+            with gzip.open(part, "wt", encoding="utf-8", newline="\n") as packed:
+                yield packed
         else:
-            with part.open("w", encoding="utf-8", newline="\n") as stream:
-                yield stream
+            with part.open("w", encoding="utf-8", newline="\n") as plain:
+                yield plain
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -74,12 +74,12 @@ class PostgresRunReader:
 
     def _page(self, tenant_id: str, page: Sequence[Any]) -> Iterator[StoredRun]:
         """The runs of a page with their events; those that have none come last."""
-        found = {row[1]: tuple(row) for row in page}
+        found: dict[str, list[Any]] = {row[1]: list(row) for row in page}
         events = self._events(tenant_id, list(found))
         for run_id, own in groupby(events, key=lambda event: event.run_id):
-            yield StoredRun(*found.pop(run_id), own)
+            yield _run(found.pop(run_id), own)
         for row in found.values():
-            yield StoredRun(*row, ())
+            yield _run(row, ())
 
     def _events(self, tenant_id: str, runs: list[str]) -> Iterator[StoredEvent]:
         run, seq = "", 0
@@ -93,6 +93,10 @@ class PostgresRunReader:
     def _read(self, tenant_id: str, statement: str, **values: Any) -> Sequence[Any]:
         with self._database.tenant_transaction(tenant_id) as connection:
             return connection.execute(text(statement), values).all()
+
+
+def _run(row: list[Any], events: Iterable[StoredEvent]) -> StoredRun:
+    return StoredRun(*[*row, events])
 
 
 _EARLIEST = datetime.fromisoformat("0001-01-02T00:00:00+00:00")

@@ -152,6 +152,7 @@ class Player:
                 if waiting and self._must_go_on(edge):
                     self._left(edge.target, f"'{edge.source}' is over, and it neither began nor was skipped")
             if not self._begun and not self._linked:
+                self._found.produced += 1
                 self._left(self._net.entry, "the step that runs first never began")
         return self._found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -107,12 +107,15 @@ def _string(key: str, value: str) -> str:
     return f'<string key="{escaped(key)}" value="{escaped(value)}"/>\n'
 
 
-def _attributes(values: Mapping[str, Any], taken: Iterable[str]) -> str:
-    return "".join(
-        f'<{kind} key="{escaped(key)}" value="{escaped(text)}"/>\n'
-        for key, (kind, text) in ((key, _typed(value)) for key, value in values.items() if key not in taken)
-        if kind
-    )
+def _attributes(values: Mapping[str, Any], taken: Collection[str]) -> str:
+    """The attributes that have a value, but for keys that are ``taken``; a key stands once in its element."""
+    written: dict[str, str] = {}
+    for key, value in values.items():
+        kind, text = _typed(value)
+        if kind and key not in taken:
+            name = escaped(key)
+            written[name] = f'<{kind} key="{name}" value="{escaped(text)}"/>\n'
+    return "".join(written.values())
 
 
 def _typed(value: Any) -> tuple[str, str]:
