@@ -59,7 +59,7 @@ def _event(event: WorktrailEvent, rows: Mapping[Key, StepRecord]) -> StoredEvent
         None if event.error is None else event.error.error_type,
         event.payload if kind in TELLING else None,
         None if record is None else record.row.ready_at,
-        None if record is None else record.row.decisions,
+        None if record is None or record.row.decisions is None else list(record.row.decisions),
     )
 
 

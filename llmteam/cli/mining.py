@@ -196,7 +196,7 @@ def _print(found: Report) -> None:
 
 
 def _print_segment(segment: SegmentReport) -> None:
-    from llmteam.mining.page import way_text
+    from llmteam.mining.page import mean_text, way_text
     from llmteam.mining.waits import Cause
 
     metrics = segment.measures.metrics()
@@ -220,7 +220,7 @@ def _print_segment(segment: SegmentReport) -> None:
     ways = segment.common()[:_SHOWN]
     _section(
         ["RUNS", "ENDED", "ON AVERAGE", "WAY"],
-        [[f"{one.runs:,}", one.status, duration(one.seconds.value), way_text(one)] for one in ways],
+        [[f"{one.runs:,}", one.status, mean_text(one.seconds), way_text(one)] for one in ways],
     )
     _print_conformance(segment)
 

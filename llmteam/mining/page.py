@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from html import escape
 
+from llmteam.mining.measures import Mean
 from llmteam.mining.pictures import bars, process_map
 from llmteam.mining.report import Conformance, Report, SegmentReport, Variant
 from llmteam.mining.waits import Cause
@@ -134,7 +135,7 @@ def _time(segment: SegmentReport, ident: str) -> Iterator[str]:
 
 def _variants(segment: SegmentReport) -> str:
     rows = [
-        (way_text(one), one.status, f"{one.runs:,}", seconds_text(one.seconds.value), one.example)
+        (way_text(one), one.status, f"{one.runs:,}", mean_text(one.seconds), one.example)
         for one in segment.common()[:_ROWS]
     ]
     rest = segment.runs - sum(one.runs for one in segment.common()[:_ROWS])
@@ -167,6 +168,11 @@ def way_text(variant: Variant) -> str:
     """The steps of a variant in a line."""
     more = f" → … {variant.more:,} more" if variant.more else ""
     return (" → ".join(variant.steps) or "no step completed") + more
+
+
+def mean_text(seconds: Mean) -> str:
+    """A mean length of time in a person's units; nothing of nothing."""
+    return seconds_text(seconds.value) if seconds.count else ""
 
 
 def seconds_text(seconds: float) -> str:

@@ -55,7 +55,7 @@ def test_quick_bench_at_size_tells_of_kills_wide_joins_and_waiting_runs(folder: 
 
     assert process.returncode == 0, errors
     found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
-    assert len(found) == 11
+    assert len(found) == 13
     assert all(name in out for name in found)
     assert all(one["ours"] >= 0 for one in found.values())
 
