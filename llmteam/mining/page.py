@@ -60,7 +60,7 @@ def _parts(report: Report, tenant: str, made_at: datetime) -> Iterator[str]:
     yield _HEAD.replace("{style}", _STYLE)
     runs = sum(one.runs for one in report.segments.values())
     yield "<h1>Process mining report</h1>\n"
-    yield f"<p>Tenant {_text(tenant)}, {runs:,} runs of {len(report.segments):,} segments, made at "
+    yield f"<p>Tenant {_text(tenant)}; runs: {runs:,}; segments: {len(report.segments):,}; made at "
     yield f'<time datetime="{made_at.isoformat()}">{made_at:%Y-%m-%d %H:%M} UTC</time>.</p>\n'
     if not report.segments:
         yield "<p>No run was started in this period.</p>\n"
@@ -74,7 +74,7 @@ def _segment(segment: SegmentReport, ident: str) -> Iterator[str]:
     yield f'<section aria-labelledby="{ident}">\n<h2 id="{ident}">{_text(segment.segment_id)}</h2>\n'
     yield _table(
         "Runs",
-        ("", "value"),
+        ("measure", "value"),
         [
             ("runs", f"{segment.runs:,}"),
             *((status, f"{many:,}") for status, many in sorted(segment.statuses.items())),

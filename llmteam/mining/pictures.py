@@ -17,7 +17,10 @@ from llmteam.mining.waits import Cause
 STEPS, EDGES = 60, 150
 _WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 150, 40, 30, 56, 24
 _LETTERS = 18
+#: How far from the boxes an edge passes them, and how many such edges stand beside each other.
+_BESIDE, _LANES = 22, 6
 Edge = tuple[str, str]
+Places = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +43,20 @@ def process_map(steps: Mapping[str, int], edges: Mapping[Edge, int], ident: str)
     inside = {edge: times for edge, times in edges.items() if {*edge} <= set(shown)}
     drawn = dict(sorted(inside.items(), key=lambda one: (-one[1], one[0]))[:EDGES])
     places = _places(shown, drawn)
-    wide = max((x for x, _ in places.values()), default=0) + _WIDTH + _MARGIN
+    lanes = _lanes(places, drawn)
+    ways = {edge: _way(places, edge, lanes.get(edge, 0)) for edge in drawn}
+    across = [x for x, _ in places.values()] + [place[0] for _, place in ways.values()]
+    left = min(across, default=0) - 2 * _MARGIN
+    wide = max((*across, *(x + _WIDTH for x, _ in places.values())), default=0) + 2 * _MARGIN - left
     high = max((y for _, y in places.values()), default=0) + _HEIGHT + _MARGIN
     most = max(drawn.values(), default=1)
     parts = [
-        f'<svg role="img" aria-labelledby="{ident}-t {ident}-d" viewBox="0 0 {wide} {high}" width="{wide}">',
+        f'<svg role="img" aria-labelledby="{ident}-t {ident}-d" viewBox="{left} 0 {wide} {high}" width="{wide}">',
         f'<title id="{ident}-t">Process map</title>',
         f'<desc id="{ident}-d">{escape(_in_words(drawn))}</desc>',
         f'<defs><marker id="{ident}-a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8"',
         ' markerUnits="userSpaceOnUse" orient="auto"><path class="arrow" d="M0 0 8 4 0 8z"/></marker></defs>',
-        *(_edge(places, edge, times, most, ident) for edge, times in drawn.items()),
+        *(_edge(edge, ways[edge], times, most, ident) for edge, times in drawn.items()),
         *(_box(places[name], name, every[name]) for name in shown),
         "</svg>",
     ]
@@ -129,23 +136,51 @@ def _box(place: tuple[int, int], name: str, times: int) -> str:
     )
 
 
-def _edge(places: Mapping[str, tuple[int, int]], edge: Edge, times: int, most: int, ident: str) -> str:
+def _way(places: Places, edge: Edge, lane: int) -> tuple[str, tuple[int, int]]:
+    """The path of an edge and where its label stands.
+
+    To the next layer it goes straight down, further down it passes the boxes between on the left, and up on the right;
+    ``lane`` sets those apart that pass on the same side.
+    """
     (ax, ay), (bx, by) = (places[name] for name in edge)
-    middle = _WIDTH // 2
+    if by - ay == _HEIGHT + _DOWN:
+        x, y, to, bend = ax + _WIDTH // 2, ay + _HEIGHT, bx + _WIDTH // 2, _DOWN // 2
+        return f"M{x} {y}C{x} {y + bend} {to} {by - bend} {to} {by}", ((x + to) // 2, y + bend)
+    passed = [x for x, y in places.values() if min(ay, by) <= y <= max(ay, by)]
     if by > ay:
-        start, end = (ax + middle, ay + _HEIGHT), (bx + middle, by)
-        bend = (end[1] - start[1]) // 2
-        path = f"M{start[0]} {start[1]}C{start[0]} {start[1] + bend} {end[0]} {end[1] - bend} {end[0]} {end[1]}"
-        label = ((start[0] + end[0]) // 2, (start[1] + end[1]) // 2)
+        start, end, beside = ax, bx, min(passed) - _BESIDE * (lane + 1)
     else:
-        start, end = (ax + _WIDTH, ay + 12), (bx + _WIDTH, by + _HEIGHT - 12)
-        path = f"M{start[0]} {start[1]}C{start[0] + 22} {start[1]} {end[0] + 22} {end[1]} {end[0]} {end[1]}"
-        label = (max(start[0], end[0]) + 12, (start[1] + end[1]) // 2)
+        start, end, beside = ax + _WIDTH, bx + _WIDTH, max(passed) + _WIDTH + _BESIDE * (lane + 1)
+    # A cubic reaches three quarters of the way to its control points.
+    bends = [one + (beside - one) * 4 // 3 for one in (start, end)]
+    down = _HEIGHT // 2 if ay != by else _HEIGHT // 4
+    y, to = ay + down, by + _HEIGHT - down
+    return f"M{start} {y}C{bends[0]} {y} {bends[1]} {to} {end} {to}", (beside, (y + to) // 2)
+
+
+def _lanes(places: Places, edges: Iterable[Edge]) -> dict[Edge, int]:
+    """For each edge how many that are shorter pass on its side; a few lanes are used in turn."""
+
+    def reach(edge: Edge) -> int:
+        return places[edge[1]][1] - places[edge[0]][1]
+
+    aside = sorted((edge for edge in edges if reach(edge) != _HEIGHT + _DOWN), key=lambda edge: abs(reach(edge)))
+    used: Counter[bool] = Counter()
+    lanes = {}
+    for edge in aside:
+        side = reach(edge) > 0
+        lanes[edge] = used[side] % _LANES
+        used[side] += 1
+    return lanes
+
+
+def _edge(edge: Edge, way: tuple[str, tuple[int, int]], times: int, most: int, ident: str) -> str:
+    path, (x, y) = way
     width = 1 + 3 * math.log1p(times) / math.log1p(most)
     return (
         f"<g><title>{escape(edge[0])} to {escape(edge[1])}: {times:,} times</title>"
         f'<path class="edge" d="{path}" stroke-width="{width:.1f}" marker-end="url(#{ident}-a)"/>'
-        f'<text class="times" x="{label[0]}" y="{label[1]}">{times:,}</text></g>'
+        f'<text class="times" x="{x}" y="{y + 4}">{times:,}</text></g>'
     )
 
 

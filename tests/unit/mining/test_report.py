@@ -151,10 +151,10 @@ def test_a_map_of_any_shape_has_every_step_once_within_its_frame(pairs: list[tup
     drawn = process_map({"s0": 3}, edges, "m")
 
     root = ET.fromstring(drawn.svg)
-    _, _, wide, high = map(float, (root.get("viewBox") or "").split())
+    left, _, wide, high = map(float, (root.get("viewBox") or "").split())
     boxes = [(float(one.get("x", "")), float(one.get("y", ""))) for one in root.iter("rect")]
     assert len(boxes) == len(set(boxes)) == len({"s0", *(name for edge in edges for name in edge)})
-    assert all(x >= 0 and x + 150 <= wide and y >= 0 and y + 40 <= high for x, y in boxes)
+    assert all(x >= left and x + 150 <= left + wide and y >= 0 and y + 40 <= high for x, y in boxes)
     assert sum(1 for one in root.iter("path") if one.get("class") == "edge") == len(edges)
 
 
