@@ -13,8 +13,8 @@ from llmteam.db.engine import Database
 from llmteam.ids import Clock, as_utc, utc_now
 from llmteam.mining.records import OF_STEPS, TELLING, Selection, StoredEvent, StoredRun
 
-#: Runs of one page, and events read at once.
-RUNS, EVENTS = 500, 2000
+#: Runs of one page, and events that are read at once.
+RUNS, EVENTS = 500, 4000
 
 
 def _listed(names: frozenset[str]) -> str:
@@ -22,7 +22,7 @@ def _listed(names: frozenset[str]) -> str:
 
 
 READ_RUNS = """
-SELECT tenant_id, run_id, segment_id, status, definition_hash, link, created_at, started_at, finished_at
+SELECT tenant_id, run_id, segment_id, status, definition_hash, link, created_at, started_at, finished_at, next_seq
   FROM llmteam.runs
  WHERE tenant_id = :tenant AND created_at >= :since AND created_at < :until AND (created_at, run_id) > (:since, :after)
    AND (CAST(:segment AS text) IS NULL OR segment_id = :segment)
@@ -30,25 +30,29 @@ SELECT tenant_id, run_id, segment_id, status, definition_hash, link, created_at,
  LIMIT :page
 """
 
-# Names of our own enumeration. The page is cut before steps are looked up, one by one by their key.
+# Names of our own enumeration. Each part of a run, and each step, is looked up by its key: OFFSET 0 keeps the planner
+# from reading a tenant's whole table where it has no statistics yet.
 READ_EVENTS = f"""
-WITH page AS MATERIALIZED (
-  SELECT run_id, seq, event_type, ts, step_id, step_type, visit, attempt, duration_ms, error ->> 'error_type' AS error,
-         CASE WHEN event_type IN ({_listed(TELLING)}) THEN payload END AS told
-    FROM llmteam.events
-   WHERE tenant_id = :tenant AND run_id = ANY(:runs) AND (run_id, seq) > (:run, :seq)
-   ORDER BY run_id, seq
-   LIMIT :page)
-SELECT page.*, step.ready_at, step.decisions
-  FROM page
+SELECT event.*, step.ready_at, step.decisions
+  FROM unnest(CAST(:runs AS text[]), CAST(:firsts AS int[]), CAST(:lasts AS int[])) WITH ORDINALITY
+       AS part (run, first, last, place)
+  CROSS JOIN LATERAL (
+    SELECT run_id, seq, event_type, ts, step_id, step_type, visit, attempt, duration_ms, error ->> 'error_type',
+           CASE WHEN event_type IN ({_listed(TELLING)}) THEN payload END
+      FROM llmteam.events
+     WHERE tenant_id = :tenant AND run_id = part.run AND seq BETWEEN part.first AND part.last
+    OFFSET 0) event
   LEFT JOIN LATERAL (
     SELECT ready_at, decisions
       FROM llmteam.run_steps
-     WHERE tenant_id = :tenant AND run_id = page.run_id AND step_id = page.step_id AND visit = coalesce(page.visit, 1)
-     OFFSET 0) step
-    ON page.event_type IN ({_listed(OF_STEPS)})
- ORDER BY page.run_id, page.seq
+     WHERE tenant_id = :tenant AND run_id = part.run AND step_id = event.step_id AND visit = coalesce(event.visit, 1)
+    OFFSET 0) step
+    ON event.event_type IN ({_listed(OF_STEPS)})
+ ORDER BY part.place, event.seq
 """
+
+#: Numbers of a run's events, the first and the last.
+Part = tuple[str, int, int]
 
 
 class PostgresRunReader:
@@ -63,7 +67,7 @@ class PostgresRunReader:
         self._clock = clock
 
     def runs(self, selection: Selection) -> Iterator[StoredRun]:
-        """The wanted runs, oldest first within some hundreds."""
+        """The wanted runs, oldest first."""
         since = _EARLIEST if selection.since is None else as_utc(selection.since)
         until = self._clock() if selection.until is None else as_utc(selection.until)
         wanted: dict[str, Any] = {"tenant": selection.tenant_id, "segment": selection.segment_id, "until": until}
@@ -73,30 +77,44 @@ class PostgresRunReader:
             since, after = page[-1][6], page[-1][1]
 
     def _page(self, tenant_id: str, page: Sequence[Any]) -> Iterator[StoredRun]:
-        """The runs of a page with their events; those that have none come last."""
-        found: dict[str, list[Any]] = {row[1]: list(row) for row in page}
-        events = self._events(tenant_id, list(found))
-        for run_id, own in groupby(events, key=lambda event: event.run_id):
-            yield _run(found.pop(run_id), own)
-        for row in found.values():
-            yield _run(row, ())
+        """The runs of a page with their events, as many as each had when the page was read."""
+        events = self._events(tenant_id, [(row[1], row[9] - 1) for row in page])
+        groups = groupby(events, key=lambda event: event.run_id)
+        run_id, own = next(groups, ("", None))
+        for row in page:
+            if own is not None and row[1] == run_id:
+                yield StoredRun(*row[:9], own)
+                run_id, own = next(groups, ("", None))
+            else:
+                yield StoredRun(*row[:9], ())
 
-    def _events(self, tenant_id: str, runs: list[str]) -> Iterator[StoredEvent]:
-        run, seq = "", 0
-        while True:
-            rows = self._read(tenant_id, READ_EVENTS, tenant=tenant_id, runs=runs, run=run, seq=seq, page=EVENTS)
+    def _events(self, tenant_id: str, runs: Iterable[tuple[str, int]]) -> Iterator[StoredEvent]:
+        for parts in batches(runs):
+            names, firsts, lasts = (list(each) for each in zip(*parts, strict=True))
+            rows = self._read(tenant_id, READ_EVENTS, tenant=tenant_id, runs=names, firsts=firsts, lasts=lasts)
             yield from (StoredEvent(*row) for row in rows)
-            if len(rows) < EVENTS:
-                return
-            run, seq = rows[-1][0], rows[-1][1]
 
     def _read(self, tenant_id: str, statement: str, **values: Any) -> Sequence[Any]:
         with self._database.tenant_transaction(tenant_id) as connection:
             return connection.execute(text(statement), values).all()
 
 
-def _run(row: list[Any], events: Iterable[StoredEvent]) -> StoredRun:
-    return StoredRun(*[*row, events])
+def batches(runs: Iterable[tuple[str, int]], most: int = EVENTS) -> Iterator[list[Part]]:
+    """Parts of runs, given with how many events each has, in order: together no more than ``most`` events at once."""
+    batch: list[Part] = []
+    room = most
+    for run_id, count in runs:
+        first = 1
+        while first <= count:
+            last = min(count, first + room - 1)
+            batch.append((run_id, first, last))
+            room -= last - first + 1
+            first = last + 1
+            if not room:
+                yield batch
+                batch, room = [], most
+    if batch:
+        yield batch
 
 
 _EARLIEST = datetime.fromisoformat("0001-01-02T00:00:00+00:00")

@@ -9,12 +9,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import text
 
 from llmteam.db import Database
 from llmteam.events.models import EventType
 from llmteam.mining import PostgresRunReader, Selection
-from llmteam.mining.postgres import EVENTS, READ_EVENTS, READ_RUNS, RUNS
+from llmteam.mining.postgres import EVENTS, READ_EVENTS, READ_RUNS, RUNS, batches
 from tests.conformance.desk import TENANT, Desk
 from tests.drawing import draw
 from tests.mined import at, run_of
@@ -26,7 +28,8 @@ LONG = 2 * EVENTS + 7
 FILL = """
 INSERT INTO llmteam.runs (tenant_id, run_id, segment_id, definition_hash, status, next_seq, config, context,
                           root_run_id, created_at)
-SELECT %(tenant)s, 'run-' || n, 'seg-' || n %% 2, 'h', 'completed', 9, '{}', '{}', 'run-' || n,
+SELECT %(tenant)s, 'run-' || n, 'seg-' || n %% 2, 'h', 'completed', CASE WHEN n = 77 THEN %(long)s ELSE 8 END + 1,
+       '{}', '{}', 'run-' || n,
        timestamptz '2026-01-01 00:00Z' + n / 2 * interval '1 hour'
   FROM generate_series(1, %(many)s) n;
 INSERT INTO llmteam.events (tenant_id, run_id, seq, event_type, ts, segment_id, step_id, step_type, visit, severity,
@@ -91,14 +94,28 @@ def test_runs_that_are_left_unread_do_not_stop_those_behind_them(full: Database)
 
 def test_a_page_reads_by_indexes_and_no_more_than_it_gives(full: Database) -> None:
     runs = {"tenant": TENANT, "segment": None, "since": at(0), "until": at(1e9), "after": "", "page": RUNS}
-    events = {"tenant": TENANT, "runs": [f"run-{n}" for n in range(100, 200)], "run": "run-11", "seq": 0, "page": 100}
+    names = [f"run-{number}" for number in range(100, 110)]
+    events = {"tenant": TENANT, "runs": names, "firsts": [1] * 10, "lasts": [8] * 10}
 
-    for statement, values, most in ((READ_RUNS, runs, RUNS + 2), (READ_EVENTS, events, 300)):
+    for statement, values, most in ((READ_RUNS, runs, RUNS + 2), (READ_EVENTS, events, 160)):
         with full.tenant_transaction(TENANT) as connection:
             plan = connection.execute(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"), values).scalar_one()
         kinds, rows = rows_read(plan[0]["Plan"])
-        assert kinds <= {"Index Scan", "Index Only Scan", "CTE Scan", "Subquery Scan"}, json.dumps(plan, indent=1)
+        assert kinds <= {"Index Scan", "Index Only Scan", "Function Scan", "Subquery Scan"}, json.dumps(plan, indent=1)
         assert rows <= most, json.dumps(plan, indent=1)
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 20))
+def test_parts_of_runs_cover_every_event_once_and_are_never_too_many(counts: list[int], most: int) -> None:
+    runs = [(f"r{number}", count) for number, count in enumerate(counts)]
+
+    found = list(batches(runs, most))
+
+    sizes = [sum(last - first + 1 for _, first, last in batch) for batch in found]
+    assert all(size == most for size in sizes[:-1])
+    assert all(0 < size <= most for size in sizes)
+    covered = [(run, seq) for batch in found for run, first, last in batch for seq in range(first, last + 1)]
+    assert covered == [(run, seq) for run, count in runs for seq in range(1, count + 1)]
 
 
 def rows_read(plan: dict[str, Any]) -> tuple[set[str], float]:
