@@ -6,16 +6,17 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import click
 from rich.console import Console
 
-from bench import report, scale
+from bench import limiter, report, scale, trust
 from bench.ours import Llmteam
 from bench.raw import RawCelery, make_app
 from bench.servers import Site, Worker, connections_for, site, workers
@@ -24,13 +25,14 @@ from llmteam.errors import LLMTeamError
 
 Rounds = Mapping[str, Mapping[str, Sequence[Figures]]]
 _ALL = ("chain", "fan", "waits")
+_MORE = (*scale.MEASURES, *trust.MEASURES, *limiter.MEASURES)
 _WORKLOADS: Mapping[str, tuple[Workload, ...]] = {"steps": (chain, fan), "waits": (waits,)}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="One small round: shows that everything works, measures nothing.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds of each workload (5).")
-@click.option("--only", type=click.Choice([*_ALL, *scale.MEASURES]), multiple=True, help="Only this workload.")
+@click.option("--only", type=click.Choice([*_ALL, *_MORE]), multiple=True, help="Only this workload.")
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there.")
 @click.option("--raw-without-acks", is_flag=True, help="Raw Celery does not acknowledge messages either.")
 def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | None, raw_without_acks: bool) -> None:
@@ -38,14 +40,15 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
 
     Raw Celery runs a chain and a chord of no-op tasks with results, and tasks that sleep; llmteam runs segments of
     no-op steps, of which each commits to Postgres. Then what happens at size: a worker that is killed, a join of
-    10,000 branches, steps among 100,000 waiting runs, an event log of a million events.
+    10,000 branches, steps among 100,000 waiting runs, an event log of a million events. Then what trust costs (audit
+    chains, row security), and limits.
     """
     size = QUICK if quick else FULL
     if rounds is not None:
         size = replace(size, rounds=rounds)
     signal.signal(signal.SIGTERM, _leave)
     console, progress = Console(width=None if sys.stdout.isatty() else 130), Console(stderr=True)
-    wanted = only or (*_ALL, *scale.MEASURES)
+    wanted = only or (*_ALL, *_MORE)
     try:
         with site() as place:
             console.print(_setting(place))
@@ -56,7 +59,7 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
             found = report.lines(rows, raw, ours)
             if found:
                 report.show(console, found, size)
-            findings = _at_size(place, scale.QUICK if quick else scale.FULL, wanted, progress)
+            findings = _at_size(place, wanted, progress, quick=quick)
             if findings:
                 report.show_findings(console, findings)
             if target is not None:
@@ -66,13 +69,19 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
         raise click.ClickException(str(exc)) from None
 
 
-def _at_size(place: Site, size: scale.Scale, wanted: Sequence[str], progress: Console) -> list[scale.Finding]:
+def _at_size(place: Site, wanted: Sequence[str], progress: Console, *, quick: bool) -> list[scale.Finding]:
+    size, amount = (scale.QUICK, trust.QUICK) if quick else (scale.FULL, trust.FULL)
+    measures: dict[str, Callable[[], list[scale.Finding]]] = {
+        **{name: partial(measure, place, size) for name, measure in scale.MEASURES.items()},
+        **{name: partial(measure, place, amount) for name, measure in trust.MEASURES.items()},
+        **{name: partial(measure, place, size) for name, measure in limiter.MEASURES.items()},
+    }
     found: list[scale.Finding] = []
-    for name, measure in scale.MEASURES.items():
+    for name, measure in measures.items():
         if name in wanted:
             _check_asked()
             with progress.status(name):
-                found += measure(place, size)
+                found += measure()
     return found
 
 

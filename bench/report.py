@@ -66,7 +66,7 @@ def _verdict(line: Line) -> str:
 
 def show_findings(console: Console, found: Sequence[Finding]) -> None:
     """Print what happens at size."""
-    table = Table(title="at size, one round")
+    table = Table(title="at size: one round; what trust costs: medians of its rounds")
     table.add_column("")
     for heading in ("llmteam", "beside", "", "budget"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -50,6 +50,7 @@ class Scale:
     waiting: int
     alone: int
     idle_seconds: float
+    decisions: int
     mined: int
 
 
@@ -61,9 +62,20 @@ FULL = Scale(
     waiting=100_000,
     alone=100,
     idle_seconds=30,
+    decisions=4_000,
     mined=1_000_000,
 )
-QUICK = Scale(killed=4, lease_seconds=2, sweep_seconds=0.5, width=50, waiting=500, alone=3, idle_seconds=2, mined=2_000)
+QUICK = Scale(
+    killed=4,
+    lease_seconds=2,
+    sweep_seconds=0.5,
+    width=50,
+    waiting=500,
+    alone=3,
+    idle_seconds=2,
+    decisions=80,
+    mined=2_000,
+)
 
 
 @dataclass(frozen=True)
@@ -273,13 +285,14 @@ def _fill(place: Site, count: int) -> None:
 
 def _database_cpu(place: Site, seconds: float) -> float:
     """Share of one processor, in percent, that all of Postgres used while only sweeps went on."""
-    processes = _postgres(place)
-    before, begun = _cpu(processes), time.perf_counter()
+    processes = postgres_of(place)
+    before, begun = cpu_of(processes), time.perf_counter()
     time.sleep(seconds)
-    return 100 * (_cpu(processes) - before) / (time.perf_counter() - begun)
+    return 100 * (cpu_of(processes) - before) / (time.perf_counter() - begun)
 
 
-def _postgres(place: Site) -> Sequence[psutil.Process]:
+def postgres_of(place: Site) -> Sequence[psutil.Process]:
+    """The processes of Postgres."""
     connection = psycopg2.connect((place.settings.database_url or "").replace("+psycopg2", "", 1))
     try:
         cursor = connection.cursor()
@@ -292,7 +305,8 @@ def _postgres(place: Site) -> Sequence[psutil.Process]:
     return [main, *main.children()]
 
 
-def _cpu(processes: Sequence[psutil.Process]) -> float:
+def cpu_of(processes: Sequence[psutil.Process]) -> float:
+    """Seconds that they have used of processors."""
     found = 0.0
     for process in processes:
         try:

@@ -46,6 +46,7 @@ class Site:
 
     settings: Settings
     raw_broker: str
+    superuser_url: str
     folder: Path
     versions: Mapping[str, str]
     durability: Mapping[str, str]
@@ -83,6 +84,7 @@ def _prepared(servers: EmbeddedServers, folder: Path) -> Site:
     return Site(
         settings=settings,
         raw_broker=theirs,
+        superuser_url=servers.superuser_url,
         folder=folder,
         versions={"postgres": postgres, "valkey": valkey["valkey_version"]},
         durability={**durability, "appendonly": "on" if valkey["aof_enabled"] == "1" else "off"},

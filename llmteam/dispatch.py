@@ -8,18 +8,19 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmteam.errors import ConfigurationError
+from llmteam.errors import ConfigurationError, InfrastructureError
 from llmteam.ids import new_id
 from llmteam.lanes import Lanes
+from llmteam.regions import DEFAULT_REGION, plain, queue_in, region_of
 from llmteam.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from celery import Celery
     from kombu.entity import Queue
@@ -40,6 +41,21 @@ THREAD_QUEUES = (CONTROL_QUEUE, IO_QUEUE, LLM_QUEUE)
 #: Served by the ``prefork`` worker: users' handlers.
 PROCESS_QUEUES = (DEFAULT_QUEUE, QUARANTINE_QUEUE)
 QUEUES = THREAD_QUEUES + PROCESS_QUEUES
+
+
+def queues_in(region: str, queues: Iterable[str] = QUEUES) -> tuple[str, ...]:
+    """What a region calls these queues."""
+    return tuple(queue_in(queue, region) for queue in queues)
+
+
+def quarantine_beside(queue: str) -> str:
+    """The quarantine of the region of ``queue``."""
+    return queue_in(QUARANTINE_QUEUE, region_of(queue))
+
+
+def is_ours(queue: str) -> bool:
+    """Whether the queue is one of ours, of whatever region."""
+    return plain(queue) in QUEUES
 
 
 #: The priority of hints that go behind. Of Redis, kombu serves 0, which is all others', first; a RabbitMQ queue that
@@ -186,7 +202,9 @@ class CeleryDispatcher:
         declare = () if hint.queue in declared else None
         declared.add(hint.queue)
         lane = {"priority": BEHIND} if behind else {}
-        amqp.send_task_message(producer, RUN_STEP, message, queue=hint.queue, retry=False, declare=declare, **lane)
+        # The app declares the queues of its own region only.
+        queue = hint.queue if hint.queue in amqp.queues else _queue(hint.queue)
+        amqp.send_task_message(producer, RUN_STEP, message, queue=queue, retry=False, declare=declare, **lane)
 
     @contextmanager
     def _producer(self, count: int) -> Iterator[Producer]:
@@ -229,10 +247,10 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
     app.conf.update(
         broker_url=settings.broker_url,
         result_backend=settings.result_backend,
-        task_queues=step_queues(),
-        task_default_queue=DEFAULT_QUEUE,
+        task_queues=step_queues(settings.region),
+        task_default_queue=queue_in(DEFAULT_QUEUE, settings.region),
         task_create_missing_queues=False,
-        task_routes={START_RUN: {"queue": CONTROL_QUEUE}},
+        task_routes={START_RUN: {"queue": queue_in(CONTROL_QUEUE, settings.region)}},
         broker_transport_options=transport,
         result_backend_transport_options={"retry_policy": {"timeout": 5.0}},
         **_FIXED,
@@ -240,12 +258,91 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
     return app
 
 
-def step_queues() -> list[Queue]:
-    """Our queues as Celery's ``task_queues`` takes them; a foreign app adds them to its own."""
+def step_queues(region: str = DEFAULT_REGION) -> list[Queue]:
+    """Our queues as Celery's ``task_queues`` takes them; a foreign app adds those of its workers' region to its own."""
+    return [_queue(name) for name in queues_in(region)]
+
+
+def _queue(name: str) -> Queue:
     from kombu.entity import Exchange, Queue
 
     exchange = Exchange("llmteam")  # type: ignore[no-untyped-call]
-    return [Queue(queue, exchange, routing_key=queue, no_ack=True) for queue in QUEUES]  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
+
+
+def pass_on(app: Celery, task: str, arguments: Mapping[str, Any], queue: str) -> None:
+    """Send a task to a queue, of whatever region. Raises what the broker's client raises."""
+    known = queue if queue in app.amqp.queues else _queue(queue)
+    app.send_task(task, kwargs=dict(arguments), queue=known, ignore_result=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a message to another application goes: a queue, or an exchange of this ``kind`` and a routing key."""
+
+    routing_key: str
+    exchange: str = ""
+    kind: str = "direct"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``queue``, ``exchange/routing.key`` or, for another kind, ``topic:exchange/routing.key``.
+
+        Raises :class:`ConfigurationError`, for our own queues and exchanges too.
+        """
+        place, slash, key = text.rpartition("/")
+        kind, colon, exchange = place.rpartition(":")
+        known = kind in ("direct", "topic", "fanout") if colon else True
+        if not (key and known and bool(exchange) == bool(slash) and len(text) <= 255 and text.isprintable()):
+            raise ConfigurationError("a message goes to a queue, to exchange/routing.key or topic:exchange/routing.key")
+        if exchange.startswith("llmteam") or key.startswith("llmteam"):
+            raise ConfigurationError("queues and exchanges that begin with llmteam are this system's own")
+        return cls(key, exchange, kind or "direct")
+
+
+def publish(
+    broker_url: str,
+    address: Address,
+    body: bytes,
+    *,
+    headers: Mapping[str, str],
+    message_id: str | None = None,
+    correlation_id: str | None = None,
+    seconds: float = 10.0,
+) -> None:
+    """Put a JSON message where another application reads it; returns when the broker took it. Blocks.
+
+    The queue or exchange is declared, durable. Raises :class:`InfrastructureError`.
+    """
+    from kombu.connection import Connection
+    from kombu.entity import Exchange, Queue
+
+    transport = {"socket_timeout": seconds, "socket_connect_timeout": min(seconds, 5.0), "max_retries": 0}
+    amqp = broker_url.startswith(("amqp", "pyamqp"))
+    options = {"confirm_publish": True} if amqp else transport
+    failure: InfrastructureError
+    try:
+        made = Connection(broker_url, connect_timeout=min(seconds, 5.0), transport_options=options)  # type: ignore[no-untyped-call]
+        with made as connection:
+            exchange = Exchange(address.exchange, type=address.kind) if address.exchange else None  # type: ignore[no-untyped-call]
+            queue = None if exchange else Queue(address.routing_key, durable=True)  # type: ignore[no-untyped-call]
+            connection.Producer().publish(
+                body,
+                exchange=exchange or "",
+                routing_key=address.routing_key,
+                declare=[exchange or queue],
+                content_type="application/json",
+                content_encoding="utf-8",
+                delivery_mode=2,
+                headers=dict(headers),
+                message_id=message_id,
+                correlation_id=correlation_id,
+                retry=False,
+            )
+            return
+    except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises: its text may have the URL
+        failure = InfrastructureError(f"the broker did not take the message ({type(exc).__name__})")
+    raise failure
 
 
 def depth(connection: Any, queue: str) -> int:

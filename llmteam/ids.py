@@ -27,6 +27,7 @@ class InvalidIdentifierError(LLMTeamError, ValueError):
         super().__init__(f"{what} {value[:80]!r} is not usable: {rule}")
         self.what = what
         self.value = value
+        self.rule = rule
 
 
 def utc_now() -> datetime:

@@ -13,7 +13,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from llmteam.errors import ConfigurationError, LLMTeamError
-from llmteam.ids import check_identifier
+from llmteam.ids import InvalidIdentifierError, check_identifier
+from llmteam.regions import check_region
 
 #: Variables that keep the name which their own tools gave them.
 _FOREIGN_NAMES = {"openai_api_key", "openai_base_url", "anthropic_api_key"}
@@ -171,6 +172,11 @@ def _parts(text: str) -> tuple[str, ...]:
     return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
 
 
+def paths(name: str, text: str) -> tuple[Path, ...]:
+    """Files, separated by commas; ``~`` is the home of the user."""
+    return tuple(Path(part).expanduser() for part in _parts(text))
+
+
 def modules(name: str, text: str) -> tuple[str, ...]:
     """Names of modules."""
     for part in _parts(text):
@@ -275,11 +281,36 @@ def _whole(least: int, most: int, unit: str) -> Callable[[str, str], int]:
     return parse
 
 
+def region(name: str, text: str) -> str:
+    """Where a process runs steps."""
+    try:
+        return check_region(name, text)
+    except InvalidIdentifierError as exc:
+        raise bad(name, exc.rule, text) from None
+
+
 def tier(name: str, text: str) -> str:
     """The tier of a tenant."""
     if text.lower() not in _TIERS:
         raise bad(name, f"one of {', '.join(_TIERS)}", text)
     return text.lower()
+
+
+def flag(name: str, text: str) -> bool:
+    """Yes or no."""
+    if text not in {"0", "1"}:
+        raise bad(name, "0 or 1", text)
+    return text == "1"
+
+
+def identifiers(name: str, text: str) -> tuple[str, ...]:
+    """Ids, separated by commas."""
+    for part in _parts(text):
+        try:
+            check_identifier("id", part)
+        except LLMTeamError:
+            raise bad(name, "ids separated by commas", part) from None
+    return _parts(text)
 
 
 def log_level(name: str, text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmteam.dispatch import QUEUES, lanes_of
@@ -14,13 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 class BusyQueues:
-    """Looks at the queues of a Redis broker; of another broker it knows nothing, and no queue counts as busy.
+    """Looks at these queues of a Redis broker; of another broker it knows nothing, and no queue counts as busy.
 
     A queue is being worked off when its next message is another one than at the look before.
     """
 
-    def __init__(self, app: Celery, depth: int) -> None:
+    def __init__(self, app: Celery, depth: int, queues: Sequence[str] = QUEUES) -> None:
         self._app = app
+        self._queues = queues
         self._depth = depth
         self._heads: dict[str, tuple[bytes | None, bytes | None]] = {}
 
@@ -36,12 +38,12 @@ class BusyQueues:
 
     def _look(self, client: Any) -> list[str]:
         pipe = client.pipeline(transaction=False)
-        for lane in (lane for queue in QUEUES for lane in lanes_of(queue)):
+        for lane in (lane for queue in self._queues for lane in lanes_of(queue)):
             pipe.llen(lane)
             pipe.lindex(lane, -1)
         found = pipe.execute()
         busy = []
-        for place, queue in enumerate(QUEUES):
+        for place, queue in enumerate(self._queues):
             ahead, first, behind, other = found[4 * place : 4 * place + 4]
             before = self._heads.pop(queue, None)
             if (first, other) != (None, None):

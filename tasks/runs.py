@@ -32,6 +32,12 @@ def start_run(
     signature: str | None = None,
     idempotency_key: str | None = None,
     started_by: str | None = None,
+    forwarded: bool = False,
 ) -> str | None:
-    """Start a run for a producer that has only Celery; the message is the one that carries data."""
-    return step_worker().start_run(tenant_id, segment, input, run_id, idempotency_key, signature, started_by)
+    """Start a run for a producer that has only Celery; the message is the one that carries data.
+
+    ``forwarded``: a worker of another region sent it on.
+    """
+    return step_worker().start_run(
+        tenant_id, segment, input, run_id, idempotency_key, signature, started_by, forwarded=forwarded
+    )

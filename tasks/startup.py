@@ -15,10 +15,11 @@ from celery import current_task
 from celery.signals import celeryd_after_setup, setup_logging, worker_process_init, worker_ready
 
 from llmteam import telemetry
-from llmteam.dispatch import QUEUES, RUN_STEP
+from llmteam.dispatch import RUN_STEP, is_ours, queues_in
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.human.notifications.configured import channels_of_settings
 from llmteam.human.respond_links import RespondLinks
+from llmteam.regions import region_of
 from llmteam.runtime.context import current_runtime
 from llmteam.settings import Settings, mask_url
 from llmteam.tasks import leaving, shutdown, watchdog
@@ -71,7 +72,7 @@ on_refusal: Callable[[LLMTeamError], None] = refuse
 def _before_work(instance: Any, **_: Any) -> None:
     """Runs in the main process of a worker, before its pool is forked."""
     app: Celery = instance.app
-    ours = [queue for name, queue in app.amqp.queues.consume_from.items() if name in QUEUES]
+    ours = [queue for name, queue in app.amqp.queues.consume_from.items() if is_ours(name)]
     if not ours:
         return
     try:
@@ -133,6 +134,7 @@ def check_notifications(settings: Settings) -> None:
 def check_app(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
     """Whether the app's queues, serializers and broker can carry hints. Raises :class:`ConfigurationError`."""
     conf = app.conf
+    _check_region(queues, settings)
     kept = sorted(queue.name for queue in queues if not queue.no_ack)
     if kept:
         raise ConfigurationError(
@@ -154,6 +156,17 @@ def check_app(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
         )
     if not getattr(app.backend, "supports_native_join", False):
         logger.info("no result backend that counts chords: joins are hinted at by the last branch, or a sweep")
+
+
+def _check_region(queues: Sequence[Queue], settings: Settings) -> None:
+    """Of another region's queues a worker would take messages and run nothing."""
+    away = sorted(queue.name for queue in queues if region_of(queue.name) != settings.region)
+    if away:
+        raise ConfigurationError(
+            f"this worker consumes {', '.join(away)}, but its LLMTEAM_REGION is {settings.region}, so that it would "
+            f"run nothing of what comes there: have it consume {', '.join(queues_in(settings.region))}, which "
+            f"llmteam.dispatch.step_queues({settings.region!r}) declares, or set LLMTEAM_REGION"
+        )
 
 
 def _accepted(content: Any) -> set[str]:

@@ -48,3 +48,15 @@ def sweep_notifications() -> None:
 def sweep_retention() -> None:
     """Delete runs that have been over for longer than LLMTEAM_RETENTION_DAYS."""
     step_worker().sweeper.sweep("retention")
+
+
+@shared_task(name=SWEEPS["audit"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_audit() -> None:
+    """Remove audit records that were kept for as long as their tenant says; not without LLMTEAM_AUDIT_KEYS."""
+    step_worker().sweeper.sweep("audit")
+
+
+@shared_task(name=SWEEPS["storage"], ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep_storage() -> None:
+    """Meter what tenants store that have a limit of it."""
+    step_worker().sweeper.sweep("storage")

@@ -16,7 +16,7 @@ from celery.signals import task_rejected, task_revoked, task_unknown
 from celery.worker import state
 from celery.worker.control import inspect_command
 
-from llmteam.dispatch import QUEUES, depth
+from llmteam.dispatch import depth, is_ours
 from llmteam.errors import LLMTeamError
 from llmteam.ids import utc_now
 from llmteam.tasks import leaving, notices
@@ -95,7 +95,7 @@ class Watchdog(threading.Thread):
         if self._connection is None:
             options = {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS, "max_retries": 0}
             self._connection = self._consumer.app.connection_for_read(transport_options=options)
-        names = [name for name in list(self._consumer.app.amqp.queues.consume_from) if name in QUEUES]
+        names = [name for name in list(self._consumer.app.amqp.queues.consume_from) if is_ours(name)]
         return {name: depth(self._connection, name) for name in names}
 
     def _tell(self, waiting: Mapping[str, int], free: int, ends: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from celery import current_app
 
+from llmteam.audit.fleet import pruning
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.fleet import connect
 from llmteam.canvas.invoke import LoopThread, call_blocking, is_async
@@ -27,15 +28,18 @@ from llmteam.canvas.sweeper import Sweeper
 from llmteam.canvas.timers import Timers
 from llmteam.crypto import check_start
 from llmteam.db import Database
-from llmteam.dispatch import CeleryDispatcher, Hint
+from llmteam.dispatch import CONTROL_QUEUE, START_RUN, CeleryDispatcher, Hint, pass_on, queues_in
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.human.fleet import courier
 from llmteam.ids import new_id
+from llmteam.regions import queue_in
 from llmteam.settings import Settings
 from llmteam.tasks import leaving
 from llmteam.tasks.abandoned import GRACE_SECONDS, Abandoned, Call
 from llmteam.tasks.queues import BusyQueues
 from llmteam.tasks.standin import StandIn
+from llmteam.tenancy.postgres.standing import region_of_tenant
+from llmteam.tenancy.postgres.storage import StorageMeter
 
 logger = logging.getLogger(__name__)
 
@@ -74,16 +78,20 @@ class StepWorker:
         )
         self._dispatcher = CeleryDispatcher(current_app)
         sweeping = Database(settings.database_url, application_name="llmteam-sweep", pool_size=SWEEP_CONNECTIONS)
+        self._records = sweeping
         sweeps = PostgresSweeps(sweeping)
-        deliveries = courier(settings, sweeping, self.engine.store.interactions, self.engine.clock)
+        engine = self.engine
+        deliveries = courier(settings, sweeping, engine.store.interactions, engine.clock, engine.limiting.gate)
         self.sweeper = Sweeper(
             self.engine,
             sweeps,
             self._dispatcher,
             self.runs.surgery,
-            busy_queues=BusyQueues(current_app, settings.hint_depth),
+            busy_queues=BusyQueues(current_app, settings.hint_depth, queues_in(settings.region)),
             retention=None if settings.retention_days is None else timedelta(days=settings.retention_days),
             deliver=deliveries.deliver_due,
+            prune=pruning(settings, sweeping),
+            meter=StorageMeter(sweeping).meter_due,
         )
         self.stand_in = StandIn(self.sweeper, sweeps, settings.sweep_seconds)
         self.stand_in.start()
@@ -189,11 +197,31 @@ class StepWorker:
         idempotency_key: str | None,
         signature: str | None,
         started_by: str | None = None,
-    ) -> str:
-        """Start a run for a message. One that was delivered twice starts once."""
+        *,
+        forwarded: bool = False,
+    ) -> str | None:
+        """Start a run for a message. One that was delivered twice starts once.
+
+        One for a tenant of another region is sent on to the workers there, as it is; unless it was ``forwarded``: then
+        the tenant has moved meanwhile, and it is started here, for there.
+        """
         if self.settings.start_keys:
             key = self.settings.start_keys.get(tenant_id)
             check_start(key, signature, tenant_id, segment, input_data, run_id, idempotency_key, started_by)
+        region = self.settings.region if forwarded else region_of_tenant(self._records, tenant_id)
+        if region != self.settings.region:
+            message = {
+                "tenant_id": tenant_id,
+                "segment": segment,
+                "input": input_data,
+                "run_id": run_id,
+                "signature": signature,
+                "idempotency_key": idempotency_key,
+                "started_by": started_by,
+                "forwarded": True,
+            }
+            pass_on(current_app, START_RUN, message, queue_in(CONTROL_QUEUE, region))
+            return run_id
         run_id = run_id or new_id()
         named = segment if isinstance(segment, str) else SegmentDefinition.from_dict(segment)
         definition = self.runs.resolve(tenant_id, named)

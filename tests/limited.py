@@ -13,7 +13,7 @@ from llmteam.runtime.context import StepContext
 from tests.failpoints import VARIABLE
 
 #: Calls per second that the limit ``paced`` takes, and at once.
-PACE = 25
+PACE = 20
 #: Failures in a row that open the circuit of ``fragile``.
 THRESHOLD = 3
 

@@ -147,13 +147,16 @@ class ChainVerification(tuple[bool, list[int]]):
     """What a check found; unpacks as ``(valid, missing)``.
 
     ``checked`` counts the records that were read, ``erased_record_ids`` names those whose payloads were taken out.
-    No list has more than :data:`MOST_LISTED` entries; ``faults_total`` counts every fault.
+    No list has more than :data:`MOST_LISTED` entries; ``faults_total`` counts every fault. Records up to ``removed``
+    were removed by retention (0: none were); ``removed_by`` is the id of the key in the checkpoint that says so.
     """
 
     faults: list[ChainFault]
     faults_total: int
     checked: int
     erased_record_ids: list[str]
+    removed: int
+    removed_by: str
 
     def __new__(
         cls,
@@ -169,6 +172,13 @@ class ChainVerification(tuple[bool, list[int]]):
         self.faults_total = len(faults) if faults_total is None else faults_total
         self.checked = checked
         self.erased_record_ids = list(erased)
+        self.removed = 0
+        self.removed_by = ""
+        return self
+
+    def starting(self, removed: int, removed_by: str) -> Self:
+        """The same, with what was removed before it."""
+        self.removed, self.removed_by = removed, removed_by
         return self
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

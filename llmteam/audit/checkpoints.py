@@ -14,11 +14,17 @@ from llmteam.audit.exceptions import AuditError, AuditIntegrityError
 from llmteam.crypto import SigningKey, VerifyKey
 
 KIND = "llmteam.audit.checkpoint"
+#: Of the checkpoint up to which retention removed records. Another kind, and signed with it: whoever has a checkpoint
+#: of the first kind must not be able to pass it off as leave to remove.
+BASE = "llmteam.audit.base"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditCheckpoint:
-    """A place in a tenant's chain, and the Ed25519 signature of whoever found the chain whole up to there."""
+    """A place in a tenant's chain, and the Ed25519 signature of whoever found the chain whole up to there.
+
+    One that ``removes`` says besides that the records up to there were removed on purpose.
+    """
 
     tenant_id: str
     sequence_number: int
@@ -26,6 +32,7 @@ class AuditCheckpoint:
     issued_at: datetime
     key_id: str = ""
     signature: str = ""
+    removes: bool = False
 
     @property
     def point(self) -> ChainPoint:
@@ -46,13 +53,15 @@ class AuditCheckpoint:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as JSON, with what kind of document it is."""
-        return {"kind": KIND, "version": 1, **asdict(self), "issued_at": canonical.moment(self.issued_at)}
+        document = {**asdict(self), "issued_at": canonical.moment(self.issued_at)}
+        kind = BASE if document.pop("removes") else KIND
+        return {"kind": kind, "version": 1, **document}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AuditCheckpoint:
         """The checkpoint of :meth:`to_dict`. Raises :class:`AuditError`."""
         try:
-            if (data["kind"], data["version"]) != (KIND, 1):
+            if data["kind"] not in {KIND, BASE} or data["version"] != 1:
                 raise ValueError
             return cls(
                 tenant_id=str(data["tenant_id"]),
@@ -61,6 +70,7 @@ class AuditCheckpoint:
                 issued_at=datetime.fromisoformat(data["issued_at"]),
                 key_id=str(data["key_id"]),
                 signature=str(data["signature"]),
+                removes=data["kind"] == BASE,
             )
         except (KeyError, TypeError, ValueError):
             raise AuditError(f"this is no checkpoint of version 1: the kind of one is {KIND}") from None

@@ -25,9 +25,9 @@ from llmteam.audit.chain import (
 )
 from llmteam.audit.checkpoints import KIND as CHECKPOINT
 from llmteam.audit.checkpoints import AuditCheckpoint, trusted_points
-from llmteam.audit.exceptions import AuditError, AuditIntegrityError
+from llmteam.audit.exceptions import AuditError, AuditIntegrityError, AuditStorageError
+from llmteam.audit.face import AuditStoreFace, ChainEnds, base_faults, readable
 from llmteam.audit.models import NO_CHECKSUM, AuditRecord
-from llmteam.audit.stores import AuditStoreFace, readable
 from llmteam.crypto import SigningKey, VerifyKey
 
 HEADER, END = "llmteam.audit.export", "llmteam.audit.end"
@@ -35,13 +35,18 @@ HEADER, END = "llmteam.audit.export", "llmteam.audit.end"
 
 @dataclass(frozen=True, slots=True)
 class ExportVerification:
-    """What a check of an export found. ``signed_by`` is the id of the key that vouches for its end, if one does."""
+    """What a check of an export found. ``signed_by`` is the id of the key that vouches for its end, if one does.
+
+    ``base`` is the checkpoint at which the export begins because retention removed what was before; one that begins
+    behind the first record without such a checkpoint is a part.
+    """
 
     tenant_id: str
     first: int
     last: int
     chain: ChainVerification
     signed_by: str = ""
+    base: AuditCheckpoint | None = None
 
 
 def export_lines(
@@ -52,16 +57,40 @@ def export_lines(
     first: int = 1,
     last: int | None = None,
     key: SigningKey | None = None,
+    keys: Sequence[VerifyKey] = (),
 ) -> Iterator[str]:
     """The lines of an export, each a JSON object; read page by page.
 
-    Raises :class:`AuditIntegrityError` at the first page that does not hold: what is exported was checked before.
+    With ``keys`` one of them must have signed the checkpoint of what retention removed. Raises
+    :class:`AuditIntegrityError` at the first page that does not hold: what is exported was checked before; and
+    :class:`AuditStorageError` when retention removed records that were still to be exported.
     """
     ends = store.ends(tenant_id)
+    try:
+        yield from _lines(store, tenant_id, ends, first, last, now, key, keys)
+    except AuditIntegrityError:
+        if store.ends(tenant_id).base == ends.base:
+            raise
+        raise AuditStorageError(f"records of tenant '{tenant_id}' were removed meanwhile: export again") from None
+
+
+def _lines(
+    store: AuditStoreFace,
+    tenant_id: str,
+    ends: ChainEnds,
+    first: int,
+    last: int | None,
+    now: datetime,
+    key: SigningKey | None,
+    keys: Sequence[VerifyKey],
+) -> Iterator[str]:
     first = max(min(first, ends.head.sequence_number + 1), ends.base.sequence_number + 1)
     last = ends.head.sequence_number if last is None else min(last, ends.head.sequence_number)
     after = store.point_before(tenant_id, first, ends)
     checker = ChainChecker(tenant_id, first=first, after=after, vouched=[ends.head])
+    for fault in base_faults(ends, keys, [ends.head]):
+        checker.report(fault)
+    raise_on_faults(tenant_id, checker.so_far())
     place = ChainPoint(first - 1, "") if after is None else after
     yield codec.dumps(
         {
@@ -72,6 +101,7 @@ def export_lines(
             "first": first,
             "last": max(last, first - 1),
             "after": place.checksum,
+            **_base_of(ends, first, key),
         }
     )
     for page in store.pages(tenant_id, first, last):
@@ -85,13 +115,26 @@ def export_lines(
     yield codec.dumps({**end.to_dict(), "kind": END} if key is None else end.signed(key).to_dict())
 
 
+def _base_of(ends: ChainEnds, first: int, key: SigningKey | None) -> dict[str, Any]:
+    """The checkpoint of what was removed, when the export begins there; a store that is its own authority signs now."""
+    base = ends.checkpoint
+    if base is None or first != base.sequence_number + 1:
+        return {}
+    return {"base": (base.signed(key) if ends.is_own and key is not None else base).to_dict()}
+
+
 def check_export(
-    lines: Iterable[str], *, checkpoints: Sequence[AuditCheckpoint] = (), key: VerifyKey | None = None
+    lines: Iterable[str],
+    *,
+    checkpoints: Sequence[AuditCheckpoint] = (),
+    key: VerifyKey | None = None,
+    keys: Sequence[VerifyKey] = (),
 ) -> ExportVerification:
     """Check the lines of an export; needs no database and holds one line at a time.
 
-    With ``key`` its end, and ``checkpoints``, must be signed with it. Raises :class:`AuditError` for what is no export
-    and :class:`AuditIntegrityError` for a signature that is not to be trusted.
+    With ``key`` its end, and ``checkpoints``, must be signed with it, and the checkpoint at which it begins with it or
+    one of ``keys``. Raises :class:`AuditError` for what is no export and :class:`AuditIntegrityError` for a signature
+    that is not to be trusted.
     """
     documents = (_document(number, line) for number, line in enumerate(lines, 1) if line.strip())
     header = next(documents, {})
@@ -103,6 +146,7 @@ def check_export(
         vouched=trusted_points(tenant_id, checkpoints, key),
         end=last,
     )
+    base = _base(header, checker, (first, after), [*keys, *([] if key is None else [key])])
     end: AuditCheckpoint | None = None
     for document in documents:
         if end is not None:
@@ -117,7 +161,7 @@ def check_export(
     else:
         # The first line can be rewritten by anyone, a signed end cannot.
         last = max(last, end.sequence_number)
-    return ExportVerification(tenant_id, first, last, checker.finish(last), signed_by)
+    return ExportVerification(tenant_id, first, last, checker.finish(last), signed_by, base)
 
 
 def _vouched(checker: ChainChecker, tenant_id: str, end: AuditCheckpoint | None, key: VerifyKey | None) -> str:
@@ -129,6 +173,22 @@ def _vouched(checker: ChainChecker, tenant_id: str, end: AuditCheckpoint | None,
     for point in trusted_points(tenant_id, [end], key):
         checker.vouch(point)
     return end.key_id if key is not None else ""
+
+
+def _base(
+    header: Mapping[str, Any], checker: ChainChecker, begins: tuple[int, str], keys: Sequence[VerifyKey]
+) -> AuditCheckpoint | None:
+    """The checkpoint at which the export says that it begins, held against where it does."""
+    if (document := header.get("base")) is None:
+        return None
+    base = AuditCheckpoint.from_dict(document if isinstance(document, dict) else {})
+    number, checksum = begins[0] - 1, begins[1]
+    found = (base.tenant_id, base.sequence_number, base.checksum, base.removes)
+    is_signed = not keys or any(map(base.is_signed_by, keys))
+    if found != (header["tenant_id"], number, checksum, True) or not is_signed:
+        detail = f"the checkpoint at which this export begins, of record {number}, is not to be trusted"
+        checker.report(ChainFault(FaultKind.FORGED, number, "", detail))
+    return base
 
 
 def _document(number: int, line: str) -> Mapping[str, Any]:

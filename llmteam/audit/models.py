@@ -199,9 +199,18 @@ class AuditRecord:
 
     def computed_checksum(self) -> str:
         """The checksum that the fields give now."""
+        return canonical.checksum(self._hashed())
+
+    def open_checksum(self) -> tuple[str, str, str]:
+        """The text that is hashed, around the checksum of the record before and the number: see there."""
+        values = self._hashed()
+        del values["previous_checksum"], values["sequence_number"]
+        return canonical.open_checksum(values)
+
+    def _hashed(self) -> dict[str, Any]:
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _UNHASHED}
         values["timestamp"] = canonical.moment(self.timestamp)
-        return canonical.checksum(values)
+        return values
 
     @property
     def is_erased(self) -> bool:
@@ -316,7 +325,7 @@ class AuditReport:
 
     ``security_incidents`` (events of ``security.*`` that failed) and ``failed_operations`` hold the newest 100;
     their totals count all. The chain was checked from the first to the last record of the period and to their
-    neighbours.
+    neighbours. Records up to ``removed_up_to`` were removed by retention: a period before them is not all there.
     """
 
     report_id: str
@@ -338,3 +347,4 @@ class AuditReport:
     security_incidents_total: int = 0
     failed_operations_total: int = 0
     invalid_record_ids: list[str] = field(default_factory=list)
+    removed_up_to: int = 0

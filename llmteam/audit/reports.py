@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -9,6 +10,7 @@ from llmteam.audit.chain import ChainVerification
 from llmteam.audit.exceptions import InvalidAuditQueryError
 from llmteam.audit.models import AuditEventType, AuditQuery, AuditReport
 from llmteam.audit.stores import AuditStoreFace, AuditSummary
+from llmteam.crypto import VerifyKey
 from llmteam.ids import as_utc, new_id
 
 #: Records that a report shows of each kind of failure.
@@ -26,17 +28,19 @@ def build_report(
     now: datetime,
     include_records: bool = False,
     generated_by: str = "system",
+    keys: Sequence[VerifyKey] = (),
 ) -> AuditReport:
     """The report of a period, both ends included; naive ones are read as UTC.
 
-    However many records there are, only the examples are read whole, unless ``include_records`` asks for all. Raises
+    However many records there are, only the examples are read whole, unless ``include_records`` asks for all. With
+    ``keys`` one of them must have signed the checkpoint of what retention removed. Raises
     :class:`InvalidAuditQueryError` when the period ends before it begins.
     """
     start, end = as_utc(start), as_utc(end)
     if end < start:
         raise InvalidAuditQueryError(f"a report's period ends before it begins: {start} to {end}")
     counted = store.summarize(tenant_id, start, end)
-    checked = _checked(store, tenant_id, counted)
+    checked = _checked(store, tenant_id, counted, keys)
     period = AuditQuery(tenant_id=tenant_id, start_time=start, end_time=end, limit=EXAMPLES)
     failed = replace(period, success=False)
     return AuditReport(
@@ -59,13 +63,16 @@ def build_report(
         security_incidents_total=counted.incidents,
         failed_operations_total=counted.failed,
         invalid_record_ids=checked.invalid_record_ids,
+        removed_up_to=checked.removed,
     )
 
 
-def _checked(store: AuditStoreFace, tenant_id: str, counted: AuditSummary) -> ChainVerification:
+def _checked(
+    store: AuditStoreFace, tenant_id: str, counted: AuditSummary, keys: Sequence[VerifyKey]
+) -> ChainVerification:
     """The check of the period's records and of those next to them, so that nothing is missing at its edges."""
     ends = store.ends(tenant_id)
     head = ends.head.sequence_number
     if not counted.total:
-        return store.check(tenant_id, max(head, 1), head)
-    return store.check(tenant_id, counted.first, counted.last + 1 if counted.last < ends.last else head)
+        return store.check(tenant_id, max(head, 1), head, keys=keys)
+    return store.check(tenant_id, counted.first, counted.last + 1 if counted.last < ends.last else head, keys=keys)

@@ -69,12 +69,12 @@ class Admitting:
         def transition(moment: Slice) -> Change:
             return queueing.admit(moment, queued_at, deadline)
 
-        change = self._store.apply(header, [], transition, {}, now=now, admits=True)
+        change = self._store.apply(header, [], transition, {}, now=now, door="admit")
         if change.applied:
             ident = (header.tenant_id, header.run_id)
             graph = self._graphs.get(header.tenant_id, header.definition_hash)
             self._outbox.tell(header.tenant_id, change)
-            self._outbox.send_ready(*ident, graph, self._store.ready(*ident))
+            self._outbox.send_ready(header.tenant_id, change.run, graph, self._store.ready(*ident))
             if deadline is not None:
-                self._outbox.alarm(deadline, hint_of(*ident, graph, (graph.entry, 1)))
+                self._outbox.alarm(deadline, hint_of(header.tenant_id, change.run, graph, (graph.entry, 1)))
         return change

@@ -15,6 +15,7 @@ from llmteam.canvas.records import RunOptions, RunRecord, StepRecord
 from llmteam.canvas.state import Key, RetryPolicy, StepRow
 from llmteam.canvas.transitions import retry_policy
 from llmteam.human.rulings import Case
+from llmteam.regions import queue_in, region_of
 
 if TYPE_CHECKING:
     from llmteam.canvas.explain_limits import Delay
@@ -83,7 +84,12 @@ def name_of(key: Key) -> str:
 
 def queue_of(step: StepRecord) -> str:
     """Where a step is run: apart from others once it has lost too many workers."""
-    return QUARANTINE if step.row.quarantined else step.queue
+    return quarantine_of(step) if step.row.quarantined else step.queue
+
+
+def quarantine_of(step: StepRecord) -> str:
+    """The quarantine of the region that the step runs in."""
+    return queue_in(QUARANTINE, region_of(step.queue))
 
 
 def first_of(moments: Iterable[datetime | None]) -> datetime | None:

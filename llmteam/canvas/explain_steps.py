@@ -11,12 +11,12 @@ from llmteam.canvas.awaited import MOVING_FIRST
 from llmteam.canvas.explain_limits import delayed_by, delayed_since, says_delayed
 from llmteam.canvas.explain_people import says_asked, says_frozen
 from llmteam.canvas.explain_picture import (
-    QUARANTINE,
     FleetView,
     Picture,
     Steps,
     first_of,
     name_of,
+    quarantine_of,
     queue_of,
     says_late_sweep,
 )
@@ -239,7 +239,8 @@ def _says_lease(picture: Picture, steps: Steps) -> Iterator[str]:
 
 
 def _queue_after_loss(steps: Steps) -> str:
-    return listed(list(dict.fromkeys(QUARANTINE if s.row.losses + 1 >= QUARANTINE_AFTER else s.queue for s in steps)))
+    lost = {s.row.key: s.row.losses + 1 >= QUARANTINE_AFTER for s in steps}
+    return listed(list(dict.fromkeys(quarantine_of(s) if lost[s.row.key] else s.queue for s in steps)))
 
 
 # -- a person, a limit, a timer, a pause

@@ -18,6 +18,7 @@ from llmteam.canvas.ports import Ask
 from llmteam.dispatch import Chord, Hint
 from llmteam.errors import InfrastructureError
 from llmteam.human.interactions import request_channel
+from llmteam.regions import region_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,17 @@ class LocalFleet:
 
     def send(self, hints: Sequence[Hint]) -> None:
         for hint in hints:
-            self._from_anywhere(self._spawn, hint)
+            if self._serves(hint):
+                self._from_anywhere(self._spawn, hint)
+
+    def _serves(self, hint: Hint) -> bool:
+        """Whether the step may run here; else it waits for a worker of its region, and somebody should know."""
+        here, there = self.engine.store.region if self.engine is not None else "", region_of(hint.queue)
+        if here != there:
+            logger.warning(
+                "run %s waits for a worker of the region %s: this process is in %s", hint.run_id, there, here
+            )
+        return here == there
 
     def send_chord(self, chord: Chord) -> None:
         self.send(chord.heads)

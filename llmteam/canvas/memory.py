@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam import codec
+from llmteam.canvas.features import features_needed
 from llmteam.canvas.graph import Node
-from llmteam.canvas.records import INLINE_INPUT, Expired, Holding, LateRun, NewRun, RunHeader, RunRecord, StoredOutput
+from llmteam.canvas.records import INLINE_INPUT, Holding, NewRun, RunHeader, RunRecord, StoredOutput
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import (
     DEADLINE_GRACE,
@@ -24,9 +25,11 @@ from llmteam.canvas.state import (
     StepRow,
     StepState,
 )
+from llmteam.canvas.sweeping import Expired, LateRun
 from llmteam.context.stores import ContextStore
-from llmteam.dispatch import QUARANTINE_QUEUE, Hint
+from llmteam.dispatch import Hint, quarantine_beside
 from llmteam.ids import Clock
+from llmteam.regions import queue_in
 from llmteam.tenancy.admission import StartCounts, StartLimits, refusal, wait
 
 #: The longest pause between two hints at a step.
@@ -63,12 +66,23 @@ class MemoryRun:
     given: dict[Key, str] = field(default_factory=dict)
 
 
+def queue_of(run: MemoryRun, step_id: str) -> str:
+    """Where the run's hints of a step go."""
+    return queue_in(run.nodes[step_id].facts.queue, run.state.region)
+
+
 def check_start(
-    runs: Mapping[tuple[str, str], MemoryRun], run: NewRun, limits: StartLimits, now: datetime, *, queued: bool
+    runs: Mapping[tuple[str, str], MemoryRun],
+    run: NewRun,
+    nodes: Mapping[str, Node],
+    limits: StartLimits,
+    now: datetime,
+    *,
+    queued: bool,
 ) -> None:
     """Raise :class:`TenantError` kinds unless the tenant may start one more run, to begin at once unless ``queued``."""
     counts = _count(runs, run.tenant_id, limits, now)
-    refused = refusal(run.tenant_id, limits, counts, run.agents)
+    refused = refusal(run.tenant_id, limits, counts, run.agents, features_needed(nodes.values()))
     if refused is None and not queued:
         refused = wait(run.tenant_id, limits, counts, behind_queue=True)
     if refused is not None:
@@ -80,7 +94,7 @@ def check_admission(
 ) -> None:
     """Raise :class:`TenantError` kinds unless one of the tenant's queued runs may begin."""
     counts = _count(runs, tenant_id, limits, now)
-    one_too_many = replace(limits, per_day=None, per_minute=None)
+    one_too_many = replace(limits, per_day=None, per_minute=None, storage=None)
     refused = refusal(tenant_id, one_too_many, counts, 0) or wait(tenant_id, limits, counts, behind_queue=False)
     if refused is not None:
         raise refused
@@ -133,7 +147,7 @@ def wake_step(run: MemoryRun, key: Key, moment: datetime | None, now: datetime) 
         run.frozen[key] = (run.frozen[key][0], moment or paused_at)
     else:
         run.rows[key] = replace(row, wake_at=at)
-    return run.nodes[key[0]].facts.queue if run.state.status is SegmentStatus.RUNNING else None
+    return queue_of(run, key[0]) if run.state.status is SegmentStatus.RUNNING else None
 
 
 def wake_of_claim(claimed: StepRow, until: datetime) -> datetime:
@@ -187,11 +201,8 @@ def shown(run: MemoryRun) -> RunRecord:
         link=header.link,
         idempotency_key=run.key,
         wake_at=run.wake_at,
+        region=state.region,
     )
-
-
-def _queue(run: MemoryRun, row: StepRow) -> str:
-    return run.nodes[row.step_id].facts.queue
 
 
 class MemorySweeps:
@@ -220,7 +231,7 @@ class MemorySweeps:
             with run.lock:
                 for row in run.rows.values():
                     due = row.state in states and row.wake_at is not None and row.wake_at <= now
-                    if due and row.wake_at is not None and _queue(run, row) not in skip_queues:
+                    if due and row.wake_at is not None and queue_of(run, row.step_id) not in skip_queues:
                         found.append((row.wake_at, len(found), run, row))
         return [(run, row) for _, _, run, row in heapq.nsmallest(limit, found)]
 
@@ -238,7 +249,8 @@ class MemorySweeps:
                 run.rows[row.key] = replace(row, owner=owner, wake_at=wake_at)
                 run.hints[row.key] = sent + 1
             ident = (run.header.tenant_id, run.header.run_id)
-            hints.append(Hint(*ident, *row.key, QUARANTINE_QUEUE if row.quarantined else _queue(run, row)))
+            queue = queue_of(run, row.step_id)
+            hints.append(Hint(*ident, *row.key, quarantine_beside(queue) if row.quarantined else queue))
         return hints
 
     def take_expired(self, limit: int) -> list[Expired]:

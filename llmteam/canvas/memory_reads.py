@@ -14,19 +14,11 @@ from llmteam.canvas.memory import (
     MemoryRun,
     beginning,
     holds,
+    queue_of,
     shown,
 )
-from llmteam.canvas.records import (
-    Holding,
-    PinnedDefinition,
-    RunHeader,
-    RunRecord,
-    StepRecord,
-    Taken,
-    Work,
-    run_outputs,
-)
-from llmteam.canvas.routing import Source, StepOutput, failure_output
+from llmteam.canvas.records import Holding, PinnedDefinition, RunHeader, RunRecord, StepRecord, Taken, Work
+from llmteam.canvas.routing import Source, StepOutput, failure_output, run_outputs
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Key, SegmentStatus, StepRow, StepState
 
@@ -37,7 +29,8 @@ _TAKES_INPUT = (StepState.READY, StepState.WAITING)
 class MemoryReads:
     """The part of :class:`~llmteam.canvas.records.RunStore` that changes no run."""
 
-    def __init__(self) -> None:
+    def __init__(self, region: str) -> None:
+        self.region = region
         self._runs: dict[tuple[str, str], MemoryRun] = {}
         self._definitions: dict[tuple[str, str], PinnedDefinition] = {}
         self._snapshots: dict[tuple[str, str], SegmentSnapshot] = {}
@@ -61,7 +54,7 @@ class MemoryReads:
     def gather(self, tenant_id: str, run_id: str, key: Key) -> Work | None:
         """As :meth:`RunStore.gather`."""
         run = self._runs.get((tenant_id, run_id))
-        if run is None:
+        if run is None or run.state.region != self.region:
             return None
         with run.lock:
             row = run.rows.get(key)
@@ -183,7 +176,7 @@ class MemoryReads:
         frozen = run.frozen.get(row.key, (None, None))
         return StepRecord(
             replace(row),
-            run.nodes[row.step_id].facts.queue,
+            queue_of(run, row.step_id),
             None if held is None else held.holder,
             None if held is None else held.until,
             self._output(run, row.key).value if outputs and row.key in run.outputs else None,

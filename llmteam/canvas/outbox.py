@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from llmteam.canvas.graph import Graph
-from llmteam.canvas.state import Change, Key, StepRow, StepState
+from llmteam.canvas.state import Change, Key, RunState, StepRow, StepState
 from llmteam.dispatch import QUARANTINE_QUEUE, Chord, Dispatcher, Hint
 from llmteam.ids import Clock
+from llmteam.regions import queue_in
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +23,11 @@ Notify = Callable[[str, str, bool], None]
 Alarm = Callable[[datetime, Hint], None]
 
 
-def hint_of(tenant_id: str, run_id: str, graph: Graph, key: Key, row: StepRow | None = None) -> Hint:
-    """The hint of a step; one that took its workers with it goes to the quarantine."""
+def hint_of(tenant_id: str, run: RunState, graph: Graph, key: Key, row: StepRow | None = None) -> Hint:
+    """The hint of a step, to where its run belongs; one that took its workers with it goes to the quarantine."""
     apart = row is not None and row.quarantined
-    return Hint(tenant_id, run_id, *key, QUARANTINE_QUEUE if apart else graph.nodes[key[0]].facts.queue)
+    queue = QUARANTINE_QUEUE if apart else graph.nodes[key[0]].facts.queue
+    return Hint(tenant_id, run.run_id, *key, queue_in(queue, run.region))
 
 
 class Outbox:
@@ -39,13 +41,12 @@ class Outbox:
 
     def send(self, tenant_id: str, graph: Graph, change: Change) -> None:
         """Tell whoever waits, and send the hints of the change."""
-        run_id = change.run.run_id
         self.tell(tenant_id, change)
         for row in change.steps.values():
             timed = row.state is StepState.READY or row.owner == "limit"
             if timed and row.wake_at is not None and row.key not in change.ready:
-                self.alarm(row.wake_at, hint_of(tenant_id, run_id, graph, row.key, row))
-        hints = {key: hint_of(tenant_id, run_id, graph, key, change.steps.get(key)) for key in change.ready}
+                self.alarm(row.wake_at, hint_of(tenant_id, change.run, graph, row.key, row))
+        hints = {key: hint_of(tenant_id, change.run, graph, key, change.steps.get(key)) for key in change.ready}
         if change.chord is not None:
             self._send_chord(_chord(tenant_id, graph, change, hints))
         self.send_hints(list(hints.values()))
@@ -55,11 +56,11 @@ class Outbox:
         if change.events or change.hold is not None:
             self.notify(tenant_id, change.run.run_id, change.ended)
 
-    def send_ready(self, tenant_id: str, run_id: str, graph: Graph, rows: Sequence[StepRow]) -> None:
-        """Send the hints of these ready steps, of those that wait for a moment when it comes."""
+    def send_ready(self, tenant_id: str, run: RunState, graph: Graph, rows: Sequence[StepRow]) -> None:
+        """Send the hints of these ready steps of a run, of those that wait for a moment when it comes."""
         now, due = self._clock(), []
         for row in rows:
-            hint = hint_of(tenant_id, run_id, graph, row.key, row)
+            hint = hint_of(tenant_id, run, graph, row.key, row)
             if row.owner == "timer" and row.wake_at is not None and row.wake_at > now:
                 self.alarm(row.wake_at, hint)
             else:
@@ -86,5 +87,5 @@ def _chord(tenant_id: str, graph: Graph, change: Change, hints: dict[Key, Hint])
     assert change.chord is not None
     marked = [key for key, row in change.steps.items() if row.chord_id == change.chord]
     split = next(key for key in marked if key[0] in graph.chords)
-    body = hint_of(tenant_id, change.run.run_id, graph, (graph.chords[split[0]], split[1]))
+    body = hint_of(tenant_id, change.run, graph, (graph.chords[split[0]], split[1]))
     return Chord(change.chord, [hints.pop(key) for key in marked if key in hints], body)

@@ -16,6 +16,7 @@ from llmteam.canvas.routing import Decisions
 from llmteam.errors import LLMTeamError
 from llmteam.events.models import ErrorInfo, EventDraft
 from llmteam.human.rulings import Ruling
+from llmteam.regions import DEFAULT_REGION
 
 #: How long a step that is ready may lie before a sweep hints at it again.
 HINT_AFTER = timedelta(seconds=10)
@@ -103,7 +104,8 @@ class LoopState:
 class RunState:
     """The run's row, as far as transitions look at it.
 
-    ``paused_at`` is when its timers froze, ``snapshot_id`` the snapshot of the current pause.
+    ``paused_at`` is when its timers froze, ``snapshot_id`` the snapshot of the current pause. ``region`` is where its
+    steps run; a store that writes a new run sets it.
     """
 
     run_id: str
@@ -119,6 +121,7 @@ class RunState:
     error: ErrorInfo | None = None
     paused_at: datetime | None = None
     snapshot_id: str | None = None
+    region: str = DEFAULT_REGION
 
 
 @dataclass(slots=True)
@@ -234,7 +237,8 @@ class Change:
     ``hold`` is what a pause or its end does to all rows at once. ``asks`` is the request of a step that waits for a
     person from now on; ``withdrawn`` are steps that did and will not go on, so that nobody needs to answer them.
     ``moves_deadline`` says that the run has until another moment now.
-    ``applied`` is False when the claim no longer holds the step and nothing was changed.
+    ``applied`` is False when the claim no longer holds the step and nothing was changed. ``by`` is the person who
+    wanted the change, if one did and is known.
     """
 
     run: RunState
@@ -251,6 +255,7 @@ class Change:
     moves_deadline: bool = False
     applied: bool = True
     ended: bool = False
+    by: str = ""
 
     @property
     def lacks_outputs(self) -> bool:

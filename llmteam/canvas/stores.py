@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from llmteam.canvas import transitions
+from llmteam.audit.stores import MemoryAuditStore
+from llmteam.canvas import auditing, transitions
 from llmteam.canvas.graph import Node
 from llmteam.canvas.memory import (
     Held,
@@ -27,6 +28,7 @@ from llmteam.canvas.memory import (
 from llmteam.canvas.memory_reads import MemoryReads
 from llmteam.canvas.records import (
     Claimed,
+    Door,
     Holding,
     Link,
     NewRun,
@@ -36,8 +38,8 @@ from llmteam.canvas.records import (
     StoredOutput,
     Transition,
     Work,
-    outputs_payload,
 )
+from llmteam.canvas.routing import outputs_payload
 from llmteam.canvas.state import Change, Key, NeedRows, SegmentStatus, Slice, StepRow, StepState
 from llmteam.context.runs import Contexts
 from llmteam.context.sealed import process_vault
@@ -46,7 +48,8 @@ from llmteam.events.models import EventDraft, EventScope, WorktrailEvent
 from llmteam.human.memory import MemoryInteractions
 from llmteam.human.models import InteractionRequest
 from llmteam.ids import Clock, utc_now
-from llmteam.tenancy.admission import StartLimits
+from llmteam.regions import DEFAULT_REGION, check_region
+from llmteam.tenancy.admission import StartLimits, standing
 
 __all__ = ["MemoryRunStore"]
 
@@ -54,7 +57,8 @@ __all__ = ["MemoryRunStore"]
 class MemoryRunStore(MemoryReads):
     """Runs in dictionaries, one lock per run. ``sink`` is given the events of each transition under that lock.
 
-    ``limits_of`` says what holds for the starts of a tenant; None where nothing is counted.
+    ``limits_of`` says what holds for the starts of a tenant; None where nothing is counted. ``audit`` keeps what the
+    audit trail says of runs, by default a store of its own.
     """
 
     def __init__(
@@ -62,9 +66,12 @@ class MemoryRunStore(MemoryReads):
         sink: Callable[[Sequence[WorktrailEvent]], object] = lambda events: None,
         clock: Clock = utc_now,
         limits_of: Callable[[str], StartLimits | None] = lambda tenant_id: None,
+        region: str = DEFAULT_REGION,
+        audit: MemoryAuditStore | None = None,
     ) -> None:
+        self.audit = MemoryAuditStore(clock=clock) if audit is None else audit
         self._limits_of = limits_of
-        super().__init__()
+        super().__init__(check_region("region", region))
         self._sink = sink
         self._clock = clock
         self.contexts = Contexts(MemoryContextStore(), lambda tenant_id: process_vault())
@@ -108,6 +115,7 @@ class MemoryRunStore(MemoryReads):
             queues=limits.queues,
         )
         queued = change.run.status is SegmentStatus.PENDING
+        change.run.region = limits.region
         kept = MemoryRun(header, run, self._clock(), change.run, dict(change.added), nodes, threading.Lock())
         kept.wake_at, kept.key = change.run.deadline, run.idempotency_key
         kept.frozen = {row.key: ("queue", None) for row in kept.rows.values() if row.owner == "pause"}
@@ -116,13 +124,14 @@ class MemoryRunStore(MemoryReads):
         with self._lock:
             if (run.tenant_id, run.run_id) in self._runs or self._of_key(run, but=run.replaces) is not None:
                 return False
-            check_start(self._runs, run, limits, self._clock(), queued=queued)
+            check_start(self._runs, run, nodes, limits, self._clock(), queued=queued)
             if run.replaces is not None and (run.tenant_id, run.replaces) in self._runs:
                 self._runs[run.tenant_id, run.replaces].key = None
             self._definitions[run.tenant_id, run.pinned.hash] = run.pinned
             self._runs[run.tenant_id, run.run_id] = kept
         with kept.lock:
             self._record(kept, change.events, change.now)
+            self.audit.add(run.tenant_id, auditing.start_of(run, change))
         return True
 
     def _take_over(self, kept: MemoryRun, link: Link) -> None:
@@ -160,7 +169,8 @@ class MemoryRunStore(MemoryReads):
         run = self._runs[work.header.tenant_id, work.header.run_id]
         with run.lock:
             row = run.rows[claimed.key]
-            if run.state.status is not SegmentStatus.RUNNING or (row.state, row.fence) != (
+            there = run.state.status is SegmentStatus.RUNNING and run.state.region == self.region
+            if not there or (row.state, row.fence) != (
                 work.row.state,
                 work.row.fence,
             ):
@@ -185,11 +195,11 @@ class MemoryRunStore(MemoryReads):
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
         seen: Seen | None = None,
-        admits: bool = False,
+        door: Door | None = None,
     ) -> Change:
         """As :meth:`RunStore.apply`."""
         run = self._runs[header.tenant_id, header.run_id]
-        with self._admission(header.tenant_id, now) if admits else nullcontext(), run.lock:
+        with self._admission(header.tenant_id, now, door), run.lock:
             change = _attempt(run, keys, transition, now)
             if change.applied:
                 if change.lacks_outputs:
@@ -202,10 +212,14 @@ class MemoryRunStore(MemoryReads):
             return change
 
     @contextmanager
-    def _admission(self, tenant_id: str, now: datetime) -> Iterator[None]:
-        """One at a time, while there is room for one more."""
-        with self._lock:
-            check_admission(self._runs, tenant_id, self._limits_of(tenant_id) or StartLimits(), now)
+    def _admission(self, tenant_id: str, now: datetime, door: Door | None) -> Iterator[None]:
+        """What ``door`` asks for; where there has to be room for one more, one at a time."""
+        limits = (self._limits_of(tenant_id) if door is not None else None) or StartLimits()
+        if door == "standing" and (refused := standing(tenant_id, limits)) is not None:
+            raise refused
+        with self._lock if door == "admit" else nullcontext():
+            if door == "admit":
+                check_admission(self._runs, tenant_id, limits, now)
             yield
 
     def _fill_outputs(self, run: MemoryRun, change: Change, finished: Key | None, output: StoredOutput | None) -> None:
@@ -235,6 +249,7 @@ class MemoryRunStore(MemoryReads):
             apply_hold(run, change.hold, change.now)
         self._ask(run, change)
         self._record(run, change.events, change.now)
+        self.audit.add(run.header.tenant_id, auditing.change_of(run.header, change))
 
     def _ask(self, run: MemoryRun, change: Change) -> None:
         """What the change means for the people who are asked."""

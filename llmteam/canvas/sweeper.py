@@ -8,9 +8,9 @@ from datetime import timedelta
 from functools import partial
 
 from llmteam.canvas.engine import Engine
-from llmteam.canvas.records import Sweeps
 from llmteam.canvas.recovery import Recovery
 from llmteam.canvas.surgery import Surgery
+from llmteam.canvas.sweeping import Sweeps
 from llmteam.dispatch import Dispatcher
 from llmteam.errors import LLMTeamError
 from llmteam.human.deadlines import catch_up
@@ -23,7 +23,8 @@ BATCH = 500
 #: Runs that one sweep of the retention deletes at most: it must not hold locks for long.
 PURGE_BATCH = 200
 
-#: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, and ``retention``.
+#: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, ``storage``, and what
+#: has been kept long enough: ``retention`` and ``audit``.
 ESSENTIAL = ("due", "expired", "runs", "starts", "people")
 
 
@@ -34,6 +35,8 @@ class Sweeper:
         busy_queues: names the queues that are long and being worked off, which need no more hints.
         retention: how long runs are kept that are over; None keeps them.
         deliver: tells people what they are to be told; how much was due. It may wait for receivers.
+        prune: removes audit records that have been kept long enough; how many.
+        meter: reads anew what tenants store whose figure is old; of how many.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class Sweeper:
         busy_queues: Callable[[], Sequence[str]] = tuple,
         retention: timedelta | None = None,
         deliver: Callable[[], int] = lambda: 0,
+        prune: Callable[[], int] = lambda: 0,
+        meter: Callable[[], int] = lambda: 0,
     ) -> None:
         self._engine = engine
         self._sweeps = sweeps
@@ -55,6 +60,8 @@ class Sweeper:
         self._busy_queues = busy_queues
         self._retention = retention
         self._deliver = deliver
+        self._prune = prune
+        self._meter = meter
 
     def sweep(self, name: str) -> int:
         """Run the sweep of this name; how much it found."""
@@ -122,12 +129,20 @@ class Sweeper:
         """Deliver what people are to be told."""
         return self._deliver()
 
+    def _storage(self) -> int:
+        """Meter what tenants store."""
+        return self._meter()
+
     def _purge(self) -> int:
         """Delete runs that have been over for longer than they are kept, and what people were asked."""
         if self._retention is None:
             return 0
         asked = self._engine.store.interactions.purge(self._retention, PURGE_BATCH)
         return self._sweeps.purge(self._retention, PURGE_BATCH) + asked
+
+    def _audit(self) -> int:
+        """Remove audit records that have been kept long enough."""
+        return self._prune()
 
     def _careful(self, what: str, move: Callable[[], object]) -> None:
         """One run or request that cannot be moved must not keep the others from it; the next sweep tries it again."""
@@ -145,4 +160,6 @@ _SWEEPS: dict[str, Callable[[Sweeper], int]] = {
     "people": Sweeper._people,
     "notifications": Sweeper._notifications,
     "retention": Sweeper._purge,
+    "audit": Sweeper._audit,
+    "storage": Sweeper._storage,
 }

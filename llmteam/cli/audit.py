@@ -1,7 +1,8 @@
-"""``llmteam audit``: check a tenant's chain, count a period, write an export."""
+"""``llmteam audit``: check a tenant's chain, count a period, write an export, remove old records."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from llmteam.audit.checkpoints import AuditCheckpoint
     from llmteam.audit.models import AuditReport
     from llmteam.audit.postgres import PostgresAuditStore
+    from llmteam.audit.postgres.retention import Keeping
+    from llmteam.audit.retention import AuditKeys, Removal
     from llmteam.crypto import SigningKey, VerifyKey
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -33,7 +36,7 @@ _SHOWN = 20
 
 @click.group()
 def audit() -> None:
-    """The audit trail: check, report, export."""
+    """The audit trail: check, report, export, and remove what was kept long enough."""
 
 
 @audit.command()
@@ -65,11 +68,12 @@ def verify(
         _verify_export(export, known, key, as_json=as_json)
         return
     with _store() as store:
-        found = store.check(tenant, first, last, trusted_points(tenant, known, key))
+        found = store.check(tenant, first, last, trusted_points(tenant, known, key), keys=_trusted(key))
     if as_json:
         print_json({"tenant_id": tenant, **_facts(found)})
     else:
         _tell(tenant, found)
+        _tell_removed(found, checked=bool(_trusted(key)))
     sys.exit(codes.DONE if found.valid else codes.FAILED)
 
 
@@ -89,7 +93,8 @@ def report(tenant: str, start: datetime | None, end: datetime | None, records: b
     if until < since:
         raise click.UsageError("the period ends before it begins: --from must not be later than --to")
     with _store() as store:
-        made = build_report(store, tenant, since, until, now=now, include_records=records and as_json)
+        wanted = records and as_json
+        made = build_report(store, tenant, since, until, now=now, include_records=wanted, keys=_trusted(None))
     if as_json:
         print_json(_document(made))
     else:
@@ -121,8 +126,62 @@ def export(
         if checkpoint and key is not None:
             lines = iter([json.dumps(take_checkpoint(store, tenant, key, utc_now()).to_dict())])
         else:
-            lines = export_lines(store, tenant, now=utc_now(), first=first, last=last, key=key)
+            trusted = _trusted(None if key is None else key.verify_key)
+            lines = export_lines(store, tenant, now=utc_now(), first=first, last=last, key=key, keys=trusted)
         output.writelines(f"{line}\n" for line in lines)
+
+
+@audit.command()
+@tenant_option
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--signing-key", type=_FILE, help="PEM file of the key to sign with, before those of LLMTEAM_AUDIT_KEYS.")
+@click.option("--by", metavar="NAME", default=getpass.getuser, help="Who does it, for the audit trail; by default you.")
+@json_option
+def prune(tenant: str, dry_run: bool, signing_key: Path | None, by: str, as_json: bool) -> None:
+    """Remove records that were kept for as long as the tenant's audit_retention_days say, whole days of them.
+
+    They are checked, and a signed checkpoint of the last one is kept, from which the chain goes on to be checked.
+    Beat does the same for every tenant when LLMTEAM_AUDIT_KEYS is set.
+    """
+    from llmteam.audit.retention import load_keys
+
+    settings = load_settings()
+    keys = load_keys((*([] if signing_key is None else [signing_key]), *settings.audit_keys))
+    if keys is None:
+        raise click.UsageError("what is removed is signed for: name a key with --signing-key or LLMTEAM_AUDIT_KEYS")
+    with _store() as store:
+        keeping = store.keeping(tenant, settings.audit_retention_days)
+        done = _pruned(store, keeping, keys, by, dry_run=dry_run)
+    if as_json:
+        days = None if keeping.days is None else round(keeping.days, 6)
+        print_json({**asdict(done), "dry_run": dry_run, "kept_days": days, "legal_hold": keeping.held})
+        return
+    if keeping.held:
+        click.echo(f"tenant {tenant} is under a legal hold: nothing is removed")
+    elif keeping.days is None:
+        click.echo(f"audit records of tenant {tenant} are kept for ever")
+    else:
+        would = "would be" if dry_run else "are"
+        click.echo(
+            f"{done.removed:,} audit records of tenant {tenant} {would} removed: older than {keeping.days:g} days"
+        )
+
+
+def _pruned(store: PostgresAuditStore, keeping: Keeping, keys: AuditKeys, by: str, *, dry_run: bool) -> Removal:
+    from llmteam.audit.retention import STEP, Removal, kept_since, prune, removable
+
+    tenant, now, removed, up_to = keeping.tenant_id, utc_now(), 0, 0
+    if keeping.held or keeping.days is None:
+        return Removal(tenant, 0, 0)
+    before = kept_since(now, keeping.days)
+    if dry_run:
+        found = removable(store, tenant, before, keys, store.ends(tenant).last)
+        return Removal(tenant, len(found), found[-1].sequence_number if found else 0)
+    while True:
+        done = prune(store, tenant, before=before, keys=keys, now=now, actor_id=by)
+        removed, up_to = removed + done.removed, max(up_to, done.up_to)
+        if done.removed < STEP:
+            return Removal(tenant, removed, up_to)
 
 
 @contextmanager
@@ -149,6 +208,13 @@ def _signing_key(path: Path | None) -> SigningKey | None:
     return None if path is None else SigningKey.from_pem(path.read_bytes())
 
 
+def _trusted(key: VerifyKey | None) -> tuple[VerifyKey, ...]:
+    """The keys that may have signed what retention removed: ``key`` and those of the settings."""
+    from llmteam.audit.retention import trusted_keys
+
+    return (*([] if key is None else [key]), *trusted_keys(load_settings().audit_keys))
+
+
 def _checkpoint(path: Path) -> AuditCheckpoint:
     from llmteam.audit.checkpoints import AuditCheckpoint
 
@@ -163,7 +229,7 @@ def _verify_export(path: Path, known: list[AuditCheckpoint], key: VerifyKey | No
     from llmteam.audit.exports import check_export
 
     with path.open(encoding="utf-8", errors="replace") as lines:
-        found = check_export(lines, checkpoints=known, key=key)
+        found = check_export(lines, checkpoints=known, key=key, keys=_trusted(key))
     about = {"tenant_id": found.tenant_id, "first": found.first, "last": found.last, "signed_by": found.signed_by}
     if as_json:
         print_json({**about, **_facts(found.chain)})
@@ -173,6 +239,10 @@ def _verify_export(path: Path, known: list[AuditCheckpoint], key: VerifyKey | No
             f"records {found.first} to {found.last}; "
             + (f"signed by {found.signed_by}" if found.signed_by else "unsigned")
         )
+        if found.base is not None:
+            say(f"records up to {found.base.sequence_number} were removed; signed by {found.base.key_id or 'nobody'}")
+        elif found.first > 1:
+            say(f"a part: records before {found.first} were not exported")
     sys.exit(codes.DONE if found.chain.valid else codes.FAILED)
 
 
@@ -184,6 +254,8 @@ def _facts(found: ChainVerification) -> dict[str, Any]:
         "faults_total": found.faults_total,
         "faults": [asdict(fault) for fault in found.faults],
         "erased_record_ids": found.erased_record_ids,
+        "removed": found.removed,
+        "removed_by": found.removed_by,
     }
 
 
@@ -196,6 +268,13 @@ def _tell(tenant: str, found: ChainVerification) -> None:
         table(["RECORD", "FAULT", "ID", "WHAT"], rows[:_SHOWN], "")
     if found.erased_record_ids:
         warn(f"the payloads of {len(found.erased_record_ids):,} records were erased; --json lists them")
+
+
+def _tell_removed(found: ChainVerification, *, checked: bool) -> None:
+    if found.removed:
+        signed = f"signed by {found.removed_by or 'nobody'}"
+        hint = "" if checked else ": not checked, name the key with --public-key or LLMTEAM_AUDIT_KEYS"
+        say(f"records up to {found.removed:,} were removed by retention; {signed}{hint}")
 
 
 def _whole_day(end: datetime) -> datetime:
@@ -219,6 +298,7 @@ def _show(made: AuditReport) -> None:
             "failed": made.failed_operations_total,
             "security": f"{made.security_incidents_total} incidents",
             "chain": "holds" if made.chain_valid else "does not hold: llmteam audit verify",
+            "removed": f"records up to {made.removed_up_to:,}" if made.removed_up_to else None,
         }
     )
     for heading, counts in (

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from llmteam.cli.child import STOP, Orders
-from llmteam.dispatch import PROCESS_QUEUES, QUARANTINE_QUEUE, THREAD_QUEUES
+from llmteam.dispatch import PROCESS_QUEUES, QUARANTINE_QUEUE, THREAD_QUEUES, queues_in
+from llmteam.regions import DEFAULT_REGION
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +41,22 @@ class Program:
     queues: tuple[str, ...] = ()
 
 
-def threads_worker(concurrency: int | None = None, *, lean: bool = False) -> Program:
+def threads_worker(concurrency: int | None = None, *, region: str = DEFAULT_REGION, lean: bool = False) -> Program:
     """Our own steps: they wait much and compute little."""
-    return _worker("threads", THREAD_QUEUES, concurrency or 16, lean)
+    return _worker("threads", queues_in(region, THREAD_QUEUES), concurrency or 16, lean)
 
 
-def prefork_worker(concurrency: int | None = None, *, lean: bool = False, apart: bool = False) -> Program:
+def prefork_worker(
+    concurrency: int | None = None, *, region: str = DEFAULT_REGION, lean: bool = False, apart: bool = False
+) -> Program:
     """Users' steps, one process each. ``apart`` says that another worker serves the quarantine."""
     queues = tuple(queue for queue in PROCESS_QUEUES if not apart or queue != QUARANTINE_QUEUE)
-    return _worker("prefork", queues, concurrency or os.cpu_count() or 1, lean)
+    return _worker("prefork", queues_in(region, queues), concurrency or os.cpu_count() or 1, lean)
 
 
-def quarantine_worker() -> Program:
+def quarantine_worker(region: str = DEFAULT_REGION) -> Program:
     """Steps that took their worker with them: one at a time, and each in a process that ends with it."""
-    program = _worker("prefork", (QUARANTINE_QUEUE,), 1, lean=False, name="quarantine")
+    program = _worker("prefork", queues_in(region, (QUARANTINE_QUEUE,)), 1, lean=False, name="quarantine")
     return replace(program, arguments=(*program.arguments, "--max-tasks-per-child", "1"))
 
 

@@ -14,9 +14,10 @@ from llmteam.cli import codes
 from llmteam.cli.options import import_modules, json_option, load_settings
 from llmteam.cli.render import coloured, print_json, table
 from llmteam.cli.servers import Installation, is_embedded
-from llmteam.dispatch import QUEUES
+from llmteam.dispatch import is_ours, queues_in
 from llmteam.errors import LLMTeamError
 from llmteam.ids import utc_now
+from llmteam.regions import region_of
 from llmteam.settings import Settings, mask_url
 from llmteam.telemetry import printable
 
@@ -76,7 +77,9 @@ def _checks(settings: Settings) -> Iterator[Check]:
             yield from _attempt("database", lambda: _database(place))
             yield from _attempt("broker", lambda: _broker(place.settings))
             yield from _attempt("result backend", lambda: _backend(place.settings))
+            yield from _attempt("limits", lambda: _limits(place.settings))
             yield from _attempt("workers", lambda: _workers(place))
+            yield from _attempt("regions", lambda: _regions(place))
             yield from _attempt("queues", lambda: _queues(place.settings))
             yield from _attempt("deaf workers", lambda: _deaf(place.settings))
             yield from _attempt("sweeps", lambda: _sweeps(place))
@@ -175,6 +178,24 @@ def _backend(settings: Settings) -> Iterator[Check]:
         )
 
 
+def _limits(settings: Settings) -> Iterator[Check]:
+    from llmteam.ratelimit.limits.redis import RedisLimitBackend
+
+    if settings.redis_url is None:
+        yield Check("limits", "warning", "each process counts for itself", "set LLMTEAM_REDIS_URL")
+        return
+    backend = RedisLimitBackend(settings.redis_url, workers=settings.limit_workers)
+    backend.check()
+    state = backend.backend_state()
+    backend.close()
+    if state.shared:
+        yield Check("limits", "ok", f"counted for all workers in {mask_url(settings.redis_url)}")
+    else:
+        part = "all" if settings.limit_workers == 1 else f"1/{settings.limit_workers}"
+        found = f"{state.place} does not count ({state.error}): each process takes {part} of a limit for itself"
+        yield Check("limits", "failed", found, "mend it, and set LLMTEAM_LIMIT_WORKERS to the number of processes")
+
+
 def _workers(place: Installation) -> Iterator[Check]:
     from llmteam.cli.fleet_view import consumers
 
@@ -182,10 +203,30 @@ def _workers(place: Installation) -> Iterator[Check]:
     for worker, queues in found.items():
         yield Check("worker", "ok", f"{worker}: {', '.join(queues)}")
     served = {queue for queues in found.values() for queue in queues}
-    if missing := [queue for queue in QUEUES if queue not in served]:
+    if missing := [queue for queue in queues_in(place.settings.region) if queue not in served]:
         # `llmteam run` brings its own to embedded servers.
         outcome: Outcome = "info" if place.embedded else "warning"
         yield Check("workers", outcome, f"nobody consumes {', '.join(missing)}", "start llmteam worker, or llmteam up")
+
+
+def _regions(place: Installation) -> Iterator[Check]:
+    from llmteam.canvas.phrases import count as counted
+    from llmteam.cli.fleet_view import consumers
+    from llmteam.tenancy.postgres.standing import tenants_by_region
+
+    database = place.database("llmteam-doctor")
+    try:
+        homes = tenants_by_region(database)
+    finally:
+        database.close()
+    queues = {queue for found in consumers(place.settings).values() for queue in found if is_ours(queue)}
+    served = {region_of(queue) for queue in queues}
+    yield Check("region", "ok", f"{place.settings.region}; workers serve {', '.join(sorted(served)) or 'none'}")
+    for region, number in sorted(homes.items()):
+        if region in served or (place.embedded and region == place.settings.region):
+            continue
+        found = f"no worker serves {region}, where {counted(number, 'tenant')} {'has' if number == 1 else 'have'} runs"
+        yield Check("region", "warning", found, f"start llmteam worker with LLMTEAM_REGION={region}")
 
 
 def _queues(settings: Settings) -> Iterator[Check]:

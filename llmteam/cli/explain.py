@@ -130,6 +130,7 @@ def _clock(place: Installation) -> tuple[datetime, dict[str, datetime]]:
 def _fleet(settings: Settings, steps: Iterable[StepRecord], swept: dict[str, datetime]) -> FleetView:
     """What is known of queues; the broker is asked only when a step waits for one, and may be away."""
     from llmteam.canvas.explain import FleetView
+    from llmteam.canvas.explain_picture import queue_of
     from llmteam.canvas.state import StepState
     from llmteam.cli.fleet_view import consumers, depths
 
@@ -137,7 +138,7 @@ def _fleet(settings: Settings, steps: Iterable[StepRecord], swept: dict[str, dat
     if not any(step.row.state is StepState.READY for step in steps):
         return silent
     try:
-        lying = depths(settings)
+        lying = depths(settings, {queue_of(step) for step in steps})
         workers = Counter(queue for queues in consumers(settings).values() for queue in set(queues))
     except InfrastructureError as exc:
         return replace(silent, fault=str(exc))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmteam.dispatch import QUEUES, celery_app, depth
+from llmteam.dispatch import celery_app, depth, is_ours, queues_in
 from llmteam.errors import InfrastructureError
 from llmteam.settings import Settings, mask_url
 
@@ -47,10 +47,11 @@ def consumers(settings: Settings) -> dict[str, list[str]]:
         return {worker: [queue["name"] for queue in queues] for worker, queues in sorted(answers.items())}
 
 
-def depths(settings: Settings) -> dict[str, int]:
-    """How many messages wait in each of our queues. Raises :class:`InfrastructureError`."""
+def depths(settings: Settings, queues: Iterable[str] = ()) -> dict[str, int]:
+    """How many messages wait in each of our region's queues, and in these. Raises :class:`InfrastructureError`."""
     with _reached(settings) as (_, connection):
-        return {queue: depth(connection, queue) for queue in QUEUES}
+        asked = dict.fromkeys((*queues_in(settings.region), *queues))
+        return {queue: depth(connection, queue) for queue in asked}
 
 
 def idlers(settings: Settings, serving: Mapping[str, Sequence[str]]) -> list[Idler]:
@@ -60,9 +61,10 @@ def idlers(settings: Settings, serving: Mapping[str, Sequence[str]]) -> list[Idl
     twice as long as workers take to answer.
     """
     with _reached(settings) as (app, connection):
-        workers = sorted(worker for worker, queues in serving.items() if set(queues) & set(QUEUES))
+        workers = sorted(worker for worker, queues in serving.items() if any(map(is_ours, queues)))
         before = _received(app, connection, workers)
-        waiting = {queue: depth(connection, queue) for queue in QUEUES}
+        ours = {queue for queues in serving.values() for queue in queues if is_ours(queue)}
+        waiting = {queue: depth(connection, queue) for queue in ours}
         time.sleep(LISTEN_SECONDS)
         after = _received(app, connection, workers)
         waiting = {queue: min(count, depth(connection, queue)) for queue, count in waiting.items()}

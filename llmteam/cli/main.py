@@ -17,6 +17,7 @@ from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
 from llmteam.cli.inbox import inbox
 from llmteam.cli.keys import keys
+from llmteam.cli.license import licenses
 from llmteam.cli.limits import limits
 from llmteam.cli.mining import mining
 from llmteam.cli.notifications import notifications
@@ -58,6 +59,7 @@ _COMMANDS = (
     inbox,
     notifications,
     tenants,
+    licenses,
     db,
     doctor,
 )

@@ -11,6 +11,7 @@ from llmteam.cli.crew import Crew, Program, beat, prefork_worker, tail, threads_
 from llmteam.cli.roster import Enlistment, members
 from llmteam.dispatch import THREAD_QUEUES
 from llmteam.errors import ConfigurationError, InfrastructureError
+from llmteam.regions import DEFAULT_REGION
 
 #: Seconds after which a run that still goes on gets what it did not need at once: the other worker and the sweeps.
 LATER_SECONDS = 5.0
@@ -40,9 +41,16 @@ class WorkerRefusedError(ConfigurationError):
 class OwnWorkers:
     """The crew of one ``run``. ``alone`` ignores who else serves the home, for work that only these workers can do."""
 
-    def __init__(self, home: Path, imports: tuple[str, ...] = (), *, alone: bool = False) -> None:
+    def __init__(
+        self, home: Path, imports: tuple[str, ...] = (), *, alone: bool = False, region: str = DEFAULT_REGION
+    ) -> None:
         self._home = home
         self._alone = alone
+        self._programs: Mapping[str, Program] = {
+            THREADS: threads_worker(region=region, lean=True),
+            PREFORK: prefork_worker(region=region, lean=True),
+            BEAT: beat(),
+        }
         self._imports = imports
         self._crew = Crew(log=home / "log")
         self._enlistment = Enlistment(home, "run", imports)
@@ -117,7 +125,7 @@ class OwnWorkers:
     def _add(self, programs: set[str]) -> None:
         missing = sorted(programs - set(self._crew.names), reverse=True)
         for name in missing:
-            self._crew.add(_PROGRAMS[name])
+            self._crew.add(self._programs[name])
         if missing:
             self._enlistment.write(self._crew.names)
 
@@ -125,10 +133,3 @@ class OwnWorkers:
         """End them. The run is over; what other runs of the home may have them working on is finished first."""
         self._enlistment.close()
         self._crew.stop(GUEST_SECONDS if members(self._home) else _LAST_SECONDS, hasty=True)
-
-
-_PROGRAMS: Mapping[str, Program] = {
-    THREADS: threads_worker(lean=True),
-    PREFORK: prefork_worker(lean=True),
-    BEAT: beat(),
-}

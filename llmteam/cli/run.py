@@ -21,6 +21,7 @@ from llmteam.cli.options import import_modules, imports_option, json_option, loa
 from llmteam.cli.render import coloured, duration, json_text, print_json, say, warn
 from llmteam.cli.servers import Installation, installation, is_embedded
 from llmteam.errors import ConfigurationError, LLMTeamError
+from llmteam.regions import queue_in
 from llmteam.settings import Settings
 from llmteam.telemetry import printable
 
@@ -155,7 +156,9 @@ class _Command:
             from llmteam.cli.own_workers import OwnWorkers
 
             alone = self._example is not None
-            self._workers = OwnWorkers(self._settings.home, self._settings.imports, alone=alone)
+            self._workers = OwnWorkers(
+                self._settings.home, self._settings.imports, alone=alone, region=self._settings.region
+            )
             self._stack.callback(self._workers.stop)
             self._workers.warm()
 
@@ -212,7 +215,8 @@ class _Command:
         run_id = self._start(runs, definition, value)
         progress.note(f"run {run_id} waits for its worker" if self._workers else f"run {run_id}")
         if not place.embedded:
-            queues = {fact.queue for fact in runs.pin(definition).facts.values()}
+            region = runs.record(self._request.tenant, run_id).region
+            queues = {queue_in(fact.queue, region) for fact in runs.pin(definition).facts.values()}
             threading.Thread(target=_warn_if_unserved, args=(place.settings, queues), daemon=True).start()
         return runs, run_id, self._wait(runs, run_id, progress, self._people(place, run_id))
 

@@ -48,6 +48,7 @@ class Installation:
             "redis_url": settings.redis_url,
             "home": str(settings.home),
             "imports": ",".join(settings.imports),
+            "region": settings.region,
             "encryption_keys": encryption_keys_text(settings.encryption_keys) or None,
             "web_keys": ",".join(key.decode("utf-8", "surrogateescape") for key in settings.web_keys) or None,
         }

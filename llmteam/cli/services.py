@@ -83,7 +83,8 @@ def up(
             raise ConfigurationError(
                 f"`llmteam up` runs in this home already (process {member.pid}): use it, stop it, or set LLMTEAM_HOME"
             )
-    programs = [threads_worker(concurrency), *_process_workers(concurrency), beat()]
+    region = settings.region
+    programs = [threads_worker(concurrency, region=region), *_process_workers(concurrency, region), beat()]
     extra: dict[str, str] = {}
     if with_flower:
         programs.append(flower(LOOPBACK, port))
@@ -122,12 +123,12 @@ def worker(pool: str, concurrency: int | None, imports: tuple[str, ...], grace: 
     Supervises a Celery worker per pool and starts one again that ends. Refuses to start when the tables are not those
     of this version (exit code 3), or when row security would not bind the database login (2).
     """
+    settings = load_settings(imports)
     programs = []
     if pool in {"threads", "both"}:
-        programs.append(threads_worker(concurrency))
+        programs.append(threads_worker(concurrency, region=settings.region))
     if pool in {"prefork", "both"}:
-        programs += _process_workers(concurrency)
-    settings = load_settings(imports)
+        programs += _process_workers(concurrency, settings.region)
     with installation(settings) as place:
         _preflight(place)
         queues = ", ".join(queue for program in programs for queue in program.queues)
@@ -156,8 +157,8 @@ def flower_command(address: str, port: int, basic_auth: str | None) -> None:
         sys.exit(_serve(place, "flower", [program], _nothing, 10.0, {_AUTH_VARIABLE: auth}))
 
 
-def _process_workers(concurrency: int | None) -> list[Program]:
-    return [prefork_worker(concurrency, apart=True), quarantine_worker()]
+def _process_workers(concurrency: int | None, region: str) -> list[Program]:
+    return [prefork_worker(concurrency, region=region, apart=True), quarantine_worker(region)]
 
 
 def _drain_seconds(settings: Settings, grace: float) -> float:

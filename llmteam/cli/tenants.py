@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmteam.cli.options import json_option, load_settings
+from llmteam.cli.options import by_option, json_option, load_settings
 from llmteam.cli.render import pairs, print_json, say, table
 from llmteam.cli.servers import Installation, installation
 from llmteam.ids import check_identifier, utc_now
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TIERS = ("free", "starter", "professional", "enterprise")
+#: Other parts of a record that options set as they are.
+_KEPT = ("when_full", "audit_retention_days", "legal_hold")
 _LIMITS = ("max_concurrent_pipelines", "max_agents_per_pipeline", "max_requests_per_minute", "max_runs_per_day")
 
 
@@ -43,12 +44,6 @@ def tenants() -> None:
     """Tenants: create, list, show, update, deactivate, export, erase."""
 
 
-def _by_option(command: _Command) -> _Command:
-    return click.option(
-        "--by", metavar="NAME", default=getpass.getuser, help="Who does it, for the audit trail; by default you."
-    )(command)
-
-
 def _record_options(command: _Command) -> _Command:
     """Options that set parts of a record."""
     number = click.IntRange(0)
@@ -58,8 +53,11 @@ def _record_options(command: _Command) -> _Command:
         click.option("--max-concurrent-pipelines", type=number, metavar="N", help="Open runs at once."),
         click.option("--max-agents-per-pipeline", type=number, metavar="N", help="Steps of a run that ask a model."),
         click.option("--max-requests-per-minute", type=number, metavar="N", help="Starts in a minute."),
+        click.option("--max-storage-gb", type=click.FloatRange(0), metavar="GB", help="What its rows may take."),
         click.option("--max-runs-per-day", type=number, metavar="N", help="Starts in a UTC day."),
         click.option("--when-full", type=click.Choice(("refuse", "queue")), help="What becomes of one run too many."),
+        click.option("--audit-retention-days", type=number, metavar="N", help="Keep audit records; 0: for ever."),
+        click.option("--legal-hold/--no-legal-hold", default=None, help="Remove no audit records, however old."),
         click.option("--enable", multiple=True, metavar="FEATURE", help="Turn a feature on; may be repeated."),
         click.option("--disable", multiple=True, metavar="FEATURE", help="Turn a feature off; may be repeated."),
     ):
@@ -71,7 +69,7 @@ def _record_options(command: _Command) -> _Command:
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--name", help="What people call it; its id by default.")
 @_record_options
-@_by_option
+@by_option
 @json_option
 def create(tenant_id: str, name: str | None, by: str, as_json: bool, **given: Any) -> None:
     """Create a tenant."""
@@ -112,9 +110,12 @@ def list_tenants(everyone: bool, limit: int, offset: int, as_json: bool) -> None
 @click.argument("tenant_id", metavar="TENANT")
 @json_option
 def show(tenant_id: str, as_json: bool) -> None:
-    """Show a tenant: its record and what follows from it."""
+    """Show a tenant: its record, what follows from it, and what it stores now."""
+    from llmteam.tenancy.postgres.storage import StorageMeter
+
     with _office("") as office:
-        _show(asyncio.run(office.manager.get_tenant(tenant_id)), as_json)
+        config = asyncio.run(office.manager.get_tenant(tenant_id))
+        _show(config, as_json, stored=StorageMeter(office.database).meter(tenant_id).size)
 
 
 @tenants.command()
@@ -122,7 +123,7 @@ def show(tenant_id: str, as_json: bool) -> None:
 @click.option("--name", help="What people call it.")
 @click.option("--active", is_flag=True, help="Activate it again.")
 @_record_options
-@_by_option
+@by_option
 @json_option
 def update(tenant_id: str, name: str | None, active: bool, by: str, as_json: bool, **given: Any) -> None:
     """Change a tenant; what is not said stays. A limit that is raised holds within seconds."""
@@ -143,7 +144,7 @@ def update(tenant_id: str, name: str | None, active: bool, by: str, as_json: boo
     show_default=True,
     help="What becomes of its open runs. Queued ones wait on, unless cancelled.",
 )
-@_by_option
+@by_option
 @json_option
 def deactivate(tenant_id: str, runs: str, by: str, as_json: bool) -> None:
     """Have a tenant start nothing more."""
@@ -157,7 +158,7 @@ def deactivate(tenant_id: str, runs: str, by: str, as_json: bool) -> None:
         if runs != "keep":
             known = office.place.runs()
             try:
-                stopped = (pause_all if runs == "pause" else cancel_all)(known, tenant_id)
+                stopped = (pause_all if runs == "pause" else cancel_all)(known, tenant_id, by)
             finally:
                 known.close()
     if as_json:
@@ -173,7 +174,7 @@ def deactivate(tenant_id: str, runs: str, by: str, as_json: bool) -> None:
 @tenants.command()
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
-@_by_option
+@by_option
 def export(tenant_id: str, output: Path | None, by: str) -> None:
     """Write everything that a tenant owns as JSON Lines: {"table": …, "row": {…}}. Sealed values stay sealed."""
     from llmteam.audit.models import AuditDraft, AuditEventType
@@ -200,7 +201,7 @@ def export(tenant_id: str, output: Path | None, by: str) -> None:
 @tenants.command()
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_by_option
+@by_option
 @json_option
 def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
     """Delete everything that a tenant owns, for good. Again after a crash, it goes on.
@@ -215,6 +216,7 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
         click.confirm(f"Delete everything of tenant {tenant_id}? There is no way back", abort=True, err=True)
     gone: dict[str, int] = {}
     with _office(by) as office:
+        _refuse_held(office.database, tenant_id)
         known = office.place.runs()
         try:
             erasure = Erasure(
@@ -224,7 +226,7 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
                 known,
                 actor_id=by,
                 clock=utc_now,
-                destroy_key=_key_destroyer(office.database),
+                destroy_key=_key_destroyer(office.database, by),
                 clear_values=_clear_values(office.place),
             )
             for what, number in erasure.run():
@@ -239,14 +241,24 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
     pairs({what: f"{number:,}" for what, number in deleted.items()})
 
 
-def _key_destroyer(database: Database) -> Callable[[str], object]:
+def _refuse_held(database: Database, tenant_id: str) -> None:
+    from llmteam.tenancy.postgres import PostgresTenantStore
+
+    record = PostgresTenantStore(database).find(tenant_id)
+    if record is not None and record.legal_hold:
+        advice = f"llmteam tenants update {tenant_id} --no-legal-hold"
+        raise click.ClickException(f"tenant {tenant_id} is under a legal hold: nothing is deleted before {advice}")
+
+
+def _key_destroyer(database: Database, by: str) -> Callable[[str], object]:
     """What makes everything unreadable that was sealed for the tenant, wherever copies of it are."""
+    from llmteam.audit.postgres import key_changes
     from llmteam.crypto import MasterKeys
     from llmteam.keys import TenantKeys
     from llmteam.keys.postgres import PostgresKeyStore
 
     # Destroying a key needs none that could read it.
-    return TenantKeys(PostgresKeyStore(database), MasterKeys()).destroy
+    return TenantKeys(PostgresKeyStore(database, record=key_changes(by)), MasterKeys()).destroy
 
 
 def _clear_values(place: Installation) -> Callable[[str], int]:
@@ -269,8 +281,7 @@ def _clear_values(place: Installation) -> Callable[[str], int]:
 
 @contextmanager
 def _office(actor_id: str) -> Iterator[_Office]:
-    from llmteam.audit import TenantAwareAuditTrail
-    from llmteam.audit.postgres import PostgresAuditStore
+    from llmteam.audit.postgres import PostgresAuditStore, tenant_changes
     from llmteam.tenancy import TenantManager
     from llmteam.tenancy.postgres import PostgresTenantStore
 
@@ -278,8 +289,7 @@ def _office(actor_id: str) -> Iterator[_Office]:
         database = place.database()
         try:
             audit = PostgresAuditStore(database)
-            log = TenantAwareAuditTrail(audit)
-            manager = TenantManager(PostgresTenantStore(database), False, log=log, actor_id=actor_id)
+            manager = TenantManager(PostgresTenantStore(database, record=tenant_changes(actor_id)), False)
             yield _Office(place, database, audit, manager)
         finally:
             database.close()
@@ -289,7 +299,8 @@ def _changed(config: TenantConfig, given: dict[str, Any]) -> TenantConfig:
     """The record with what the options say."""
     from llmteam.tenancy import TenantTier
 
-    changes = {name: given[name] for name in (*_LIMITS, "when_full") if given[name] is not None}
+    named = (*_LIMITS, *_KEPT, "max_storage_gb")
+    changes = {name: given[name] for name in named if given[name] is not None}
     if given["tier"] is not None:
         changes["tier"] = TenantTier(given["tier"])
     if given["region"] is not None:
@@ -302,10 +313,16 @@ def _changed(config: TenantConfig, given: dict[str, Any]) -> TenantConfig:
     )
 
 
-def _show(config: TenantConfig, as_json: bool, done: str = "") -> None:
+def _kept(config: TenantConfig) -> str:
+    if config.legal_hold:
+        return "kept under a legal hold"
+    return f"kept for {config.audit_retention_days} days" if config.audit_retention_days else "kept for ever"
+
+
+def _show(config: TenantConfig, as_json: bool, done: str = "", *, stored: int | None = None) -> None:
     limits = config.get_effective_limits().to_dict()
     if as_json:
-        print_json({**config.to_dict(), "limits": limits})
+        print_json({**config.to_dict(), "limits": limits, **({} if stored is None else {"stored_bytes": stored})})
         return
     if done:
         say(done)
@@ -318,7 +335,9 @@ def _show(config: TenantConfig, as_json: bool, done: str = "") -> None:
             "state": "active" if config.is_active else "inactive",
             "region": config.data_region,
             "when full": config.when_full,
+            "audit records": _kept(config),
             **{name.replace("_", " "): f"{value:,}" for name, value in limits.items()},
+            "stored": None if stored is None else f"{stored:,} bytes",
             "features": ", ".join(features),
             "disabled": ", ".join(sorted(config.features_disabled)) or None,
             "created": config.created_at,

@@ -82,3 +82,16 @@ audit_heads = Table(
     string("checksum", default=""),
     PrimaryKeyConstraint("tenant_id"),
 )
+
+audit_checkpoints = Table(
+    "audit_checkpoints",
+    metadata,
+    string("tenant_id"),
+    # The last record that retention removed, and the signature of whoever removed it.
+    Column("sequence_number", BigInteger, nullable=False),
+    string("checksum"),
+    moment("issued_at", null=False),
+    string("key_id"),
+    string("signature"),
+    PrimaryKeyConstraint("tenant_id", "sequence_number"),
+)

@@ -19,7 +19,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from llmteam.db.audit_tables import audit_heads, audit_log
+from llmteam.db.action_tables import action_attempts
+from llmteam.db.audit_tables import audit_checkpoints, audit_heads, audit_log
 from llmteam.db.columns import SCHEMA, metadata
 from llmteam.db.columns import flag as _flag
 from llmteam.db.columns import integer as _int
@@ -27,11 +28,14 @@ from llmteam.db.columns import json_column as _json
 from llmteam.db.columns import moment as _time
 from llmteam.db.columns import string as _text
 from llmteam.db.key_tables import agent_contexts, tenant_keys
-from llmteam.db.tenant_tables import key_values, tenant_starts, tenants
+from llmteam.db.license_tables import limit_reservations, revoked_licenses, tenant_licenses
+from llmteam.db.tenant_tables import key_values, tenant_starts, tenant_storage, tenants
 
 __all__ = [
     "SCHEMA",
+    "action_attempts",
     "agent_contexts",
+    "audit_checkpoints",
     "audit_heads",
     "audit_log",
     "definitions",
@@ -40,16 +44,20 @@ __all__ = [
     "interaction_responses",
     "interactions",
     "key_values",
+    "limit_reservations",
     "metadata",
     "notifications",
     "payloads",
+    "revoked_licenses",
     "run_steps",
     "runs",
     "segments",
     "snapshots",
     "sweeps",
     "tenant_keys",
+    "tenant_licenses",
     "tenant_starts",
+    "tenant_storage",
     "tenants",
     "used_links",
 ]
@@ -117,6 +125,8 @@ runs = Table(
     _text("start_hash", null=True),
     # Whether the tenant's starts wait for their turn, so that the end of this run lets another one begin.
     _flag("queues"),
+    # Where its steps run; the tenant's when it was started.
+    _text("region", default="default"),
     PrimaryKeyConstraint("tenant_id", "run_id"),
     Index("runs_admitted", "tenant_id", postgresql_where=text("finished_at IS NULL AND status <> 'pending'::text")),
     Index("runs_queued", "tenant_id", "created_at", "run_id", postgresql_where=text("status = 'pending'::text")),

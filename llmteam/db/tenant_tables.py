@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Date, Index, PrimaryKeyConstraint, Table, text
+from sqlalchemy import BigInteger, Boolean, Column, Date, Index, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from llmteam.db.columns import integer, json_column, metadata, moment, string
 
@@ -22,6 +23,11 @@ tenants = Table(
     integer("max_per_minute", null=True),
     integer("max_agents", null=True),
     Column("queues", Boolean, nullable=False, server_default=text("false")),
+    # What the tier and the record give, with `*` for all, and what is off even then.
+    Column("features", ARRAY(Text), nullable=False, server_default=text("'{*}'")),
+    Column("features_off", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # Bytes; NULL is not counted.
+    Column("max_storage", BigInteger),
     moment("created_at", null=False),
     moment("updated_at", null=False),
     moment("deleted_at"),
@@ -38,6 +44,16 @@ tenant_starts = Table(
     # The UTC day in which so many runs were started; its row is the lock of the tenant's starts.
     Column("day", Date, nullable=False),
     integer("started", default=0),
+    PrimaryKeyConstraint("tenant_id"),
+)
+
+tenant_storage = Table(
+    "tenant_storage",
+    metadata,
+    string("tenant_id"),
+    # Bytes of the tenant's rows when they were last metered.
+    Column("stored", BigInteger, nullable=False),
+    moment("metered_at", null=False),
     PrimaryKeyConstraint("tenant_id"),
 )
 

@@ -50,6 +50,15 @@ class TenantLimits:
         return {**named, "features": sorted(self.features)}
 
 
+#: Bytes of what limits call a GB.
+GB = 1_000_000_000
+
+
+def gigabytes(stored: int) -> float:
+    """Bytes in GB."""
+    return stored / GB
+
+
 #: The field of :class:`TenantLimits` by the name of its limit.
 LIMITS = {
     name: f"max_{name}"
@@ -80,7 +89,7 @@ def get_tier_limits(tier: TenantTier) -> TenantLimits:
 
 
 def with_overrides(
-    tier: TenantTier, overrides: dict[str, int | None], enabled: Collection[str], disabled: Collection[str]
+    tier: TenantTier, overrides: dict[str, Any], enabled: Collection[str], disabled: Collection[str]
 ) -> TenantLimits:
     """The tier's limits with those of ``overrides`` that are not None in their place; disabling a feature wins."""
     base = TIER_LIMITS[tier]

@@ -9,13 +9,12 @@ from typing import Any, Literal, Self, get_args
 
 from llmteam import codec
 from llmteam.ids import as_utc, check_identifier, utc_now
+from llmteam.regions import DEFAULT_REGION, check_region
 from llmteam.tenancy.exceptions import InvalidTenantError
 from llmteam.tenancy.limits import TenantLimits, TenantTier, with_overrides
 
 __all__ = ["DEFAULT_REGION", "WHEN_FULL", "TenantConfig", "TenantLimits", "TenantTier", "WhenFull"]
 
-#: Region of what nobody says anything about.
-DEFAULT_REGION = "default"
 #: The most that a limit can be: what an integer of the database holds.
 MAX_LIMIT = 2_147_483_647
 
@@ -36,12 +35,15 @@ _MOMENTS = ("created_at", "updated_at")
 class TenantConfig:
     """A tenant: what it may use and where its data is worked on.
 
-    Limits that are None are those of the tier; 0 allows none. ``when_full`` says what becomes of a start that is one
-    too many at the same time: it is refused, or waits for its turn. ``version`` counts the changes of the stored
-    record: an update of another version than the stored one is refused, unless it is 0.
+    Steps run in ``data_region``: on workers whose ``LLMTEAM_REGION`` it is. Limits that are None are those of the tier;
+    0 allows none. ``when_full`` says what becomes of a start that is one too many at the same time: it is refused, or
+    waits for its turn. Audit records are removed once they are older than ``audit_retention_days``, never when that is
+    0 or during a ``legal_hold``. ``version`` counts the changes of the stored record: an update of another version than
+    the stored one is refused, unless it is 0.
 
     Raises:
-        InvalidIdentifierError: ``tenant_id`` or ``data_region`` is no usable id (also a ``ValueError``).
+        InvalidIdentifierError: ``tenant_id`` is no usable id, or ``data_region`` no usable region (also a
+            ``ValueError``).
         InvalidTenantError: another value cannot be used (also a ``ValueError``).
     """
 
@@ -64,7 +66,9 @@ class TenantConfig:
     is_active: bool = True
     max_runs_per_day: int | None = None
     when_full: WhenFull = "refuse"
+    legal_hold: bool = False
     version: int = 0
+    max_storage_gb: float | None = None
 
     def __post_init__(self) -> None:
         self.check()
@@ -72,7 +76,7 @@ class TenantConfig:
     def check(self) -> None:
         """Look at all values again, after some were set. Raises what the constructor raises."""
         check_identifier("tenant_id", self.tenant_id)
-        check_identifier("data_region", self.data_region)
+        check_region("data_region", self.data_region)
         if not isinstance(self.name, str) or not self.name.strip() or len(self.name) > 255:
             raise InvalidTenantError("name", "it must be 1 to 255 characters")
         codec.check(self.name, "name")
@@ -83,8 +87,13 @@ class TenantConfig:
             value = getattr(self, name)
             if value is not None and not (type(value) is int and 0 <= value <= MAX_LIMIT):
                 raise InvalidTenantError(name, f"it must be a whole number from 0 to {MAX_LIMIT:,}, or None")
+        stored = self.max_storage_gb
+        if stored is not None and not (type(stored) in (int, float) and 0 <= stored <= MAX_LIMIT):
+            raise InvalidTenantError("max_storage_gb", f"it must be a number from 0 to {MAX_LIMIT:,}, or None")
         if type(self.audit_retention_days) is not int or self.audit_retention_days < 0:
             raise InvalidTenantError("audit_retention_days", "it must be a whole number of days, not negative")
+        if type(self.legal_hold) is not bool:
+            raise InvalidTenantError("legal_hold", "it must be true or false")
         for name in _SETS:
             setattr(self, name, _texts(name, getattr(self, name)))
         for name in _MOMENTS:
@@ -92,7 +101,7 @@ class TenantConfig:
 
     def get_effective_limits(self) -> TenantLimits:
         """The tier's limits, with what this tenant has of its own in their place."""
-        overrides = {name: getattr(self, name) for name in _OVERRIDES}
+        overrides = {name: getattr(self, name) for name in (*_OVERRIDES, "max_storage_gb")}
         return with_overrides(self.tier, overrides, self.features_enabled, self.features_disabled)
 
     def is_action_allowed(self, action_name: str) -> bool:

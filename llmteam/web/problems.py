@@ -34,6 +34,7 @@ from llmteam.human import (
     ResponseTooLargeError,
 )
 from llmteam.ids import InvalidIdentifierError
+from llmteam.tenancy import TenantError, TenantLimitExceededError
 from llmteam.web.exceptions import BodyTooLargeError, FormExpiredError, NotSignedInError, OperatorsOnlyError
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (RunStateError, 409),
     (SegmentArchivedError, 409),
     (SegmentValidationError, 422),
+    (TenantLimitExceededError, 429),
+    (TenantError, 403),
     (InvalidIdentifierError, 422),
     (NotJSONError, 422),
     (InfrastructureError, 503),
@@ -127,6 +130,8 @@ def _more(exc: Exception) -> dict[str, Any]:
         return {"errors": _of_segment(exc)}
     if isinstance(exc, AlreadyRunningError):
         return {"run_id": exc.run_id}
+    if isinstance(exc, TenantLimitExceededError):
+        return {"limit_type": exc.limit_type, "current": exc.current, "maximum": exc.maximum}
     return {"request_status": exc.status} if isinstance(exc, InteractionClosedError) else {}
 
 

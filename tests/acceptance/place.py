@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmteam.canvas import SegmentClient, SegmentDefinition, SegmentResult, pauses
+from llmteam.canvas import SegmentClient, SegmentDefinition, SegmentResult, StepCatalog, pauses
 from llmteam.canvas.fleet import connect
 from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.records import StepRecord
@@ -97,8 +97,10 @@ def told(result: SegmentResult) -> Counter[tuple[str | None, str]]:
 
 
 @contextmanager
-def place(folder: Path, database_url: str, broker_url: str, **env: str) -> Iterator[Place]:
-    """A place with these servers; ``env`` are more settings of its workers."""
+def place(
+    folder: Path, database_url: str, broker_url: str, *, catalog: StepCatalog | None = None, **env: str
+) -> Iterator[Place]:
+    """A place with these servers; ``env`` are more settings of its workers. Without ``catalog`` it is crowded."""
     points = folder / "points"
     points.mkdir()
     variables = {
@@ -111,7 +113,7 @@ def place(folder: Path, database_url: str, broker_url: str, **env: str) -> Itera
         **env,
     }
     settings = Settings.load(_without_imports(variables))
-    runs = connect(settings, catalog=crowded())
+    runs = connect(settings, catalog=catalog or crowded())
     database = Database(database_url)
     try:
         line = CommandLine(folder, **variables)

@@ -14,9 +14,11 @@ import psutil
 import pytest
 from sqlalchemy import make_url
 
+from bench import limiter
 from bench.report import lines
 from bench.scale import MEASURES
 from bench.servers import ROOT, UnsafeServerError, durability_of
+from bench.trust import MEASURES as TRUST
 from bench.workloads import FULL, QUICK, Row, percentile
 from tests.acceptance.command_line import argv_of
 from tests.services import PostgresService
@@ -46,18 +48,34 @@ def folder() -> Path:
 
 
 @pytest.mark.timeout(SECONDS)
-def test_quick_bench_at_size_tells_of_kills_wide_joins_and_waiting_runs(folder: Path) -> None:
+def test_quick_bench_at_size_tells_of_kills_wide_joins_waiting_runs_and_limits(folder: Path) -> None:
     target = folder / "figures.json"
 
-    only = [part for name in MEASURES for part in ("--only", name)]
+    only = [part for name in (*MEASURES, *limiter.MEASURES) for part in ("--only", name)]
     process = bench("--quick", *only, "--json", str(target), folder=folder)
     out, errors = process.communicate(timeout=SECONDS)
 
     assert process.returncode == 0, errors
     found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
-    assert len(found) == 13
+    assert len(found) == 21
     assert all(name in out for name in found)
     assert all(one["ours"] >= 0 for one in found.values())
+
+
+@pytest.mark.timeout(SECONDS)
+def test_quick_bench_of_trust_tells_of_chains_and_row_security_beside_doing_without(folder: Path) -> None:
+    target = folder / "figures.json"
+
+    only = [part for name in TRUST for part in ("--only", name)]
+    process = bench("--quick", *only, "--json", str(target), folder=folder)
+    out, errors = process.communicate(timeout=SECONDS)
+
+    assert process.returncode == 0, errors
+    found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
+    assert len(found) == 5
+    assert all(name in out for name in found)
+    assert all(one["beside"] is not None for one in found.values())
+    assert all(one["ours"] > 0 and one["beside"] > 0 for one in found.values() if "CPU" not in one["name"])
 
 
 @pytest.mark.timeout(SECONDS)

@@ -33,6 +33,9 @@ def llmteam(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.Tem
         for tenant in ("acme", "globex", "initech"):
             store.add(tenant, [AuditDraft(event_type=created, actor_id="ann", new_value={"n": 1}) for _ in range(3)])
         store.add("acme", [AuditDraft(event_type=denied, success=False, error_message="\x1b[31mno", actor_id="bob")])
+        old = AuditDraft(event_type=created, timestamp=datetime(2020, 1, 1, tzinfo=UTC))
+        for tenant in ("hooli", "umbrella"):
+            store.add(tenant, [old] * 3)
         administrator = Database(url_of(postgres.superuser_url, database.url.database or ""))
     with closing(administrator), administrator.login_transaction() as connection:
         for statement in (
@@ -45,6 +48,7 @@ def llmteam(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.Tem
     line = CommandLine(tmp_path_factory.mktemp("audit"), LLMTEAM_DATABASE_URL=url, LLMTEAM_BROKER_URL=valkey)
     (line.folder / "key.pem").write_bytes(KEY.to_pem())
     (line.folder / "pub.pem").write_bytes(KEY.verify_key.to_pem())
+    (line.folder / "foreign.pem").write_bytes(SigningKey.generate().to_pem())
     yield line
     own.drop_all()
 
@@ -141,6 +145,75 @@ def test_a_report_of_the_last_month_is_the_default(llmteam: CommandLine) -> None
 
     start, end = (datetime.fromisoformat(document[name]) for name in ("period_start", "period_end"))
     assert end - start == timedelta(days=30)
+
+
+def test_what_would_be_removed_is_told_and_stays(llmteam: CommandLine) -> None:
+    given = ("--tenant", "umbrella", "--signing-key", "key.pem", "--dry-run")
+
+    would = json.loads(llmteam("audit", "prune", *given, "--json", LLMTEAM_AUDIT_RETENTION_DAYS="90").stdout)
+
+    assert (would["removed"], would["up_to"], would["dry_run"]) == (3, 3, True)
+    assert llmteam.json("audit", "verify", "--tenant", "umbrella")["removed"] == 0
+
+
+def test_old_records_are_removed_behind_a_checkpoint_that_every_command_goes_by(llmteam: CommandLine) -> None:
+    llmteam("tenants", "create", "hooli", "--audit-retention-days", "90")
+    signed = ("--tenant", "hooli", "--signing-key", "key.pem")
+
+    done = llmteam("audit", "prune", *signed, "--by", "ann")
+
+    assert done.stdout == "3 audit records of tenant hooli are removed: older than 90 days\n", done.stderr
+    plain = llmteam("audit", "verify", "--tenant", "hooli")
+    assert plain.returncode == DONE
+    assert "records up to 3 were removed by retention; signed by" in plain.stderr
+    assert "not checked" in plain.stderr
+    checked = llmteam("audit", "verify", "--tenant", "hooli", "--public-key", "pub.pem")
+    assert (checked.returncode, "not checked" in checked.stderr) == (DONE, False)
+    assert llmteam.json("audit", "report", "--tenant", "hooli")["removed_up_to"] == 3
+
+
+def test_checkpoints_of_removals_are_held_against_the_keys_of_the_settings(llmteam: CommandLine) -> None:
+    signed = ("--tenant", "hooli", "--signing-key", "key.pem")
+    llmteam("audit", "prune", *signed, LLMTEAM_AUDIT_RETENTION_DAYS="90")
+
+    by_settings = llmteam("audit", "verify", "--tenant", "hooli", LLMTEAM_AUDIT_KEYS="pub.pem")
+    foreign = llmteam("audit", "verify", "--tenant", "hooli", LLMTEAM_AUDIT_KEYS="foreign.pem")
+
+    assert (by_settings.returncode, "not checked" in by_settings.stderr) == (DONE, False)
+    assert foreign.returncode == FAILED
+    assert "3       forged" in foreign.stdout
+
+
+def test_an_export_behind_a_removal_is_checked_without_any_server(llmteam: CommandLine) -> None:
+    llmteam("tenants", "create", "hooli", "--audit-retention-days", "90")
+    llmteam("audit", "prune", "--tenant", "hooli", "--signing-key", "key.pem")
+    done = llmteam("audit", "export", "--tenant", "hooli", "--signing-key", "key.pem")
+    (llmteam.folder / "hooli.jsonl").write_text(done.stdout)
+    nowhere = {"LLMTEAM_DATABASE_URL": "postgresql://me@127.0.0.1:9/x", "LLMTEAM_BROKER_URL": "redis://127.0.0.1:9"}
+
+    found = llmteam("audit", "verify", "--file", "hooli.jsonl", "--public-key", "pub.pem", **nowhere)
+
+    assert found.returncode == DONE, found.stderr
+    assert "records up to 3 were removed; signed by" in found.stderr
+
+
+def test_nothing_is_removed_without_days_a_key_or_under_a_hold(llmteam: CommandLine) -> None:
+    given = ("audit", "prune", "--tenant", "umbrella")
+
+    unsigned = llmteam(*given)
+    for_ever = llmteam(*given, "--signing-key", "key.pem")
+    llmteam("tenants", "create", "umbrella", "--legal-hold")
+    held = llmteam(*given, "--signing-key", "key.pem", LLMTEAM_AUDIT_RETENTION_DAYS="1")
+    erased = llmteam("tenants", "erase", "umbrella", "--yes")
+    llmteam("tenants", "update", "umbrella", "--no-legal-hold", "--audit-retention-days", "0")
+    never = llmteam(*given, "--signing-key", "key.pem", LLMTEAM_AUDIT_RETENTION_DAYS="1")
+
+    assert unsigned.returncode == USAGE
+    assert "LLMTEAM_AUDIT_KEYS" in unsigned.stderr
+    assert for_ever.stdout == never.stdout == "audit records of tenant umbrella are kept for ever\n"
+    assert held.stdout == "tenant umbrella is under a legal hold: nothing is removed\n"
+    assert (erased.returncode, "under a legal hold" in erased.stderr) == (FAILED, True)
+    assert llmteam.json("audit", "verify", "--tenant", "umbrella")["removed"] == 0
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ def test_a_tenant_is_created_changed_shown_and_listed(llmteam: CommandLine) -> N
     assert (made["tier"], made["version"], made["limits"]["max_concurrent_pipelines"]) == ("professional", 1, 10)
     assert (changed["limits"]["max_runs_per_day"], changed["version"], changed["name"]) == (7, 2, "Acme")
     assert "beta" in changed["limits"]["features"]
-    assert llmteam.json("tenants", "show", "acme") == changed
+    shown = llmteam.json("tenants", "show", "acme")
+    assert shown.pop("stored_bytes") > 0, "its audit trail"
+    assert shown == changed
     assert "professional" in llmteam("tenants", "list").stdout
     assert [one["tenant_id"] for one in llmteam.json("tenants", "list")] == ["acme"]
     again = llmteam("tenants", "create", "acme")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -12,10 +11,10 @@ import psutil
 import pytest
 
 import tests.limited
-from llmteam.canvas import RunConfig, SegmentStatus
+from llmteam.canvas import RunConfig, SegmentStatus, StepCatalog
 from llmteam.canvas.models import SegmentDefinition
 from llmteam.events.models import EventQuery, EventType
-from tests.acceptance.command_line import DONE, Started
+from tests.acceptance.command_line import Started
 from tests.acceptance.place import TENANT, Place, place
 from tests.broker import Broker, broker
 from tests.drawing import draw
@@ -58,7 +57,8 @@ def mill(postgres: PostgresService, tmp_path_factory: pytest.TempPathFactory) ->
     own = PostgresService(postgres.superuser_url, postgres.login_url)
     folder = tmp_path_factory.mktemp("limits")
     env = {"LLMTEAM_IMPORTS": "tests.failpoints,tests.mishaps,tests.limited", "LLMTEAM_SWEEP_SECONDS": "1"}
-    with broker(folder) as valkey, place(folder, own.create(), valkey.url, **env) as here:
+    catalog = StepCatalog.get_instance()
+    with broker(folder) as valkey, place(folder, own.create(), valkey.url, catalog=catalog, **env) as here:
         workers = ("worker", "--pool", "threads", "--concurrency", "8")
         with here.line.started(*workers) as first, here.line.started(*workers) as second:
             for one in (first, second):
@@ -78,17 +78,17 @@ def fan(limit: str | None, branches: int, service: str = "", **params: object) -
 
 def test_a_run_of_500_limited_steps_keeps_the_pace_and_another_run_is_not_slowed(mill: Mill) -> None:
     limited = mill.here.start(fan("paced", STEPS))
-    wait_until(lambda: mill.states(limited)["waiting"] > STEPS / 2, "most steps to wait for the limit", timeout=60)
+    wait_until(lambda: mill.states(limited)["waiting"] > PACE, "steps to wait for the limit", timeout=60)
 
     free = mill.here.start(fan(None, 20))
     assert mill.here.client.result(free, timeout=60).status is SegmentStatus.COMPLETED
     left = mill.states(limited)["waiting"]
-    explained = json.loads(mill.here.line.run("explain", limited, "--json", code=DONE).stdout)
+    explained = mill.here.line.json("explain", limited)
     result = mill.here.client.result(limited, timeout=PATIENCE)
 
     assert result.status is SegmentStatus.COMPLETED
     assert left > 0, "the run beside had to wait until the limited one was over"
-    waiting = [group for group in explained["steps"] if group["owner"] == "limit"]
+    waiting = [group for group in explained["steps"] if group["waits_for"] == "limit"]
     assert waiting
     assert all("the limit 'paced'" in group["says"][0] for group in waiting)
     done = mill.told(limited, EventType.STEP_COMPLETED)
@@ -135,5 +135,5 @@ def test_workers_that_do_not_know_a_limit_say_what_to_do(mill: Mill) -> None:
 
     assert result.status is SegmentStatus.FAILED
     assert result.error is not None
-    assert "No limit 'unheard of' is registered" in result.error.message
-    assert tests.limited.__name__ not in result.error.message
+    assert "No limit 'unheard of' is registered" in result.error.error_message
+    assert tests.limited.__name__ not in result.error.error_message

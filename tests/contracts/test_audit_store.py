@@ -28,7 +28,7 @@ from llmteam.audit import (
 )
 from llmteam.audit.chain import GENESIS, link
 from llmteam.audit.exports import check_export, export_lines
-from llmteam.audit.stores import PAGE, AuditStoreFace
+from llmteam.audit.face import PAGE, AuditStoreFace
 from llmteam.crypto import SigningKey
 from llmteam.tenancy import TenantContext, TenantContextError
 from tests.unit.events.samples import json_values

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from llmteam.audit import AuditQuery
-from llmteam.audit.postgres import _READ_HEAD, records_wanted
+from llmteam.audit import AuditCheckpoint, AuditQuery
+from llmteam.audit.postgres import records_wanted
+from llmteam.audit.postgres.appending import _READ_HEAD
+from llmteam.audit.postgres.retention import _REMOVE, release_in
 from llmteam.db import Database
 from tests.services import PostgresService
 
@@ -92,3 +94,17 @@ def test_an_append_reads_the_head_and_the_records_of_its_keys_alone(full: Databa
         _, rows = explained(hot.script(sql, (["key-5", "key-50000", "none"], "acme")))
 
     assert rows <= 10
+
+
+def test_a_batch_of_a_removal_reads_the_batch_alone(full: Database) -> None:
+    checkpoint = AuditCheckpoint("acme", 20_000, "c", START, "key", "signature", removes=True)
+    setting, removal = _REMOVE.split(";")
+    with full.hot("acme") as hot:
+        hot.script("SELECT 1", begin=True)
+        assert release_in(hot, checkpoint)
+
+        sql = f"{setting};EXPLAIN (ANALYZE, FORMAT JSON) {removal}"
+        kinds, rows = explained(hot.script(sql, {"tenant": "acme", "limit": 100}, role="llmteam_sweeper"))
+
+    assert "Seq Scan" not in kinds
+    assert rows <= 310

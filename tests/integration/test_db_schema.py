@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -17,6 +18,9 @@ from llmteam.db.schema import HEAD, MIGRATIONS, VERSION_TABLE
 from llmteam.db.tables import SCHEMA, metadata
 from llmteam.embedded import LOGIN
 from llmteam.errors import MigrationsNotAppliedError
+from llmteam.tenancy import TenantTier
+from llmteam.tenancy.admission import limits_of
+from llmteam.tenancy.postgres import PostgresTenantStore
 from tests.services import PostgresService
 
 
@@ -138,3 +142,40 @@ def test_a_migration_that_fails_changes_nothing(empty: Database) -> None:
         empty.upgrade()
 
     assert empty.current() is None
+
+
+#: A record as it was written before starts looked at features and storage.
+_OLD_RECORD = """
+INSERT INTO llmteam.tenants (tenant_id, name, tier, data_region, document, created_at, updated_at)
+VALUES (:tenant_id, :tenant_id, :tier, :region, :document, now(), now())
+"""
+
+
+@pytest.mark.parametrize("tier", [tier.value for tier in TenantTier])
+@pytest.mark.parametrize(
+    ("region", "becomes"), [("eu-west-1", "eu-west-1"), ("eu.west/1@a", "eu-west-1-a"), ("x" * 99, "x" * 63)]
+)
+def test_records_of_before_get_what_their_tier_gives_and_a_usable_region(
+    empty: Database, monkeypatch: pytest.MonkeyPatch, tier: str, region: str, becomes: str
+) -> None:
+    upgrade = command.upgrade
+    with monkeypatch.context() as before:
+        before.setattr(command, "upgrade", lambda config, _: upgrade(config, "0006"))
+        empty.upgrade()
+    document = '{"features_enabled": ["beta", "persistence"], "features_disabled": ["basic_agents", "*"]}'
+    row = {"tenant_id": "acme", "tier": tier, "region": region, "document": document}
+    with empty.tenant_transaction("acme") as connection:
+        connection.execute(text(_OLD_RECORD), row)
+
+    empty.upgrade()
+
+    store = PostgresTenantStore(empty)
+    config, limits = store.find("acme"), store.start_limits("acme")
+    assert config is not None
+    assert limits is not None
+    assert config.data_region == becomes
+    expected = limits_of(config)
+    for name in ("features", "features_off", "storage", "region"):
+        assert getattr(limits, name) == getattr(expected, name), name
+    with empty.tenant_transaction("globex") as connection:
+        assert connection.execute(text("SELECT count(*) FROM llmteam.tenants")).scalar_one() == 0, "still forced"

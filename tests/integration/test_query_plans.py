@@ -156,7 +156,7 @@ def test_a_start_counts_the_open_runs_of_its_tenant_by_an_index_of_their_own(ful
         )
         read = "SELECT idx_scan, seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'runs'"
         before = hot.script(read) or []
-        hot.script("SELECT llmteam.admit_start('acme', now(), 0, 'start', NULL, NULL, NULL, NULL, false)")
+        hot.script("SELECT llmteam.admit_start('acme', now(), 0, '{}', 'start', NULL, NULL, NULL, NULL, false)")
         after = hot.script(read) or []
         hot.rollback()
 

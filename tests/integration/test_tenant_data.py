@@ -16,7 +16,7 @@ from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.runs import Runs
 from llmteam.cli.erasure import Erasure
 from llmteam.db import Database, StatementError
-from llmteam.db.tables import audit_heads, audit_log, metadata, sweeps, tenants
+from llmteam.db.tables import audit_checkpoints, audit_heads, audit_log, metadata, sweeps, tenant_licenses, tenants
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.ids import utc_now
 from llmteam.tenancy import TenantAlreadyExistsError, TenantConfig
@@ -25,7 +25,11 @@ from llmteam.wakeup import MemoryWakeup
 from tests.conformance.desk import Desk
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-OURS = [table for table in metadata.sorted_tables if table not in (audit_log, audit_heads, tenants, sweeps)]
+OURS = [
+    table
+    for table in metadata.sorted_tables
+    if table not in (audit_log, audit_heads, audit_checkpoints, tenants, sweeps)
+]
 ROWS = 5
 #: What is left of a tenant: that it was there, what was done to it, and that its keys are destroyed.
 KEPT = {"tenants": 1, "audit_heads": 1, "audit_log": ROWS + 2, "tenant_keys": ROWS}
@@ -45,7 +49,9 @@ def sample(table: Table, tenant_id: str, number: int) -> dict[str, Any]:
         for column in table.columns
         if (not column.nullable and column.server_default is None) or column.primary_key
     ]
-    return {column.name: tenant_id if column.name == "tenant_id" else value(column) for column in needed}
+    row = {column.name: tenant_id if column.name == "tenant_id" else value(column) for column in needed}
+    # No two licences of a tenant hold at once; these held for no time at all.
+    return row | {"valid_to": NOW} if table is tenant_licenses else row
 
 
 @pytest.fixture

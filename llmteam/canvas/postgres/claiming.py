@@ -25,6 +25,7 @@ class Claim:
     lease: timedelta
     holder: str
     keys: Sequence[Key] | None
+    region: str
 
     @property
     def latest(self) -> datetime | None:
@@ -48,6 +49,7 @@ def claim_one(database: Database, ask: Claim) -> Claimed | None:
         *claimed.key,
         ask.work.row.fence,
         *ident,
+        ask.region,
         *ident,
         *ident,
         event.event_type.value,
@@ -96,6 +98,7 @@ def claim_many(database: Database, asks: Sequence[Claim]) -> list[Claimed | None
         *ident,
         *ids_and_visits([row.key for row in claimed]),
         *ident,
+        asks[0].region,
         *ident,
         *ident,
         header.instance_id,

@@ -12,7 +12,7 @@ from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.combining import ALONE, Alone
 from llmteam.canvas.postgres.scripts import FEW, Script, finished_values, ids_and_visits, read_slice, run_values
-from llmteam.canvas.records import RunHeader, StoredOutput, Transition
+from llmteam.canvas.records import Door, RunHeader, StoredOutput, Transition
 from llmteam.canvas.state import Change, Key, RunState, Slice, StepRow
 from llmteam.db.engine import Database
 from llmteam.events.models import EventScope
@@ -31,7 +31,7 @@ class Move:
     finished: Key | None
     output: StoredOutput | None
     local_state: Mapping[str, Any] | None
-    admits: bool = False
+    door: Door | None = None
 
     @property
     def ident(self) -> tuple[str, str]:

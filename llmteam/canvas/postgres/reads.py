@@ -11,17 +11,8 @@ from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.postgres import holds, leases, rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.scripts import Script
-from llmteam.canvas.records import (
-    Holding,
-    PinnedDefinition,
-    RunHeader,
-    RunRecord,
-    StepRecord,
-    Taken,
-    Work,
-    run_outputs,
-)
-from llmteam.canvas.routing import StepOutput
+from llmteam.canvas.records import Holding, PinnedDefinition, RunHeader, RunRecord, StepRecord, Taken, Work
+from llmteam.canvas.routing import StepOutput, run_outputs
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Key, SegmentStatus, StepRow
 from llmteam.db.engine import Database
@@ -31,8 +22,9 @@ from llmteam.db.hot import Prepared
 class PostgresReads:
     """The part of :class:`~llmteam.canvas.records.RunStore` that changes no run."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, region: str) -> None:
         self._database = database
+        self.region = region
 
     def _read(self, tenant_id: str, statement: str | Prepared, *params: Any) -> list[tuple[Any, ...]]:
         with self._database.hot(tenant_id) as connection:
@@ -49,7 +41,7 @@ class PostgresReads:
 
     def gather(self, tenant_id: str, run_id: str, key: Key) -> Work | None:
         """As :meth:`RunStore.gather`: one round trip."""
-        found = self._read(tenant_id, sql.GATHER, tenant_id, run_id, *key)
+        found = self._read(tenant_id, sql.GATHER, tenant_id, run_id, *key, self.region)
         return rows.work(tenant_id, run_id, found[0]) if found else None
 
     def snapshot(self, tenant_id: str, snapshot_id: str) -> SegmentSnapshot | None:

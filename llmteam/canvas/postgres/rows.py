@@ -11,7 +11,7 @@ from llmteam.canvas.routing import Source, StepOutput, failure_output
 from llmteam.canvas.state import LoopState, RunState, SegmentStatus, StepRow, StepState
 from llmteam.events.models import ErrorInfo
 
-RUN_WIDTH = 12
+RUN_WIDTH = 13
 STEP_WIDTH = 20
 HEADER_WIDTH = 8
 
@@ -32,6 +32,7 @@ def run_state(run_id: str, row: Sequence[Any]) -> RunState:
         error=error_info(row[9]),
         paused_at=row[10],
         snapshot_id=row[11],
+        region=row[12],
     )
 
 
@@ -179,6 +180,7 @@ def run_record(row: Sequence[Any]) -> RunRecord:
         link=row[18],
         idempotency_key=row[19],
         wake_at=row[20],
+        region=row[21],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from llmteam import codec
@@ -12,6 +13,9 @@ from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.records import StoredOutput
 from llmteam.canvas.state import Key, RunState, StepRow
 from llmteam.db.hot import HotConnection, Prepared
+from llmteam.events.models import EventDraft, EventScope
+from llmteam.events.postgres import event_values, insert_values
+from llmteam.regions import queue_in
 
 #: Rows up to this many are written one by one by a statement that is planned already, more by one that is not.
 FEW = 8
@@ -39,13 +43,16 @@ class Script:
         return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)
 
 
-def insert_steps(script: Script, ident: tuple[str, str], steps: Iterable[StepRow], nodes: Mapping[str, Node]) -> None:
+def insert_steps(
+    script: Script, ident: tuple[str, str], steps: Iterable[StepRow], nodes: Mapping[str, Node], region: str
+) -> None:
     """Add the INSERT of new rows, with where each runs and what its input comes from."""
     values: list[Any] = []
     added = list(steps)
     for row in added:
         node = nodes[row.step_id]
-        values += [*ident, *row.key, row.state.value, row.undecided, row.live, node.facts.queue, row.owner]
+        values += [*ident, *row.key, row.state.value, row.undecided, row.live]
+        values += [queue_in(node.facts.queue, region), row.owner]
         values += [row.wake_at, row.ready_at, row.finished_at, rows.decisions_list(row), list(node.sources)]
         values.append(rows.loop_text(row.loop))
     if added:
@@ -78,3 +85,13 @@ def finished_values(row: StepRow, output: StoredOutput | None, local_state: Mapp
         return [*rows.step_values(row), False, None, None, local]
     inline = output.text if output.digest is None else None
     return [*rows.step_values(row), output.whole, inline, output.digest, local]
+
+
+def write_events(script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, first: int) -> None:
+    """Add the INSERT of events, numbered from ``first``."""
+    if len(drafts) <= FEW:
+        for number, draft in enumerate(drafts, first):
+            script.add(sql.INSERT_EVENT, *event_values(scope, number, now, draft))
+    else:
+        text, params = insert_values(scope, first, now, drafts)
+        script.add(text + ";", *params)

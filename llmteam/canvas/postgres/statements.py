@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from functools import cache
 
+from llmteam.audit.postgres import CONDITION
 from llmteam.db import Prepared
 from llmteam.events.postgres import event_statement
-from llmteam.tenancy.postgres.admission import QUEUES
+from llmteam.tenancy.postgres.admission import QUEUES, REGION
 
 #: First statement of every transition: nothing else of the run is read before this lock is held, since each
 #: statement of a READ COMMITTED script sees what was committed when it began.
@@ -20,7 +21,7 @@ LOCK_RUN = Prepared(
 
 RUN_COLUMNS = (
     "r.status, r.open, r.running, r.completed, r.failed, r.terminals, r.deadline, r.started_at, r.finished_at, "
-    "r.error, r.paused_at, r.snapshot_id"
+    "r.error, r.paused_at, r.snapshot_id, r.region"
 )
 
 STEP_COLUMNS = (
@@ -76,7 +77,7 @@ SELECT {HEADER_COLUMNS}, {RUN_COLUMNS}, {STEP_COLUMNS}, s.local_state,
   FROM llmteam.runs r
   JOIN llmteam.run_steps s ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id
   LEFT JOIN llmteam.payloads p ON p.tenant_id = r.tenant_id AND p.hash = r.input_ref
- WHERE r.tenant_id = %s AND r.run_id = %s AND s.step_id = %s AND s.visit = %s
+ WHERE r.tenant_id = %s AND r.run_id = %s AND s.step_id = %s AND s.visit = %s AND r.region = %s
 """,
 )
 
@@ -91,7 +92,8 @@ _CLAIM = """
 """
 _FREE = "(s.state = 'ready' OR (s.state = 'waiting' AND s.owner = 'limit'))"
 _RUNS = """
-   EXISTS (SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s AND (status = 'running') IS TRUE)
+   EXISTS (SELECT 1 FROM llmteam.runs
+            WHERE tenant_id = %s AND run_id = %s AND (status = 'running') IS TRUE AND region = %s)
 """
 
 #: Answers the run and the asked rows as they were before the claim, for :func:`settle`. IS TRUE, here and there, keeps
@@ -211,6 +213,20 @@ INSERT INTO llmteam.run_steps (tenant_id, run_id, step_id, visit, state, undecid
                                ready_at, finished_at, decisions, sources, loop) VALUES """
 INSERT_STEPS_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s::smallint[],%s::text[],%s)"
 
+#: The queues of a new run's steps, which were written for one region, where its tenant is in another one. Most often
+#: there is nothing to do, which the planner's one-time filter finds out.
+MOVE_STEPS = Prepared(
+    "llmteam_move_steps",
+    f"""
+UPDATE llmteam.run_steps
+   SET queue = 'llmteam.' || COALESCE(NULLIF({REGION}, 'default') || '.', '') || regexp_replace(queue, '^.*[.]', '')
+ WHERE tenant_id = %s AND run_id = %s AND {REGION} <> %s
+""",
+)
+
+#: The region that a new run was written with, in its transaction.
+READ_REGION = f"SELECT {REGION}"
+
 #: With a run that ends, whatever is still open ends as well.
 CANCEL_OPEN = """
 UPDATE llmteam.run_steps
@@ -234,9 +250,9 @@ INSERT_RUN = f"""
 INSERT INTO llmteam.runs (tenant_id, run_id, instance_id, segment_id, definition_hash, status, open, total, next_seq,
                           input, input_ref, config, context, root_run_id, parent_run_id, link, idempotency_key,
                           start_hash, running, completed, failed, terminals, deadline, wake_at, created_at, started_at,
-                          queues)
+                          queues, region)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
-        {QUEUES});
+        {QUEUES}, {REGION});
 """
 
 READ_NEXT_SEQ = "SELECT COALESCE(max(seq), 0) + 1 FROM llmteam.events WHERE tenant_id = %s AND run_id = %s"
@@ -272,7 +288,7 @@ READ_HEADER = f"SELECT {HEADER_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = 
 RECORD_COLUMNS = (
     "r.tenant_id, r.run_id, r.instance_id, r.segment_id, r.definition_hash, r.status, r.completed, r.total, r.error, "
     "r.created_at, r.started_at, r.finished_at, r.deadline, r.running, r.paused_at, r.snapshot_id, r.parent_run_id, "
-    "r.root_run_id, r.link, r.idempotency_key, r.wake_at"
+    "r.root_run_id, r.link, r.idempotency_key, r.wake_at, r.region"
 )
 
 READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = %s AND r.run_id = %s"
@@ -300,14 +316,18 @@ def settle(others: int, events: int) -> Prepared:
     """A whole transition in one statement, if nothing happened to the run since it was looked at.
 
     For the claims of runs in which nothing else moves: without a lock held over two round trips, the run's row is
-    updated only while its event number is the expected one; everything else follows from that row. Answers 1, or 0
-    when somebody was faster.
+    updated only while its event number is the expected one; everything else follows from that row. Answers ``yes``, or
+    ``no`` when somebody was faster, also to :data:`READ_SETTLED` and to audit records of the same transaction.
     """
     parts = [f"run AS ({_RUN} AND next_seq = %s AND (status = 'running') IS TRUE RETURNING 1)"]
     parts.append(f"done AS ({_FINISHED} FROM run {_KEY})")
     parts += [f"other{number} AS ({_OTHER} FROM run {_KEY})" for number in range(others)]
     parts += [f"event{number} AS ({event_statement(source='run')})" for number in range(events)]
-    return Prepared(f"llmteam_settle_{others}_{events}", f"WITH {', '.join(parts)} SELECT count(*) FROM run")
+    answer = f"SELECT set_config('{CONDITION}', CASE WHEN count(*) = 1 THEN 'yes' ELSE 'no' END, true) FROM run"
+    return Prepared(f"llmteam_settle_{others}_{events}", f"WITH {', '.join(parts)} {answer}")
 
+
+#: What :func:`settle` answered in this transaction.
+READ_SETTLED = f"SELECT current_setting('{CONDITION}')"
 
 COMMIT = "COMMIT;"

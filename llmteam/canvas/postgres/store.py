@@ -7,20 +7,20 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from llmteam import codec
 from llmteam.audit.models import AuditDraft
-from llmteam.audit.postgres import PostgresAuditStore, append_in
+from llmteam.audit.postgres import PostgresAuditStore, key_changes, write_in
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
+from llmteam.canvas.auditing import change_of
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.claiming import Claim, claim_many, claim_one
 from llmteam.canvas.postgres.combining import Combining
+from llmteam.canvas.postgres.creating import creation
 from llmteam.canvas.postgres.finishing import Move, finish_many
 from llmteam.canvas.postgres.holds import write_hold
-from llmteam.canvas.postgres.links import RELEASE_KEY, write_link
 from llmteam.canvas.postgres.reads import PostgresReads
 from llmteam.canvas.postgres.scripts import (
     FEW,
@@ -30,21 +30,12 @@ from llmteam.canvas.postgres.scripts import (
     insert_steps,
     read_slice,
     run_values,
+    write_events,
 )
-from llmteam.canvas.records import (
-    INLINE_INPUT,
-    Claimed,
-    NewRun,
-    RunHeader,
-    Seal,
-    Seen,
-    StoredOutput,
-    Transition,
-    Work,
-    outputs_payload,
-)
-from llmteam.canvas.routing import StepOutput
-from llmteam.canvas.state import Change, Key, NeedRows, RunState, SegmentStatus, Slice, StepRow
+from llmteam.canvas.postgres.settling import settle_unlocked
+from llmteam.canvas.records import Claimed, Door, NewRun, RunHeader, Seal, Seen, StoredOutput, Transition, Work
+from llmteam.canvas.routing import StepOutput, outputs_payload
+from llmteam.canvas.state import Change, Key, NeedRows, RunState, Slice, StepRow
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.context.runs import Contexts
 from llmteam.crypto import MasterKeys
@@ -52,14 +43,14 @@ from llmteam.db.engine import Database
 from llmteam.db.errors import RefusedError, constraint_of
 from llmteam.db.hot import HotConnection
 from llmteam.events.models import EventDraft, EventScope
-from llmteam.events.postgres import event_values, insert_values
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
 from llmteam.human.rulings import withdrawal
 from llmteam.keys import TenantKeys
 from llmteam.keys.postgres import PostgresKeyStore
+from llmteam.regions import DEFAULT_REGION, check_region
 from llmteam.tenancy.admission import StartLimits
-from llmteam.tenancy.postgres.admission import ADMIT, Kind, admit_values, refusal_of
+from llmteam.tenancy.postgres.admission import ADMIT, admit_values, refusal_of
 
 #: Definitions that a process remembers to have written.
 _KNOWN = 10_000
@@ -69,7 +60,8 @@ class PostgresRunStore(PostgresReads):
     """The :class:`~llmteam.canvas.records.RunStore` in SQL.
 
     ``unknown_tenants`` is what holds for starts of tenants without a record; by default nothing is counted of them.
-    Without ``master_keys``, steps cannot seal anything.
+    Without ``master_keys``, steps cannot seal anything. Steps of runs of another region than ``region`` are neither
+    read nor claimed here.
     """
 
     def __init__(
@@ -79,16 +71,19 @@ class PostgresRunStore(PostgresReads):
         *,
         unknown_tenants: StartLimits | None = None,
         master_keys: MasterKeys | None = None,
+        region: str = DEFAULT_REGION,
     ) -> None:
-        super().__init__(database)
+        super().__init__(database, check_region("region", region))
         self._unknown = unknown_tenants or StartLimits()
-        keys = TenantKeys(PostgresKeyStore(database), master_keys or MasterKeys())
-        audit = PostgresAuditStore(database)
+        keys = TenantKeys(PostgresKeyStore(database, record=key_changes()), master_keys or MasterKeys())
+        self.audit = audit = PostgresAuditStore(database)
         self.contexts = Contexts(
             PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
         )
         self.interactions = interactions or PostgresInteractions(database)
         self._known: set[tuple[str, str]] = set()
+        #: The region of a tenant's runs, as this process last saw it.
+        self._regions: dict[str, str] = {}
         self._claims = Combining[Claim, Claimed | None](partial(claim_one, database), partial(claim_many, database))
         self._finishes = Combining[Move, Change](self._apply_alone, partial(finish_many, database))
 
@@ -100,10 +95,11 @@ class PostgresRunStore(PostgresReads):
         known = (run.tenant_id, run.pinned.hash)
         first = 1
         while True:
-            script = self._creation(run, change, nodes, first)
+            guess = self._regions.get(run.tenant_id, DEFAULT_REGION)
+            script = creation(run, change, nodes, first, guess, self._unknown, is_known=known in self._known)
             try:
                 with self._database.hot(run.tenant_id) as connection:
-                    script.run(connection)
+                    change.run.region = (script.run(connection) or [])[0][0]
                 break
             except RefusedError as exc:
                 raise refusal_of(run.tenant_id, exc) from None
@@ -116,64 +112,10 @@ class PostgresRunStore(PostgresReads):
             first = self._read(run.tenant_id, sql.READ_NEXT_SEQ, run.tenant_id, run.run_id)[0][0]
         if len(self._known) >= _KNOWN:
             self._known.clear()
+            self._regions.clear()
         self._known.add(known)
+        self._regions[run.tenant_id] = change.run.region
         return True
-
-    def _creation(self, run: NewRun, change: Change, nodes: Mapping[str, Node], first_seq: int) -> Script:
-        script = Script()
-        pinned, state, ident = run.pinned, change.run, (run.tenant_id, run.run_id)
-        known = (run.tenant_id, pinned.hash)
-        segment_id = pinned.definition.segment_id
-        kind: Kind = "queue" if state.status is SegmentStatus.PENDING else "start"
-        script.add(ADMIT, *admit_values(run.tenant_id, change.now, run.agents, kind, self._unknown))
-        if known not in self._known:
-            facts = {type_id: found.model_dump(mode="json") for type_id, found in pinned.facts.items()}
-            document = codec.dumps(pinned.definition.to_dict())
-            script.add(sql.INSERT_DEFINITION, *known, segment_id, document, codec.dumps(facts))
-        inline, reference = self._input(script, run)
-        link = run.link
-        if run.replaces is not None:
-            script.add(RELEASE_KEY, run.tenant_id, run.replaces)
-        script.add(
-            sql.INSERT_RUN,
-            *ident,
-            run.instance_id,
-            segment_id,
-            pinned.hash,
-            state.status.value,
-            state.open,
-            len(nodes),
-            first_seq + len(change.events),
-            inline,
-            reference,
-            codec.dumps(run.options.to_dict()),
-            codec.dumps(dict(run.context)),
-            run.run_id if link is None else link.root_run_id,
-            None if link is None else link.parent_run_id,
-            None if link is None else link.kind,
-            run.idempotency_key,
-            run.start_hash,
-            state.running,
-            state.completed,
-            state.failed,
-            state.terminals,
-            state.deadline,
-            state.deadline,
-            change.now,
-            state.started_at,
-        )
-        insert_steps(script, ident, change.added.values(), nodes)
-        write_link(script, run, change.added.values())
-        scope = EventScope(*ident, run.instance_id, segment_id)
-        self._events(script, scope, change.events, change.now, first_seq)
-        return script.add("SELECT 1")
-
-    def _input(self, script: Script, run: NewRun) -> tuple[str | None, str | None]:
-        if len(run.input) <= INLINE_INPUT:
-            return run.input, None
-        digest = codec.digest(run.input)
-        script.add(sql.INSERT_PAYLOAD, run.tenant_id, digest, run.input, len(run.input.encode()))
-        return None, digest
 
     def claim(
         self,
@@ -186,7 +128,9 @@ class PostgresRunStore(PostgresReads):
     ) -> Claimed | None:
         """As :meth:`RunStore.claim`: one round trip, which claims of one run that meet here share."""
         header = work.header
-        return self._claims((header.tenant_id, header.run_id), Claim(work, claimed, event, lease, holder, keys))
+        return self._claims(
+            (header.tenant_id, header.run_id), Claim(work, claimed, event, lease, holder, keys, self.region)
+        )
 
     def apply(
         self,
@@ -200,7 +144,7 @@ class PostgresRunStore(PostgresReads):
         output: StoredOutput | None = None,
         local_state: Mapping[str, Any] | None = None,
         seen: Seen | None = None,
-        admits: bool = False,
+        door: Door | None = None,
     ) -> Change:
         """As :meth:`RunStore.apply`: lock and read in one round trip, write and commit in the next.
 
@@ -208,10 +152,11 @@ class PostgresRunStore(PostgresReads):
         both.
         """
         if seen is not None and finished is not None:
-            change = self._settle_unlocked(header, transition, now, finished, output, local_state, seen)
+            move = Move(header, keys, transition, nodes, now, finished, output, local_state)
+            change = settle_unlocked(self._database, move, finished, seen)
             if change is not None:
                 return change
-        move = Move(header, keys, transition, nodes, now, finished, output, local_state, admits)
+        move = Move(header, keys, transition, nodes, now, finished, output, local_state, door)
         return self._apply_alone(move) if finished is None else self._finishes(move.ident, move)
 
     def _apply_alone(self, move: Move) -> Change:
@@ -230,71 +175,30 @@ class PostgresRunStore(PostgresReads):
             script = Script()
             self._write(script, header, change, nodes, move.finished, move.output, move.local_state)
             scope = EventScope(*ident, header.instance_id, header.segment_id)
-            self._events(script, scope, change.events, move.now, seq)
+            write_events(script, scope, change.events, move.now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
-            audit = self._people(connection, script, header, change)
-            if audit is not None:
-                append_in(connection, header.tenant_id, audit, now=move.now)
+            told = [*change_of(header, change), *(change.asks.audit if change.asks is not None else ())]
+            if change.cancel_open or change.withdrawn:
+                told += self._withdrawals(connection, script, header, change)
                 script = Script()
-            script.add(sql.COMMIT)
-            script.run(connection)
+            write_in(script, header.tenant_id, told, now=move.now)
+            script.add(sql.COMMIT).run(connection)
         return change
 
     def _admission(self, move: Move) -> Script:
         """What comes before the lock of the run."""
         script = Script()
-        if move.admits:
-            script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, 0, "admit", self._unknown))
+        if move.door is not None:
+            script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, move.door, self._unknown))
         return script
 
-    def _people(
+    def _withdrawals(
         self, connection: HotConnection, script: Script, header: RunHeader, change: Change
-    ) -> Sequence[AuditDraft] | None:
-        """What the trail says of people who are asked, or need not answer any more; None when nobody is concerned.
-
-        Else the script has been run: only then is it known whom that is.
-        """
-        if change.asks is not None:
-            script.run(connection)
-            return change.asks.audit
-        if not change.cancel_open and not change.withdrawn:
-            return None
+    ) -> list[AuditDraft]:
+        """What the trail says of people who need not answer any more: known only when the script has been run."""
         keys = None if change.cancel_open else change.withdrawn
         write_withdrawal(script, (header.tenant_id, header.run_id), keys, change.now)
         return [withdrawal(header.segment_id, header.run_id, *row) for row in script.run(connection) or ()]
-
-    def _settle_unlocked(
-        self,
-        header: RunHeader,
-        transition: Transition,
-        now: datetime,
-        finished: Key,
-        output: StoredOutput | None,
-        local_state: Mapping[str, Any] | None,
-        seen: Seen,
-    ) -> Change | None:
-        """The transition in one statement that takes effect only if the run is as it was seen; else None."""
-        try:
-            change = transition(Slice(seen.run, seen.rows, now))
-        except NeedRows:
-            return None
-        others = [row for key, row in change.steps.items() if key != finished]
-        few = len(others) <= FEW and 0 < len(change.events) <= FEW
-        large = output is not None and output.digest is not None
-        more = change.added or change.cancel_open or change.lacks_outputs or change.withdrawn or change.moves_deadline
-        if not few or large or more or not change.applied:
-            return None
-        ident = (header.tenant_id, header.run_id)
-        values = [*run_values(change.run, seen.next_seq + len(change.events)), *ident, seen.next_seq]
-        values += finished_values(change.steps[finished], output, local_state)
-        values += [*ident, *finished]
-        for row in others:
-            values += [*rows.step_values(row), *ident, *row.key]
-        scope = EventScope(*ident, header.instance_id, header.segment_id)
-        for number, draft in enumerate(change.events, seen.next_seq):
-            values += event_values(scope, number, now, draft)
-        found = self._read(header.tenant_id, sql.settle(len(others), len(change.events)), *values)
-        return change if found[0][0] else None
 
     def _attempt(
         self,
@@ -366,7 +270,7 @@ class PostgresRunStore(PostgresReads):
             head, tail = sql.UPDATE_STEPS_HEAD, sql.UPDATE_STEPS_TAIL
             values = [value for row in changed for value in (*row.key, *rows.step_values(row))]
             script.add(head + ",".join([sql.UPDATE_STEPS_ROW] * len(changed)) + tail, *values, *ident)
-        insert_steps(script, ident, change.added.values(), nodes)
+        insert_steps(script, ident, change.added.values(), nodes, change.run.region)
         if change.cancel_open:
             script.add(sql.CANCEL_OPEN, change.now, *ident)
         write_hold(script, ident, change)
@@ -391,14 +295,6 @@ class PostgresRunStore(PostgresReads):
     def _write_run(self, script: Script, ident: tuple[str, str], run: RunState, next_seq: int) -> None:
         script.add(sql.UPDATE_RUN, *run_values(run, next_seq), *ident)
 
-    def _events(self, script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int) -> None:
-        if len(drafts) <= FEW:
-            for number, draft in enumerate(drafts, seq):
-                script.add(sql.INSERT_EVENT, *event_values(scope, number, now, draft))
-        else:
-            text, params = insert_values(scope, seq, now, drafts)
-            script.add(text + ";", *params)
-
     def take_hold(self, header: RunHeader, seal: Seal, *, now: datetime) -> Change:
         """As :meth:`RunStore.take_hold`: one transaction, which reads every step of the run."""
         ident = (header.tenant_id, header.run_id)
@@ -412,7 +308,7 @@ class PostgresRunStore(PostgresReads):
             holds.write_hold(script, ident, change)
             holds.write_snapshot(script, snapshot)
             scope = EventScope(*ident, header.instance_id, header.segment_id)
-            self._events(script, scope, change.events, now, seq)
+            write_events(script, scope, change.events, now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
             script.add(sql.COMMIT).run(connection)
         return change

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from llmteam.canvas.records import Expired, LateRun
 from llmteam.canvas.state import QUARANTINE_AFTER
+from llmteam.canvas.sweeping import Expired, LateRun
 from llmteam.db.engine import Database
-from llmteam.dispatch import QUARANTINE_QUEUE, Hint
+from llmteam.dispatch import Hint
 
 #: A step in a long queue is hinted at a few times and not every sweep: after 10 s, 20 s, 40 s … up to 5 minutes. A
 #: timer that ran out is none any more: else the claim would take the next look for the moment before which it may not
@@ -31,7 +31,7 @@ UPDATE llmteam.run_steps s
   FROM due
  WHERE s.tenant_id = due.tenant_id AND s.run_id = due.run_id AND s.step_id = due.step_id AND s.visit = due.visit
 RETURNING s.tenant_id, s.run_id, s.step_id, s.visit,
-          CASE WHEN s.losses >= {QUARANTINE_AFTER} THEN '{QUARANTINE_QUEUE}' ELSE s.queue END
+          CASE WHEN s.losses >= {QUARANTINE_AFTER} THEN regexp_replace(s.queue, '[^.]*$', 'quarantine') ELSE s.queue END
 """
 
 #: A lease that has run out is taken away here, so that it cannot be renewed between this look and the transition.
@@ -81,7 +81,9 @@ told AS (
 pauses AS (
   DELETE FROM llmteam.snapshots n USING old WHERE n.tenant_id = old.tenant_id AND n.run_id = old.run_id),
 contexts AS (
-  DELETE FROM llmteam.agent_contexts c USING old WHERE c.tenant_id = old.tenant_id AND c.run_id = old.run_id)
+  DELETE FROM llmteam.agent_contexts c USING old WHERE c.tenant_id = old.tenant_id AND c.run_id = old.run_id),
+calls AS (
+  DELETE FROM llmteam.action_attempts a USING old WHERE a.tenant_id = old.tenant_id AND a.run_id = old.run_id)
 DELETE FROM llmteam.runs r USING old WHERE r.tenant_id = old.tenant_id AND r.run_id = old.run_id
 RETURNING 1
 """

@@ -20,7 +20,7 @@ BATCH = 1_000
 
 #: Audit records are kept for their chain, without what they carry; the tenant's own record says that it is gone, and
 #: those of its keys that they are destroyed.
-_KEPT = frozenset({"audit_log", "audit_heads", "tenants", "tenant_keys"})
+_KEPT = frozenset({"audit_log", "audit_heads", "audit_checkpoints", "tenants", "tenant_keys"})
 
 _BY_INDEX = "SET LOCAL enable_seqscan TO off;"
 

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmteam.audit import AuditRecord
 from llmteam.canvas import SegmentDefinition
-from llmteam.tenancy import TenantContext
+from llmteam.db import Database
+from llmteam.tenancy import TenantConfig, TenantContext, TenantTier
+from llmteam.tenancy.postgres import PostgresTenantStore
 from tests.following import refused
 from tests.integration.web.runs_site import PAIR, RunsSite, row, runs_site
 
@@ -104,6 +107,43 @@ def test_a_start_that_cannot_be_is_refused_with_the_place(place: RunsSite, body:
     assert len(told["detail"].split()) > 2, "a sentence"
     assert not path or any(one["path"].startswith(path) for one in told["errors"]), told
     assert place.api().get("/runs").json()["runs"] == []
+
+
+def test_a_start_over_a_limit_says_which(place: RunsSite, database: Database) -> None:
+    config = TenantConfig("acme", "Acme", TenantTier.ENTERPRISE, max_concurrent_pipelines=1)
+    PostgresTenantStore(database).add(config)
+    place.start()
+
+    told = refused(place.api().post("/runs", {"segment": PAIR}), 429)
+
+    assert (told["limit_type"], told["current"], told["maximum"]) == ("concurrent_pipelines", 1, 1)
+
+
+def test_a_start_that_needs_a_feature_and_whatever_a_deactivated_tenant_sets_in_motion_are_forbidden(
+    place: RunsSite, database: Database
+) -> None:
+    run_id = place.start()
+    assert place.api().post(f"/runs/{run_id}/pause", {}).status_code == 200
+    store = PostgresTenantStore(database)
+    store.add(TenantConfig("acme", "Acme", TenantTier.FREE, max_concurrent_pipelines=9))
+    asks = {
+        "segment_id": "asks",
+        "name": "Asks",
+        "steps": [
+            {
+                "step_id": "ask",
+                "step_type": "human_task",
+                "config": {"task_type": "approval", "title": "Go on?", "assignee_ref": "ann"},
+            }
+        ],
+    }
+
+    assert "human_interaction" in refused(place.api().post("/runs", {"segment": asks}), 403)["detail"]
+    store.put(TenantConfig("acme", "Acme", TenantTier.FREE, is_active=False))
+
+    for path, body in (("/runs", {"segment": PAIR}), (f"/runs/{run_id}/resume", {})):
+        assert "is deactivated" in refused(place.api().post(path, body), 403)["detail"]
+    assert place.api().post(f"/runs/{run_id}/cancel", {}).status_code == 200
 
 
 def test_a_body_that_is_too_large_is_refused(place: RunsSite) -> None:
@@ -259,6 +299,13 @@ def test_who_is_no_operator_sees_and_steers_nothing_but_the_catalog(place: RunsS
 
     assert all("operators" in told["detail"] for told in refusals)
     assert api.get("/catalog").status_code == 200
+    denied = [one for one in records(place) if one.event_type.value == "security.access_denied"]
+    assert {(one.actor_id, one.error_message, one.success) for one in denied} == {("ann", "not an operator", False)}
+    assert [(one.action, one.run_id) for one in denied[1:3]] == [
+        ("GET /api/runs/{run_id}", run_id),
+        ("GET /api/runs/{run_id}/events", run_id),
+    ]
+    assert len(denied) == len(refusals), "no two of them are alike"
     assert [run["status"] for run in place.api().get("/runs").json()["runs"]] == ["running"]
 
 
@@ -297,3 +344,23 @@ def test_published_segments_are_listed_and_shown_with_their_definition(place: Ru
     assert latest["segment"]["published_by"] == "ann"
     assert SegmentDefinition.from_dict(first["definition"]) == SegmentDefinition.from_dict({**PAIR, "version": "1"})
     assert refused(place.api().get("/segments/pair?version=9"), 404)
+
+
+def records(place: RunsSite) -> list[AuditRecord]:
+    """What the audit trail of the tenant has, in order."""
+    return [one for one in place.runs.engine.store.audit.links("acme", 1, 999) if isinstance(one, AuditRecord)]
+
+
+def test_who_starts_and_steers_a_run_is_in_the_audit_trail(place: RunsSite) -> None:
+    run_id = place.start()
+
+    place.api("otto").post(f"/runs/{run_id}/pause", {"grace": 0})
+    place.api("olga").post(f"/runs/{run_id}/resume")
+    place.api("otto").post(f"/runs/{run_id}/cancel")
+
+    assert [(one.event_type.value, one.actor_id) for one in records(place)] == [
+        ("pipeline.started", "olga"),
+        ("pipeline.paused", "otto"),
+        ("pipeline.resumed", "olga"),
+        ("pipeline.cancelled", "otto"),
+    ]

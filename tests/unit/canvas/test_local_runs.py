@@ -14,8 +14,11 @@ from llmteam.canvas import AlreadyRunningError, SegmentRunner
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.errors import InfrastructureError
+from llmteam.events import EventStream, MemoryEventStore
 from llmteam.runtime import RuntimeContext, default_manager
 from llmteam.runtime.context import StepContext
+from llmteam.tenancy import TenantContext
+from llmteam.tenancy.admission import StartLimits
 from tests.drawing import draw
 from tests.waiting import wait_until_async
 
@@ -193,3 +196,25 @@ async def test_a_short_outage_of_the_store_costs_no_step() -> None:
 
     assert (await runner.run(draw("a -> b -> c"))).status is SegmentStatus.COMPLETED
     assert len(gate.seen) == 3
+
+
+@in_a_loop
+async def test_a_process_of_another_region_runs_nothing_of_a_tenant_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events, homes = MemoryEventStore(), {"acme": StartLimits(region="eu-west-1")}
+    store = MemoryRunStore(sink=events.add, limits_of=homes.get)
+    runner = SegmentRunner(event_stream=EventStream(events), store=store)
+    gate = Gate()
+    gate.opened.set()
+    runner.register_handler("work", gate)
+    segment = draw("a -> b")
+
+    with TenantContext("acme"):
+        waiting = await runner.start(segment)
+    with TenantContext("globex"):
+        ended = await runner.run(segment)
+
+    assert ended.status is SegmentStatus.COMPLETED
+    assert await runner.get_status(waiting, tenant_id="acme") is SegmentStatus.RUNNING
+    assert "waits for a worker of the region eu-west-1: this process is in default" in caplog.text

@@ -45,6 +45,14 @@ def test_queues_that_deliver_again_are_refused_by_name() -> None:
         check(app)
 
 
+def test_queues_of_another_region_than_the_workers_are_refused_by_name() -> None:
+    east = Settings(broker_url=BROKER, region="us-east-1")
+    check(celery_app(east), east)
+
+    with pytest.raises(ConfigurationError, match=r"consumes llmteam\.control, .* but its LLMTEAM_REGION is us-east-1"):
+        check(foreign(), east)
+
+
 @pytest.mark.parametrize("conf", [{"task_serializer": "pickle"}, {"accept_content": ["pickle"]}])
 def test_an_app_that_does_not_speak_json_is_refused(conf: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="hints are JSON"):
