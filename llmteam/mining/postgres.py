@@ -83,10 +83,10 @@ class PostgresRunReader:
         run_id, own = next(groups, ("", None))
         for row in page:
             if own is not None and row[1] == run_id:
-                yield StoredRun(*row[:9], own)
+                yield StoredRun(*[*row[:9], own])
                 run_id, own = next(groups, ("", None))
             else:
-                yield StoredRun(*row[:9], ())
+                yield StoredRun(*[*row[:9], ()])
 
     def _events(self, tenant_id: str, runs: Iterable[tuple[str, int]]) -> Iterator[StoredEvent]:
         for parts in batches(runs):
