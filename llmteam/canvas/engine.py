@@ -192,6 +192,7 @@ class Engine:
         change = self.store.apply(header, [], transition, {}, now=self.clock())
         if change.applied:
             self.outbox.tell(tenant_id, change)
+            self.limiting.abandon(header, self.graph_of(header), change)
         return change.applied
 
     # -- steps
@@ -373,6 +374,7 @@ class Engine:
         if output is not None and output.digest is None and len(change.ready) <= HANDED_ON_AT_ONCE:
             self._handed_on.follow(execution, change, output)
         self.outbox.send(header.tenant_id, graph, change)
+        self.limiting.abandon(header, graph, change)
         return change
 
     def policy_of(self, header: RunHeader) -> RetryPolicy:
