@@ -200,6 +200,13 @@ def test_an_only_login_goes_on_working_and_is_warned_of(llmteam: CommandLine, on
     assert "REVOKE llmteam_owner FROM" in risky.stdout
 
 
+def test_the_inbox_warns_of_an_only_login_too(llmteam: CommandLine, only_login: str) -> None:
+    given = {"LLMTEAM_DATABASE_URL": only_login, "LLMTEAM_WEB_KEYS": "a key of the web inbox for tests of it"}
+
+    with llmteam.started("inbox", "serve", "--port", "0", **given) as serving:
+        serving.wait_for("warning: the login 'only_")
+
+
 def test_workers_are_not_told_the_login_of_migrations(llmteam: CommandLine) -> None:
     url = migration_url_of(llmteam.env["LLMTEAM_DATABASE_URL"])
     with llmteam.started("worker", "--pool", "threads", LLMTEAM_MIGRATION_URL=url) as worker:
