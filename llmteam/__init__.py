@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmteam.human import *
     from llmteam.licensing import *
     from llmteam.ratelimit import *
+    from llmteam.roles import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
 
@@ -57,6 +58,7 @@ _NAMES = {
         "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "
         "register_limit"
     ),
+    "roles": "ProcessEvent ProcessMetrics ProcessMiningEngine ProcessModel",
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "
         "RuntimeContextManager SecretAccessDeniedError SecretsProvider StepContext Store StoreRegistry "
