@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from llmteam.context import *
     from llmteam.errors import *
     from llmteam.events import *
+    from llmteam.execution import *
     from llmteam.human import *
+    from llmteam.persistence import *
     from llmteam.ratelimit import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
@@ -41,9 +43,14 @@ _NAMES = {
     ),
     "errors": "ConfigurationError InfrastructureError LLMTeamError NotJSONError PayloadTooLargeError",
     "events": "ErrorInfo EventEmitter EventSeverity EventStore EventStream EventType MemoryEventStore WorktrailEvent",
+    "execution": "ExecutionMode ExecutionStats ExecutorConfig PipelineExecutor TaskResult",
     "human": (
         "HumanInteractionManager InteractionPriority InteractionRequest InteractionResponse InteractionStatus "
         "InteractionType MemoryInteractionStore"
+    ),
+    "persistence": (
+        "AgentSnapshot MemorySnapshotStore PersistenceError PipelinePhase PipelineSnapshot RestoreResult "
+        "SnapshotManager SnapshotType"
     ),
     "ratelimit": (
         "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "

@@ -185,6 +185,21 @@ assert (response.approved, response.responder_id, response.comment) == (True, "a
 assert await manager.list_pending() == []
 """,
     ),
+    "Persistence": Run(
+        why="a pipeline, the state of its agents, and metadata",
+        prelude="""
+pipeline_id = "invoice_triage"
+agents_state = {"risk": {"score": 4}, "totals": {"sum": 12.5}}
+metadata = {"reason": "approval", "run_id": "run-77", "current_step": "sign_off"}
+""",
+        afterwards="""
+assert result and result.success
+assert (result.pipeline_id, result.run_id, result.current_step) == ("invoice_triage", "run-77", "sign_off")
+assert (result.agents_state, result.metadata) == (agents_state, metadata)
+assert snapshot.verify() and len(snapshot.checksum) == 64
+assert [one.snapshot_id for one in await manager.list_snapshots(pipeline_id)] == [snapshot.snapshot_id]
+""",
+    ),
     "Segment Runner": Run(
         why="a segment, a runtime, somebody who answers, and the store that is left out as `...`",
         prelude="""
@@ -246,7 +261,6 @@ PENDING: dict[str, str] = {
     "Process Mining": "Orchestration intelligence and operations",
     "Licensing": "Limits shared by all workers",
     "External Actions": "Limits shared by all workers",
-    "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
 }
 
 

@@ -350,13 +350,14 @@ class PostgresRunStore(PostgresReads):
         ident = (header.tenant_id, header.run_id)
         with self._database.hot(header.tenant_id) as connection:
             seq, run, _ = self._slice(connection, Script().add(sql.LOCK_RUN, *ident), ident, [], begin=True)
-            change, snapshot = seal(Slice(run, (), now), *holds.read_all(connection, ident))
+            given, steps, asked = holds.read_all(connection, ident)
+            change, snapshot = seal(Slice(run, (), now), given, steps)
             if not change.applied or snapshot is None:
                 connection.rollback()
                 return change
             script = Script()
             holds.write_hold(script, ident, change)
-            holds.write_snapshot(script, snapshot)
+            holds.write_snapshot(script, snapshot, asked)
             scope = EventScope(*ident, header.instance_id, header.segment_id)
             write_events(script, scope, change.events, now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
