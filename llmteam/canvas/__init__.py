@@ -27,6 +27,7 @@ _NAMES = {
         "SegmentValidationError",
         "SnapshotIntegrityError",
         "SnapshotNotFoundError",
+        "SnapshotNotPortableError",
         "SnapshotStaleError",
         "StepTimeoutError",
         "StepTypeExistsError",

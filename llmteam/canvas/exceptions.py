@@ -22,6 +22,7 @@
         │   └── SnapshotStaleError      a snapshot is not that of the current pause
         ├── SnapshotNotFoundError       no snapshot has this id in this tenant
         ├── SnapshotIntegrityError      a snapshot's checksum does not fit its content
+        ├── SnapshotNotPortableError    a run cannot leave its installation, or not come to this one
         ├── UnknownSegmentError         no published segment has this id and version
         ├── SegmentExistsError          the version is published with other content
         └── SegmentArchivedError        the version is archived and starts no new run
@@ -289,3 +290,14 @@ class SegmentArchivedError(CanvasError):
         )
         self.segment_id = segment_id
         self.version = version
+
+
+class SnapshotNotPortableError(CanvasError):
+    """A paused run cannot be carried to another installation, or not to this one."""
+
+    retryable = False
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(f"Run '{_clipped(run_id)}' cannot be carried over: {reason}")
+        self.run_id = run_id
+        self.reason = reason

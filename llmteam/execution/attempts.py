@@ -65,5 +65,5 @@ def delay_before(first: float, retry: int, error: BaseException, chance: float) 
     """
     asked = getattr(error, "retry_after", None)
     least = float(asked) if isinstance(asked, int | float) else 0.0
-    full = min(first * 2 ** min(retry - 1, 32), MAX_DELAY)
+    full = min(first * 2.0 ** min(retry - 1, 32), MAX_DELAY)
     return min(max(full * (0.5 + 0.5 * chance), least), MAX_DELAY)

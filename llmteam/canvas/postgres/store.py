@@ -15,6 +15,7 @@ from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
 from llmteam.canvas.postgres import statements as sql
+from llmteam.canvas.postgres.carrying import PostgresCarrying
 from llmteam.canvas.postgres.claiming import Claim, claim_many, claim_one
 from llmteam.canvas.postgres.combining import Combining
 from llmteam.canvas.postgres.creating import creation
@@ -91,6 +92,8 @@ class PostgresRunStore(PostgresReads):
             PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
         )
         self.interactions = interactions or PostgresInteractions(database)
+        #: The rows of runs that are carried to other installations, or come from them.
+        self.carrying = PostgresCarrying(database, self._unknown)
         self._known: set[tuple[str, str]] = set()
         #: The region of a tenant's runs, as this process last saw it.
         self._regions: dict[str, str] = {}
