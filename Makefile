@@ -99,8 +99,8 @@ simulate: dev ## Play histories of faults in virtual time: SEEDS=20000 of them, 
 		$(BIN)/pytest tests/simulated/test_simulation.py -k whatever_breaks $(ARGS)
 
 .PHONY: bench
-bench: dev ## Measure against raw Celery on the same servers
-	$(BIN)/python -m bench
+bench: dev ## Measure against raw Celery on the same servers (ARGS="--only limiter" measures some)
+	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: chaos
 chaos: dev ## Break workers, servers and messages under load; nothing may be lost or done twice

@@ -16,7 +16,7 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from bench import report, scale, trust
+from bench import limiter, report, scale, trust
 from bench.ours import Llmteam
 from bench.raw import RawCelery, make_app
 from bench.servers import Site, Worker, connections_for, site, workers
@@ -25,7 +25,7 @@ from llmteam.errors import LLMTeamError
 
 Rounds = Mapping[str, Mapping[str, Sequence[Figures]]]
 _ALL = ("chain", "fan", "waits")
-_MORE = (*scale.MEASURES, *trust.MEASURES)
+_MORE = (*scale.MEASURES, *trust.MEASURES, *limiter.MEASURES)
 _WORKLOADS: Mapping[str, tuple[Workload, ...]] = {"steps": (chain, fan), "waits": (waits,)}
 
 
@@ -40,7 +40,7 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
 
     Raw Celery runs a chain and a chord of no-op tasks with results, and tasks that sleep; llmteam runs segments of
     no-op steps, of which each commits to Postgres. Then what happens at size: a worker that is killed, a join of
-    10,000 branches, steps among 100,000 waiting runs. Then what trust costs: audit chains and row security.
+    10,000 branches, steps among 100,000 waiting runs. Then what trust costs (audit chains, row security), and limits.
     """
     size = QUICK if quick else FULL
     if rounds is not None:
@@ -73,6 +73,7 @@ def _at_size(place: Site, wanted: Sequence[str], progress: Console, *, quick: bo
     measures: dict[str, Callable[[], list[scale.Finding]]] = {
         **{name: partial(measure, place, size) for name, measure in scale.MEASURES.items()},
         **{name: partial(measure, place, amount) for name, measure in trust.MEASURES.items()},
+        **{name: partial(measure, place, size) for name, measure in limiter.MEASURES.items()},
     }
     found: list[scale.Finding] = []
     for name, measure in measures.items():

@@ -9,7 +9,7 @@ import sys
 
 from llmteam.audit import AuditDraft, AuditEventType, ChainPoint, PostgresAuditStore
 from llmteam.audit.chain import link
-from llmteam.audit.postgres.store import _INSERT, _values
+from llmteam.audit.postgres.appending import _INSERT, _values
 from llmteam.db import Database
 from llmteam.ids import utc_now
 

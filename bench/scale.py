@@ -47,10 +47,22 @@ class Scale:
     waiting: int
     alone: int
     idle_seconds: float
+    decisions: int
 
 
-FULL = Scale(killed=32, lease_seconds=5, sweep_seconds=1, width=10_000, waiting=100_000, alone=100, idle_seconds=30)
-QUICK = Scale(killed=4, lease_seconds=2, sweep_seconds=0.5, width=50, waiting=500, alone=3, idle_seconds=2)
+FULL = Scale(
+    killed=32,
+    lease_seconds=5,
+    sweep_seconds=1,
+    width=10_000,
+    waiting=100_000,
+    alone=100,
+    idle_seconds=30,
+    decisions=4_000,
+)
+QUICK = Scale(
+    killed=4, lease_seconds=2, sweep_seconds=0.5, width=50, waiting=500, alone=3, idle_seconds=2, decisions=80
+)
 
 
 @dataclass(frozen=True)

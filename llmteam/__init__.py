@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmteam.actions import *
     from llmteam.audit import *
     from llmteam.canvas import *
     from llmteam.context import *
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from llmteam.events import *
     from llmteam.execution import *
     from llmteam.human import *
+    from llmteam.licensing import *
     from llmteam.persistence import *
     from llmteam.ratelimit import *
     from llmteam.runtime import *
@@ -26,6 +28,7 @@ __version__ = "2.0.0"
 
 # Module -> the names that it gives to this package.
 _NAMES = {
+    "actions": "ActionConfig ActionContext ActionExecutor ActionRegistry ActionResult ActionStatus ActionType",
     "audit": (
         "AuditEventType AuditQuery AuditRecord AuditReport AuditSeverity AuditStore AuditTrail MemoryAuditStore "
         "TenantAwareAuditTrail"
@@ -47,6 +50,11 @@ _NAMES = {
     "human": (
         "HumanInteractionManager InteractionPriority InteractionRequest InteractionResponse InteractionStatus "
         "InteractionType MemoryInteractionStore"
+    ),
+    "licensing": (
+        "FeatureNotLicensedError License LicenseExpiredError LicenseLimits LicenseManager LicenseTier "
+        "LicenseValidationError activate enterprise_only get_license_manager get_tier has_feature "
+        "print_license_status professional_only"
     ),
     "persistence": (
         "AgentSnapshot MemorySnapshotStore PersistenceError PipelinePhase PipelineSnapshot RestoreResult "

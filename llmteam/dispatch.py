@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmteam.errors import ConfigurationError
+from llmteam.errors import ConfigurationError, InfrastructureError
 from llmteam.ids import new_id
 from llmteam.lanes import Lanes
 from llmteam.regions import DEFAULT_REGION, plain, queue_in, region_of
@@ -274,6 +274,75 @@ def pass_on(app: Celery, task: str, arguments: Mapping[str, Any], queue: str) ->
     """Send a task to a queue, of whatever region. Raises what the broker's client raises."""
     known = queue if queue in app.amqp.queues else _queue(queue)
     app.send_task(task, kwargs=dict(arguments), queue=known, ignore_result=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a message to another application goes: a queue, or an exchange of this ``kind`` and a routing key."""
+
+    routing_key: str
+    exchange: str = ""
+    kind: str = "direct"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``queue``, ``exchange/routing.key`` or, for another kind, ``topic:exchange/routing.key``.
+
+        Raises :class:`ConfigurationError`, for our own queues and exchanges too.
+        """
+        place, slash, key = text.rpartition("/")
+        kind, colon, exchange = place.rpartition(":")
+        known = kind in ("direct", "topic", "fanout") if colon else True
+        if not (key and known and bool(exchange) == bool(slash) and len(text) <= 255 and text.isprintable()):
+            raise ConfigurationError("a message goes to a queue, to exchange/routing.key or topic:exchange/routing.key")
+        if exchange.startswith("llmteam") or key.startswith("llmteam"):
+            raise ConfigurationError("queues and exchanges that begin with llmteam are this system's own")
+        return cls(key, exchange, kind or "direct")
+
+
+def publish(
+    broker_url: str,
+    address: Address,
+    body: bytes,
+    *,
+    headers: Mapping[str, str],
+    message_id: str | None = None,
+    correlation_id: str | None = None,
+    seconds: float = 10.0,
+) -> None:
+    """Put a JSON message where another application reads it; returns when the broker took it. Blocks.
+
+    The queue or exchange is declared, durable. Raises :class:`InfrastructureError`.
+    """
+    from kombu.connection import Connection
+    from kombu.entity import Exchange, Queue
+
+    transport = {"socket_timeout": seconds, "socket_connect_timeout": min(seconds, 5.0), "max_retries": 0}
+    amqp = broker_url.startswith(("amqp", "pyamqp"))
+    options = {"confirm_publish": True} if amqp else transport
+    failure: InfrastructureError
+    try:
+        made = Connection(broker_url, connect_timeout=min(seconds, 5.0), transport_options=options)  # type: ignore[no-untyped-call]
+        with made as connection:
+            exchange = Exchange(address.exchange, type=address.kind) if address.exchange else None  # type: ignore[no-untyped-call]
+            queue = None if exchange else Queue(address.routing_key, durable=True)  # type: ignore[no-untyped-call]
+            connection.Producer().publish(
+                body,
+                exchange=exchange or "",
+                routing_key=address.routing_key,
+                declare=[exchange or queue],
+                content_type="application/json",
+                content_encoding="utf-8",
+                delivery_mode=2,
+                headers=dict(headers),
+                message_id=message_id,
+                correlation_id=correlation_id,
+                retry=False,
+            )
+            return
+    except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises: its text may have the URL
+        failure = InfrastructureError(f"the broker did not take the message ({type(exc).__name__})")
+    raise failure
 
 
 def depth(connection: Any, queue: str) -> int:

@@ -77,8 +77,19 @@ class Settings:
     notify_attempts: int = 8
     #: Tier of tenants without a record.
     default_tier: str = "enterprise"
+    #: Worker processes that share the limits of what they call: each takes this part of a limit while Redis is away.
+    limit_workers: int = 1
     #: Where this process runs steps: those of tenants with this ``data_region``.
     region: str = DEFAULT_REGION
+    #: What checks licence keys: an Ed25519 public key as PEM, or the path of a file with one.
+    license_public_key: str | None = None
+    #: The licence of this process: its key, or a file with it.
+    license_key: str | None = None
+    license_file: Path | None = None
+    #: Ids of licences that are worth nothing.
+    license_revoked: tuple[str, ...] = ()
+    #: Whether keys without a signature are taken; see :attr:`takes_unsigned_licenses`.
+    license_unsigned: bool = False
     #: Where a value came from, by field name; fields that are not listed have their default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -148,6 +159,11 @@ class Settings:
         """These settings with ``key``, the home's own."""
         return replace(self, encryption_keys=(key,), origins={**self.origins, "encryption_keys": "kept in the home"})
 
+    @property
+    def takes_unsigned_licenses(self) -> bool:
+        """Whether keys that anyone can write are taken: when that is said, and never beside a server that is named."""
+        return self.license_unsigned and self.origins.get("database_url", "embedded server") == "embedded server"
+
     def sources(self) -> list[tuple[str, str, str]]:
         """(variable, value with secrets masked, where it came from) of every setting, for ``llmteam doctor``."""
         return [
@@ -199,7 +215,13 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "smtp_url": variables.smtp_url,
     "notify_attempts": variables.count(1, 1000),
     "default_tier": variables.tier,
+    "limit_workers": variables.count(1, 10_000),
     "region": variables.region,
+    "license_public_key": variables.text,
+    "license_key": variables.text,
+    "license_file": variables.path,
+    "license_revoked": variables.identifiers,
+    "license_unsigned": variables.flag,
 }
 _DEFAULTS: dict[str, object] = {
     item.name: {} if item.name in {"start_keys", "snapshot_keys"} else item.default for item in fields(Settings)
@@ -216,8 +238,12 @@ def _shown(name: str, value: object) -> str:
         return ",".join(f"{tenant}=***" for tenant in value) or "not set"
     if name == "web_keys" and isinstance(value, tuple):
         return ",".join("***" for _ in value) or "not set"
+    if name == "license_public_key":
+        return "a key in PEM" if str(value).startswith("-----") else str(value)
     if name.endswith("_key"):
         return "***"
+    if isinstance(value, bool):
+        return str(int(value))
     if name == "smtp_url" or (name.startswith("notify_") and name.endswith("_url")):
         return mask_path(str(value))
     if isinstance(value, tuple):

@@ -296,6 +296,23 @@ def tier(name: str, text: str) -> str:
     return text.lower()
 
 
+def flag(name: str, text: str) -> bool:
+    """Yes or no."""
+    if text not in {"0", "1"}:
+        raise bad(name, "0 or 1", text)
+    return text == "1"
+
+
+def identifiers(name: str, text: str) -> tuple[str, ...]:
+    """Ids, separated by commas."""
+    for part in _parts(text):
+        try:
+            check_identifier("id", part)
+        except LLMTeamError:
+            raise bad(name, "ids separated by commas", part) from None
+    return _parts(text)
+
+
 def log_level(name: str, text: str) -> str:
     """A level of logging, in any case."""
     if text.upper() not in _LOG_LEVELS:

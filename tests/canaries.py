@@ -24,6 +24,8 @@ from llmteam.runtime import FileSecrets, SecretAllowList, StepContext, default_m
 #: Names the folder in which the canary is, as a secret.
 VARIABLE = "LLMTEAM_TEST_CANARY"
 SECRET = "canary"
+#: The number of a payment card, likewise.
+CARD = "card-number"
 #: Stands beside the canary wherever it is put, so that a search can show that it looks in the right places.
 MARKER = "marker-of-the-canary"
 
@@ -69,13 +71,13 @@ def careless(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     """Seal the canary, read it again, then do what ``config["how"]`` says."""
     if ctx.step_id == "seal":
         with ctx.open_context() as context:
-            context.set_sealed("card", ctx.get_secret(SECRET))
+            context.set_sealed("card", ctx.get_secret(CARD))
             context.set_sealed("deep", {"list": [str(ctx.get_secret(SECRET))]})
             context.set_data("public", MARKER)
         return "sealed"
     with ctx.open_context() as context:
         if not context.has_sealed("card"):
-            context.set_sealed("card", ctx.get_secret(SECRET))
+            context.set_sealed("card", ctx.get_secret(CARD))
         card = context.get_sealed("card")
     return _misuse(ctx, config["how"], card)
 
@@ -83,7 +85,7 @@ def careless(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
 async def careless_async(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     """As :func:`careless`, on the loop."""
     async with ctx.open_context() as context:
-        context.set_sealed("card", ctx.get_secret(SECRET))
+        context.set_sealed("card", ctx.get_secret(CARD))
         card = context.get_sealed("card")
     if config["how"] == "late":
         try:
@@ -235,5 +237,5 @@ def register(catalog: StepCatalog | None = None) -> StepCatalog:
 register()
 if VARIABLE in os.environ:
     default_manager().register_secrets_provider(
-        FileSecrets(os.environ[VARIABLE]), allow=SecretAllowList({"*": {"*": [SECRET]}})
+        FileSecrets(os.environ[VARIABLE]), allow=SecretAllowList({"*": {"*": [SECRET, CARD]}})
     )

@@ -106,3 +106,16 @@ def payload_digest(value: Mapping[str, Any] | None, salt: str) -> str:
 def checksum(fields: Mapping[str, Any]) -> str:
     """Lower-case hex SHA-256 over the canonical JSON (sorted keys, no spaces, UTF-8) of a record's fields."""
     return codec.digest(codec.canonical(fields))
+
+
+def open_checksum(fields: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The text of :func:`checksum` around the two values that are known only under the lock of the chain's head.
+
+    They are ``previous_checksum`` and ``sequence_number``, in this order; ``fields`` has neither.
+    """
+    names = ("previous_checksum", "sequence_number")
+    first, between, last = (
+        codec.canonical({name: value for name, value in fields.items() if after < name < before})[1:-1]
+        for after, before in (("", names[0]), names, (names[1], "~"))
+    )
+    return f'{{{first},"{names[0]}":"', f'",{between},"{names[1]}":', f",{last}}}"

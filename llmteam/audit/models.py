@@ -199,9 +199,18 @@ class AuditRecord:
 
     def computed_checksum(self) -> str:
         """The checksum that the fields give now."""
+        return canonical.checksum(self._hashed())
+
+    def open_checksum(self) -> tuple[str, str, str]:
+        """The text that is hashed, around the checksum of the record before and the number: see there."""
+        values = self._hashed()
+        del values["previous_checksum"], values["sequence_number"]
+        return canonical.open_checksum(values)
+
+    def _hashed(self) -> dict[str, Any]:
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _UNHASHED}
         values["timestamp"] = canonical.moment(self.timestamp)
-        return canonical.checksum(values)
+        return values
 
     @property
     def is_erased(self) -> bool:

@@ -21,6 +21,7 @@ from llmteam.audit.face import AuditStoreFace, AuditSummary, ChainEnds, refuse_p
 from llmteam.audit.models import AuditDraft, AuditQuery, AuditRecord
 from llmteam.errors import ConfigurationError
 from llmteam.ids import Clock, utc_now
+from llmteam.tenancy.context import get_current_tenant
 
 if TYPE_CHECKING:
     from llmteam.audit.postgres import PostgresAuditStore
@@ -133,11 +134,12 @@ class MemoryAuditStore(AuditStoreFace):
             self._chains[self._order.popleft()].drop_oldest(now)
 
     def _found(self, query: AuditQuery) -> Iterator[AuditRecord]:
-        chains = self._chains.values() if query.tenant_id is None else [self._chains.get(query.tenant_id, _Chain())]
+        tenant_id = (get_current_tenant() or None) if query.tenant_id is None else query.tenant_id
+        chains = self._chains.values() if tenant_id is None else [self._chains.get(tenant_id, _Chain())]
         return (record for chain in chains for record in chain.records if query.matches(record))
 
     def select(self, query: AuditQuery) -> list[AuditRecord]:
-        """The wanted records, everybody's when the query names no tenant."""
+        """The wanted records; everybody's when the query names no tenant and none is current."""
 
         def place(record: AuditRecord) -> tuple[Any, ...]:
             return getattr(record, query.order_by), record.sequence_number, record.tenant_id
@@ -210,15 +212,20 @@ class MemoryAuditStore(AuditStoreFace):
             return sum(1 for _ in self._found(AuditQuery(tenant_id=tenant_id)))
 
     def get_all(self) -> list[AuditRecord]:
-        """Every record of every tenant, by tenant and number."""
+        """Every record, by tenant and number: the current tenant's, when there is one."""
         with self._lock:
-            return [deepcopy(record) for tenant in sorted(self._chains) for record in self._chains[tenant].records]
+            chains = [self._chains[tenant] for tenant in sorted(self._chains) if self._is_seen(tenant)]
+            return [deepcopy(record) for chain in chains for record in chain.records]
 
     def clear(self) -> None:
-        """Forget everything, the chains' heads too."""
+        """Forget everything, the chains' heads too: the current tenant's, when there is one."""
         with self._lock:
-            self._chains.clear()
-            self._order.clear()
+            self._chains = {tenant: chain for tenant, chain in self._chains.items() if not self._is_seen(tenant)}
+            self._order = deque(tenant for tenant in self._order if tenant in self._chains)
+
+    @staticmethod
+    def _is_seen(tenant_id: str) -> bool:
+        return get_current_tenant() in ("", tenant_id)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The step types that a process knows: the seven built-in ones and those that user modules register on import."""
+"""The step types that a process knows: the eight built-in ones and those that user modules register on import."""
 
 from __future__ import annotations
 

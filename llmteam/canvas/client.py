@@ -110,21 +110,21 @@ class SegmentClient:
         record = self._runs.engine.store.record(self._tenant(), run_id)
         return None if record is None else record.status
 
-    def cancel(self, run_id: str) -> bool:
-        """Cancel a run; False when it is unknown or over."""
-        return self._runs.cancel(self._tenant(), run_id)
+    def cancel(self, run_id: str, *, by: str = "") -> bool:
+        """Cancel a run; False when it is unknown or over. ``by`` is, here and below, who wants that, for the audit."""
+        return self._runs.cancel(self._tenant(), run_id, by=by)
 
-    def pause(self, run_id: str, grace: float = PAUSE_GRACE_SECONDS) -> str | None:
+    def pause(self, run_id: str, grace: float = PAUSE_GRACE_SECONDS, *, by: str = "") -> str | None:
         """Pause a run; the id of its snapshot, None when it is unknown or over. See :meth:`Surgery.pause`."""
-        return self._runs.surgery.pause(self._tenant(), run_id, grace)
+        return self._runs.surgery.pause(self._tenant(), run_id, grace, by=by)
 
-    def resume(self, name: str) -> str:
+    def resume(self, name: str, *, by: str = "") -> str:
         """Go on with a paused run, named by its id or its snapshot's; the run's id. See :meth:`Surgery.resume`."""
-        return self._runs.surgery.resume(self._tenant(), name)
+        return self._runs.surgery.resume(self._tenant(), name, by=by)
 
-    def retry(self, run_id: str, *, new_run_id: str | None = None, new_keys: bool = False) -> str:
+    def retry(self, run_id: str, *, new_run_id: str | None = None, new_keys: bool = False, by: str = "") -> str:
         """A new run that goes on from what failed in an ended one; its id. See :meth:`Surgery.retry`."""
-        return self._runs.surgery.retry(self._tenant(), run_id, new_run_id=new_run_id, new_keys=new_keys)
+        return self._runs.surgery.retry(self._tenant(), run_id, new_run_id=new_run_id, new_keys=new_keys, by=by)
 
     def fork(
         self,
@@ -135,10 +135,11 @@ class SegmentClient:
         input_data: Any = None,
         state: Mapping[str, Any] | None = None,
         new_run_id: str | None = None,
+        by: str = "",
     ) -> str:
         """A new run that goes on from one step of an ended one; its id. See :meth:`Surgery.fork`."""
         return self._runs.surgery.fork(
-            self._tenant(), run_id, step_id, visit, given=input_data, state=state, new_run_id=new_run_id
+            self._tenant(), run_id, step_id, visit, given=input_data, state=state, new_run_id=new_run_id, by=by
         )
 
     def close(self) -> None:

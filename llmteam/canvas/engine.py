@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmteam import codec
+from llmteam.audit.denials import Denials
 from llmteam.canvas import transitions
 from llmteam.canvas.admitting import Admitting
 from llmteam.canvas.asking import Asking
@@ -35,7 +36,7 @@ from llmteam.canvas.outputs import completion
 from llmteam.canvas.ports import Ask, StepHandler
 from llmteam.canvas.queueing import queue_up
 from llmteam.canvas.records import NewRun, RunHeader, RunStore, Seen, StoredOutput, Work
-from llmteam.canvas.routing import Source, gather_input
+from llmteam.canvas.routing import gather_input
 from llmteam.canvas.state import (
     MAX_RETRY_DELAY,
     Change,
@@ -108,6 +109,7 @@ class Engine:
         self._graphs = GraphCache(store)
         self.asking = Asking(store, self._graphs, self.outbox, lambda: self.limits, clock)
         self.admitting = Admitting(store, self._graphs, self.outbox, clock)
+        self.denials = Denials(store.audit.add)
         self.limiting = Limiting(store, self.outbox, gate, clock)
         self._handed_on = HandedOn()
 
@@ -135,10 +137,7 @@ class Engine:
         return self._create(run, graph, change)
 
     def begin_run(self, run: NewRun, change: Change) -> None:
-        """Write a run that begins as ``change`` says.
-
-        Raises :class:`AlreadyRunningError`, and as :meth:`submit`.
-        """
+        """Write a run that begins as ``change`` says. Raises :class:`AlreadyRunningError`, and as :meth:`submit`."""
         if not self._create(run, self._graphs.put(run.pinned), change):
             raise AlreadyRunningError(run.run_id)
 
@@ -167,9 +166,11 @@ class Engine:
         limit = run.options.timeout_seconds
         return None if limit is None else now + bounded(limit)
 
-    def end(self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None) -> bool:
-        """Cancel a run, or end it otherwise; False when it is unknown or over."""
-        return self._transform(tenant_id, run_id, lambda moment: transitions.end_run(moment, status, error))
+    def end(
+        self, tenant_id: str, run_id: str, status: SegmentStatus, error: ErrorInfo | None = None, by: str = ""
+    ) -> bool:
+        """Cancel a run, or end it otherwise, as ``by`` wants, if known; False when it is unknown or over."""
+        return self._transform(tenant_id, run_id, lambda moment: transitions.end_run(moment, status, error, by))
 
     def expire(self, tenant_id: str, run_id: str) -> bool:
         """End a run whose deadline has passed; False when it has not, or the run is over."""
@@ -191,6 +192,7 @@ class Engine:
         change = self.store.apply(header, [], transition, {}, now=self.clock())
         if change.applied:
             self.outbox.tell(tenant_id, change)
+            self.limiting.abandon(header, self.graph_of(header), change)
         return change.applied
 
     # -- steps
@@ -370,8 +372,9 @@ class Engine:
             seen=execution.seen,
         )
         if output is not None and output.digest is None and len(change.ready) <= HANDED_ON_AT_ONCE:
-            self._hand_on(execution, change, output)
+            self._handed_on.follow(execution, change, output)
         self.outbox.send(header.tenant_id, graph, change)
+        self.limiting.abandon(header, graph, change)
         return change
 
     def policy_of(self, header: RunHeader) -> RetryPolicy:
@@ -382,16 +385,3 @@ class Engine:
     def graph_of(self, header: RunHeader) -> Graph:
         """The compiled definition of a run."""
         return self._graphs.get(header.tenant_id, header.definition_hash)
-
-    def _hand_on(self, execution: Execution, change: Change, output: StoredOutput) -> None:
-        """Keep what the next step takes as input, for the case that this process is asked to run it."""
-        header, graph, (step_id, _) = execution.header, execution.graph, execution.key
-        if header.link in ("fork", "retry"):
-            return  # a step of a fork, or of its retry, may be given other input than what it would gather
-        finished = change.steps.get(execution.key)
-        for key in change.ready:
-            row = change.steps.get(key)
-            if row is None or finished is None or graph.nodes[key[0]].sources != (step_id,):
-                continue
-            source = Source(step_id, finished.decisions or (), output.parsed())
-            self._handed_on.put(Work(header, change.run, row, (source,)), key)

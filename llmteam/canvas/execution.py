@@ -12,8 +12,9 @@ from typing import Any
 from llmteam import codec
 from llmteam.canvas.graph import Graph, Node, compile_graph
 from llmteam.canvas.ports import StepHandler
-from llmteam.canvas.records import PinnedDefinition, RunHeader, RunStore, Seen, Work
-from llmteam.canvas.state import Failed, Key
+from llmteam.canvas.records import PinnedDefinition, RunHeader, RunStore, Seen, StoredOutput, Work
+from llmteam.canvas.routing import Source
+from llmteam.canvas.state import Change, Failed, Key
 from llmteam.dispatch import Hint
 from llmteam.events.models import ErrorInfo
 from llmteam.events.payloads import omission, prepare
@@ -114,6 +115,19 @@ class HandedOn:
             self._works[work.header.tenant_id, work.header.run_id, *key] = work
             if len(self._works) > self._kept:
                 self._works.popitem(last=False)
+
+    def follow(self, execution: Execution, change: Change, output: StoredOutput) -> None:
+        """Keep what the steps take as input that are ready because ``execution`` gave ``output``."""
+        header, graph, (step_id, _) = execution.header, execution.graph, execution.key
+        if header.link in ("fork", "retry"):
+            return  # a step of a fork, or of its retry, may be given other input than what it would gather
+        finished = change.steps.get(execution.key)
+        for key in change.ready:
+            row = change.steps.get(key)
+            if row is None or finished is None or graph.nodes[key[0]].sources != (step_id,):
+                continue
+            source = Source(step_id, finished.decisions or (), output.parsed())
+            self.put(Work(header, change.run, row, (source,)), key)
 
     def take(self, hint: Hint) -> Work | None:
         """What was kept for the step of ``hint``, once."""

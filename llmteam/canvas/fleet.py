@@ -7,6 +7,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from llmteam.actions.executor import ActionExecutor
+from llmteam.actions.limiting import RegisteredLimits
+from llmteam.actions.postgres import PostgresAttemptStore
+from llmteam.actions.registry import default_registry
 from llmteam.audit.postgres import PostgresAuditStore
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas.catalog import StepCatalog
@@ -20,9 +24,12 @@ from llmteam.context.runs import Contexts
 from llmteam.crypto import MasterKeys
 from llmteam.db import Database, DatabaseClock
 from llmteam.dispatch import CeleryDispatcher, Hint, celery_app
+from llmteam.events.emitter import EventEmitter
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractions
+from llmteam.ids import Clock
 from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
+from llmteam.ratelimit.executor import RateLimitedExecutor
 from llmteam.ratelimit.gate import Gate
 from llmteam.ratelimit.limits.redis import RedisLimitBackend
 from llmteam.regions import queue_in
@@ -31,6 +38,8 @@ from llmteam.runtime.manager import default_manager
 from llmteam.settings import Settings
 from llmteam.tenancy.admission import limits_of_tier
 from llmteam.tenancy.limits import TenantTier
+from llmteam.tenancy.manager import TenantManager
+from llmteam.tenancy.postgres import PostgresTenantStore
 from llmteam.wakeup import RedisWakeup, run_notifier
 
 if TYPE_CHECKING:
@@ -61,7 +70,8 @@ def connect(
     wakeup = RedisWakeup(redis_url)
     catalog = catalog or StepCatalog.get_instance()
     clock = DatabaseClock(database)
-    limits, circuits = RedisLimitBackend(redis_url), RedisCircuitBackend(redis_url)
+    limits = RedisLimitBackend(redis_url, workers=settings.limit_workers)
+    circuits = RedisCircuitBackend(redis_url)
     interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
     store = PostgresRunStore(
         database,
@@ -70,10 +80,15 @@ def connect(
         master_keys=MasterKeys(settings.encryption_keys),
         region=settings.region,
     )
+    events = PostgresEventStore(database, wakeup=wakeup)
     engine = Engine(
         store,
         handler_of=catalog.get_handler,
-        runtime_of=_runtimes(store.contexts, PostgresAuditStore(database, clock=clock)),
+        runtime_of=_runtimes(
+            store.contexts,
+            PostgresAuditStore(database, clock=clock),
+            _actions(database, events, RateLimitedExecutor(limits=limits, circuits=circuits), clock),
+        ),
         dispatcher=dispatcher,
         notify=run_notifier(wakeup),
         alarm=alarm,
@@ -82,12 +97,12 @@ def connect(
         holder=f"{os.uname().nodename}:{os.getpid()}",
         clock=clock,
     )
-    events = PostgresEventStore(database, wakeup=wakeup)
 
     def unattended(pinned: PinnedDefinition, region: str) -> list[str]:
         return dispatcher.unattended({queue_in(facts.queue, region) for facts in pinned.facts.values()})
 
     def close() -> None:
+        engine.denials.flush()
         limits.close()
         circuits.close()
         wakeup.close()
@@ -106,12 +121,29 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def _runtimes(contexts: Contexts, audit: PostgresAuditStore) -> Callable[[RunHeader], RuntimeContext]:
-    """Makes a run's runtime: resources of this process, the run's contexts, its tenant's audit trail."""
+def _actions(
+    database: Database, events: PostgresEventStore, limiter: RateLimitedExecutor, clock: Clock
+) -> ActionExecutor:
+    """Takes the actions that this process knows; tenants, attempts, limits and events are those of the installation."""
+    return ActionExecutor(
+        default_registry,
+        rate_limiter=RegisteredLimits(limiter),
+        events=EventEmitter(events, clock=clock),
+        attempts=PostgresAttemptStore(database),
+        tenants=TenantManager(PostgresTenantStore(database, clock=clock)),
+        clock=clock,
+    )
+
+
+def _runtimes(
+    contexts: Contexts, audit: PostgresAuditStore, actions: ActionExecutor
+) -> Callable[[RunHeader], RuntimeContext]:
+    """Makes a run's runtime: resources of this process, the run's contexts, its tenant's audit trail, its actions."""
 
     def runtime_of(header: RunHeader) -> RuntimeContext:
         runtime = default_manager().from_ref(dict(header.context))
         runtime.contexts = contexts
+        runtime.actions = actions
         runtime.audit_trail = AuditTrail(audit, tenant_id=header.tenant_id)
         return runtime
 

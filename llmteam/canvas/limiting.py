@@ -15,7 +15,7 @@ from llmteam.canvas.expressions import compile_expression
 from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.handlers.document import only_value
 from llmteam.canvas.outbox import Outbox, hint_of
-from llmteam.canvas.records import RunStore, Work
+from llmteam.canvas.records import RunHeader, RunStore, Work
 from llmteam.canvas.state import Change, Slice, StepRow, StepState
 from llmteam.errors import LLMTeamError
 from llmteam.events.models import EventDraft, EventType
@@ -56,7 +56,7 @@ class Limiting:
             uses = list(uses_of(node, input_data, self._gate.registry))
             if not uses:
                 return Entry()
-            found = self._gate.enter(work.header.tenant_id, uses, _ticket(work))
+            found = self._gate.enter(work.header.tenant_id, uses, _ticket_of(work.header.run_id, work.row))
         except LLMTeamError as exc:
             if exc.retryable is True:
                 raise
@@ -92,6 +92,25 @@ class Limiting:
                 except LLMTeamError as exc:
                     logger.warning("the permit of step %s could not be renewed (%s)", execution.key[0], exc)
 
+    def abandon(self, header: RunHeader, graph: Graph, change: Change) -> None:
+        """A run ended with steps open: those that wait for a limit let others go ahead. Never raises.
+
+        Where a limit is divided by what the input says, places end by themselves when their turn has passed.
+        """
+        if self._gate is None or not change.cancel_open:
+            return
+        try:
+            registry = self._gate.registry
+            limited = {node.step_id: uses for node in graph.nodes.values() if (uses := _undivided(node, registry))}
+            if not limited:
+                return
+            for record in self._store.steps(header.tenant_id, header.run_id, outputs=False):
+                left = limited.get(record.row.step_id)
+                if left and record.row.state is StepState.CANCELLED:
+                    self._gate.withdraw(header.tenant_id, left, _ticket_of(header.run_id, record.row))
+        except LLMTeamError as exc:
+            logger.warning("places of run %s under limits could not be given up (%s)", header.run_id, exc)
+
     def leave(self, execution: Execution, error: BaseException | None = None) -> None:
         """The step's handler is done. Never raises: what is not given back ends by itself."""
         if self._gate is None or execution.passed is None:
@@ -102,10 +121,17 @@ class Limiting:
             logger.warning("the permit of step %s could not be given back (%s)", execution.key[0], exc)
 
 
-def _ticket(work: Work) -> str:
+def _ticket_of(run_id: str, row: StepRow) -> str:
     """The same however often the step asks, another one for each attempt at it."""
-    row = work.row
-    return f"{work.header.run_id}/{row.step_id}/{row.visit}/{row.attempt}.{row.losses}"
+    return f"{run_id}/{row.step_id}/{row.visit}/{row.attempt}.{row.losses}"
+
+
+def _undivided(node: Node, registry: LimitRegistry) -> list[Use]:
+    """The limits of a step that it has whatever its input says."""
+    named = node.step.config.get("limits")
+    if isinstance(named, list) and any(not isinstance(one, str) and "by" in one for one in named):
+        return []
+    return list(uses_of(node, None, registry))
 
 
 def _told(node: Node, row: StepRow, hold: Hold) -> EventDraft:

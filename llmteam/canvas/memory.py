@@ -12,7 +12,7 @@ from typing import Any
 from llmteam import codec
 from llmteam.canvas.features import features_needed
 from llmteam.canvas.graph import Node
-from llmteam.canvas.records import INLINE_INPUT, Expired, Holding, LateRun, NewRun, RunHeader, RunRecord, StoredOutput
+from llmteam.canvas.records import INLINE_INPUT, Holding, NewRun, RunHeader, RunRecord, StoredOutput
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import (
     DEADLINE_GRACE,
@@ -25,6 +25,7 @@ from llmteam.canvas.state import (
     StepRow,
     StepState,
 )
+from llmteam.canvas.sweeping import Expired, LateRun
 from llmteam.context.stores import ContextStore
 from llmteam.dispatch import Hint, quarantine_beside
 from llmteam.ids import Clock

@@ -17,17 +17,8 @@ from llmteam.canvas.memory import (
     queue_of,
     shown,
 )
-from llmteam.canvas.records import (
-    Holding,
-    PinnedDefinition,
-    RunHeader,
-    RunRecord,
-    StepRecord,
-    Taken,
-    Work,
-    run_outputs,
-)
-from llmteam.canvas.routing import Source, StepOutput, failure_output
+from llmteam.canvas.records import Holding, PinnedDefinition, RunHeader, RunRecord, StepRecord, Taken, Work
+from llmteam.canvas.routing import Source, StepOutput, failure_output, run_outputs
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Key, SegmentStatus, StepRow, StepState
 

@@ -15,13 +15,13 @@ from llmteam.events.models import EventDraft, EventType
 __all__ = ["begin_pause", "resume", "take_hold"]
 
 
-def begin_pause(moment: Slice, until: datetime) -> Change:
+def begin_pause(moment: Slice, until: datetime, by: str = "") -> Change:
     """Let the run drain, at most ``until`` then. Changes nothing (``applied`` is False) unless the run is RUNNING."""
     change, run = moment.change, moment.run
     if run.status is not SegmentStatus.RUNNING:
         change.applied = False
         return change
-    run.status, run.paused_at = SegmentStatus.PAUSING, change.now
+    run.status, run.paused_at, change.by = SegmentStatus.PAUSING, change.now, by
     change.hold = Hold(wake_at=until)
     return change
 
@@ -42,7 +42,7 @@ def take_hold(moment: Slice, snapshot_id: str, repeats: Sequence[str] = ()) -> C
     return change
 
 
-def resume(moment: Slice, snapshot_id: str) -> Change:
+def resume(moment: Slice, snapshot_id: str, by: str = "") -> Change:
     """Go on from the rows; every moment that lay ahead is later by as long as the run stood still.
 
     Changes nothing unless the run is PAUSED by the pause that ``snapshot_id`` was taken of.
@@ -51,7 +51,7 @@ def resume(moment: Slice, snapshot_id: str) -> Change:
     if run.status is not SegmentStatus.PAUSED or run.snapshot_id != snapshot_id:
         change.applied = False
         return change
-    stood = change.now - (run.paused_at or change.now)
+    stood, change.by = change.now - (run.paused_at or change.now), by
     run.status, run.paused_at, run.snapshot_id = SegmentStatus.RUNNING, None, None
     run.deadline = None if run.deadline is None else run.deadline + stood
     change.hold = Hold(wake_at=run.deadline, thaw=stood)

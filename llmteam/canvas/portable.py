@@ -37,6 +37,7 @@ TABLES = (
     "interaction_responses",
     "interaction_messages",
     "agent_contexts",
+    "action_attempts",
     "events",
     "snapshots",
 )

@@ -14,12 +14,11 @@ from llmteam.canvas.routing import Source, StepOutput
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow
 from llmteam.events.models import ErrorInfo, EventDraft
-from llmteam.events.payloads import omission, prepare
 from llmteam.regions import DEFAULT_REGION
 
 if TYPE_CHECKING:
+    from llmteam.audit.stores import AuditStoreFace
     from llmteam.context.runs import Contexts
-    from llmteam.dispatch import Hint
     from llmteam.human.interactions import Interactions
 
 
@@ -90,7 +89,8 @@ class Link:
 class NewRun:
     """A run to be created. ``input`` is JSON text, ``context`` what workers rebuild the runtime context from.
 
-    ``idempotency_key`` is the caller's name for this start; ``replaces`` a run that had it until now.
+    ``idempotency_key`` is the caller's name for this start; ``replaces`` a run that had it until now; ``by`` the person
+    who retries or forks, if known.
     """
 
     tenant_id: str
@@ -103,6 +103,7 @@ class NewRun:
     idempotency_key: str | None = None
     replaces: str | None = None
     link: Link | None = None
+    by: str = ""
 
     @property
     def agents(self) -> int:
@@ -230,38 +231,6 @@ class Holding:
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """A running step that a sweep found: its lease has run out (``lost``), or its deadline passed unnoticed."""
-
-    tenant_id: str
-    run_id: str
-    key: Key
-    fence: int
-    lost: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LateRun:
-    """A run that a sweep found: its deadline has passed, or the grace of its pause."""
-
-    tenant_id: str
-    run_id: str
-    pausing: bool = False
-
-
-def run_outputs(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
-    """A run's outputs: of one last step its answer, of several one entry per step."""
-    if len(terminals) == 1:
-        return next(iter(terminals.values())).as_result
-    return {step_id: output.value for step_id, output in terminals.items()}
-
-
-def outputs_payload(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
-    """A run's outputs for its last event; what is too large is left out with its size."""
-    return prepare({"output": run_outputs(terminals)}, replace=omission)[0]
-
-
 Transition = Callable[[Slice], Change]
 #: From a run, its input and all its steps (large outputs as references) to a pause that takes hold, and its snapshot.
 Seal = Callable[[Slice, Any, Sequence["StepRecord"]], tuple[Change, SegmentSnapshot | None]]
@@ -278,6 +247,11 @@ class RunStore(Protocol):
     @property
     def interactions(self) -> Interactions:
         """Where the requests of waiting steps live, in whose transactions a run's changes take part."""
+        ...
+
+    @property
+    def audit(self) -> AuditStoreFace:
+        """Where starts, ends, pauses and resumes of runs are told, in the transactions that make them."""
         ...
 
     @property
@@ -392,32 +366,4 @@ class RunStore(Protocol):
 
     def outputs(self, tenant_id: str, run_id: str) -> dict[str, Any]:
         """What the steps gave that nothing came after: one step's answer as it is, of several one entry per step."""
-        ...
-
-
-class Sweeps(Protocol):
-    """Finding what is due and not moving, for every tenant. Each method costs next to nothing when nothing is."""
-
-    def take_due(self, limit: int, skip_queues: Sequence[str] = ()) -> list[Hint]:
-        """Ready steps whose moment has come, their next look pushed out; none of ``skip_queues``."""
-        ...
-
-    def take_expired(self, limit: int) -> list[Expired]:
-        """Running steps whose lease has run out or whose deadline passed; such a lease can no longer be renewed."""
-        ...
-
-    def late_runs(self, limit: int) -> list[LateRun]:
-        """Runs that should have ended, or whose pause should have taken hold."""
-        ...
-
-    def queued_tenants(self, limit: int) -> list[str]:
-        """Tenants with runs that wait for their turn."""
-        ...
-
-    def purge(self, older_than: timedelta, limit: int) -> int:
-        """Delete runs that ended so long ago, with all that is theirs; how many."""
-        ...
-
-    def record(self, name: str, found: int) -> None:
-        """Note that a sweep has ended, and how much it found."""
         ...

@@ -10,6 +10,7 @@ from llmteam.canvas.expressions import evaluate_edge_condition
 from llmteam.canvas.graph import ERROR_PORT, Edge, Node
 from llmteam.canvas.ports import Broadcast, Ports
 from llmteam.events.models import ErrorInfo
+from llmteam.events.payloads import omission, prepare
 
 #: What an edge can turn out to be. A failed edge is a dead one whose death is somebody's failure.
 DEAD, LIVE, FAILED = 0, 1, 2
@@ -165,3 +166,15 @@ def _carried(edge: Edge, source: Source, node: Node) -> bool:
     if source.superseded and not edge.back:
         return False
     return decision_at(source.decisions, node.place[edge.index]) == LIVE
+
+
+def run_outputs(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
+    """A run's outputs: of one last step its answer, of several one entry per step."""
+    if len(terminals) == 1:
+        return next(iter(terminals.values())).as_result
+    return {step_id: output.value for step_id, output in terminals.items()}
+
+
+def outputs_payload(terminals: Mapping[str, StepOutput]) -> dict[str, Any]:
+    """A run's outputs for its last event; what is too large is left out with its size."""
+    return prepare({"output": run_outputs(terminals)}, replace=omission)[0]

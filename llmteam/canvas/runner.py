@@ -6,8 +6,12 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from llmteam.actions.executor import ActionExecutor
+from llmteam.actions.registry import default_registry
+from llmteam.audit.trail import AuditTrail
 from llmteam.canvas.callbacks import call_back, has_hooks, tell
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
@@ -25,6 +29,7 @@ from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.steering import Steering
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.errors import ConfigurationError
+from llmteam.events.emitter import EventEmitter
 from llmteam.events.models import EventType
 from llmteam.events.stores import EventStoreFace, MemoryEventStore
 from llmteam.events.stream import EventStream
@@ -176,6 +181,10 @@ class SegmentRunner(Steering):
             runtime = default_manager().from_ref(dict(header.context))
         if runtime.contexts is None:
             runtime.contexts = self._runs.engine.store.contexts
+        if runtime.actions is None:
+            runtime.actions = ActionExecutor(default_registry, events=EventEmitter(self.event_stream.store))
+        if runtime.audit_trail is None:
+            runtime.audit_trail = AuditTrail(self._runs.engine.store.audit, tenant_id=header.tenant_id)
         return runtime
 
     # -- runs
@@ -279,10 +288,10 @@ class SegmentRunner(Steering):
         except TimeoutError:
             return await self._call(self._runs.result, tenant, run_id)
 
-    async def cancel(self, run_id: str, *, tenant_id: str | None = None) -> bool:
+    async def cancel(self, run_id: str, *, tenant_id: str | None = None, by: str = "") -> bool:
         """Cancel a run; its running handlers are told. False when it is unknown or over."""
         tenant = tenant_id or self._tenant_of(run_id)
-        cancelled = await self._call(self._runs.cancel, tenant, run_id)
+        cancelled = await self._call(partial(self._runs.cancel, by=by), tenant, run_id)
         if cancelled and self._local is not None:
             self._local.stop(tenant, run_id)
         return cancelled

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from llmteam import codec
+from llmteam.canvas.auditing import start_refusal
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import AlreadyRunningError, RunNotFoundError, UnknownSegmentError
@@ -240,7 +241,7 @@ class Runs:
                 return Started(taken.run_id, is_new=False)
             if not left:
                 break  # whose run it is would be cancelled for nothing
-            self.engine.end(run.tenant_id, taken.run_id, SegmentStatus.CANCELLED)
+            self.engine.end(run.tenant_id, taken.run_id, SegmentStatus.CANCELLED, by=run.options.started_by)
             link = Link("restart", taken.run_id, run.run_id)
             run = replace(run, replaces=taken.run_id, link=link)
         raise AlreadyRunningError(run.run_id, "and others start it at the same time")
@@ -255,6 +256,7 @@ class Runs:
             refused = exc
         taken = self.engine.store.taken(run.tenant_id, run.run_id, run.idempotency_key)
         if taken is None and refused is not None:
+            self.engine.denials.note(run.tenant_id, start_refusal(run, refused))
             raise refused
         return False, taken
 
@@ -332,6 +334,6 @@ class Runs:
                 "run %s waits: no worker consumes %s; start one with `llmteam worker`", record.run_id, ", ".join(queues)
             )
 
-    def cancel(self, tenant_id: str, run_id: str) -> bool:
-        """Cancel a run; False when it is unknown or over."""
-        return self.engine.end(tenant_id, run_id, SegmentStatus.CANCELLED)
+    def cancel(self, tenant_id: str, run_id: str, *, by: str = "") -> bool:
+        """Cancel a run; False when it is unknown or over. ``by`` is who wants that, for the audit trail."""
+        return self.engine.end(tenant_id, run_id, SegmentStatus.CANCELLED, by=by)

@@ -237,7 +237,8 @@ class Change:
     ``hold`` is what a pause or its end does to all rows at once. ``asks`` is the request of a step that waits for a
     person from now on; ``withdrawn`` are steps that did and will not go on, so that nobody needs to answer them.
     ``moves_deadline`` says that the run has until another moment now.
-    ``applied`` is False when the claim no longer holds the step and nothing was changed.
+    ``applied`` is False when the claim no longer holds the step and nothing was changed. ``by`` is the person who
+    wanted the change, if one did and is known.
     """
 
     run: RunState
@@ -254,6 +255,7 @@ class Change:
     moves_deadline: bool = False
     applied: bool = True
     ended: bool = False
+    by: str = ""
 
     @property
     def lacks_outputs(self) -> bool:

@@ -65,14 +65,15 @@ class Steering(_Runner):
         return self._list(SegmentStatus.PAUSED)
 
     async def pause(
-        self, run_id: str, *, grace: float = PAUSE_GRACE_SECONDS, tenant_id: str | None = None
+        self, run_id: str, *, grace: float = PAUSE_GRACE_SECONDS, tenant_id: str | None = None, by: str = ""
     ) -> str | None:
         """Pause a run and return the id of its snapshot; None when it is unknown or over.
 
-        Running steps get ``grace`` seconds to finish; what then still runs is repeated after the resume.
+        Running steps get ``grace`` seconds to finish; what then still runs is repeated after the resume. ``by`` is,
+        here and below, who wants that, for the audit trail.
         """
         tenant = tenant_id or self._tenant_of(run_id)
-        snapshot_id = await asyncio.to_thread(self._runs.surgery.pause, tenant, run_id, grace)
+        snapshot_id = await asyncio.to_thread(self._runs.surgery.pause, tenant, run_id, grace, by=by)
         if snapshot_id is not None and self._local is not None:
             self._local.stop(tenant, run_id)
         return snapshot_id
@@ -84,6 +85,7 @@ class Steering(_Runner):
         *,
         config: RunConfig | None = None,
         tenant_id: str | None = None,
+        by: str = "",
     ) -> SegmentResult:
         """Go on with a paused run, named by its snapshot or by its own id, and wait for its end; from any process.
 
@@ -94,7 +96,7 @@ class Steering(_Runner):
             self._local.enter_loop()
         if tenant_id is None and runtime is None:
             tenant = await self._call(self._tenant_of_snapshot, tenant, snapshot_id)
-        run_id = await self._call(self._runs.surgery.resume, tenant, snapshot_id)
+        run_id = await self._call(partial(self._runs.surgery.resume, by=by), tenant, snapshot_id)
         told = await self._call(self._runs.events.select, _pauses_of(tenant, run_id))
         result = await self._follow(tenant, run_id, config, runtime, after_seq=max(event.seq or 0 for event in told))
         result.resumed_from = snapshot_id
@@ -112,11 +114,17 @@ class Steering(_Runner):
         return await self._call(self._runs.engine.store.snapshot, tenant, snapshot_id)
 
     async def retry(
-        self, run_id: str, *, new_run_id: str | None = None, new_keys: bool = False, tenant_id: str | None = None
+        self,
+        run_id: str,
+        *,
+        new_run_id: str | None = None,
+        new_keys: bool = False,
+        tenant_id: str | None = None,
+        by: str = "",
     ) -> str:
         """Start a new run that goes on from what failed in an ended one; its id. See :meth:`Surgery.retry`."""
         tenant = tenant_id or self._tenant_of(run_id)
-        retry = partial(self._runs.surgery.retry, new_run_id=new_run_id, new_keys=new_keys)
+        retry = partial(self._runs.surgery.retry, new_run_id=new_run_id, new_keys=new_keys, by=by)
         return await self._begun(tenant, await self._call(retry, tenant, run_id))
 
     async def fork(
@@ -129,10 +137,11 @@ class Steering(_Runner):
         state: Mapping[str, Any] | None = None,
         new_run_id: str | None = None,
         tenant_id: str | None = None,
+        by: str = "",
     ) -> str:
         """Start a new run that goes on from one step of an ended one; its id. See :meth:`Surgery.fork`."""
         tenant = tenant_id or self._tenant_of(run_id)
-        fork = partial(self._runs.surgery.fork, given=input_data, state=state, new_run_id=new_run_id)
+        fork = partial(self._runs.surgery.fork, given=input_data, state=state, new_run_id=new_run_id, by=by)
         return await self._begun(tenant, await self._call(fork, tenant, run_id, step_id, visit))
 
     async def _begun(self, tenant_id: str, run_id: str) -> str:

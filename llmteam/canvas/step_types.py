@@ -1,4 +1,4 @@
-"""What a step type is, and the seven that are built in."""
+"""What a step type is, and the eight that are built in."""
 
 from __future__ import annotations
 
@@ -188,6 +188,31 @@ HTTP_ACTION = StepTypeMetadata(
     examples=[{"url": "https://api.example.com/data", "method": "GET"}],
 )
 
+ACTION = StepTypeMetadata(
+    type_id="action",
+    version="1.0",
+    display_name="Action",
+    description="Takes an action that the worker's modules registered.",
+    category=StepCategory.INTEGRATION,
+    icon="zap",
+    color="#50C878",
+    config_schema=config_schema(
+        {
+            "action": _text("The id under which the action is registered.", minLength=1, maxLength=200),
+            "payload": {"type": "object", "description": "What the action is given instead of the document."},
+            "fail_on_error": {
+                "type": "boolean",
+                "default": True,
+                "description": "Whether an action that fails fails the step.",
+            },
+        },
+        required=["action"],
+    ),
+    input_ports=[PortSpec("payload", "object", required=False), PortSpec("input", required=False)],
+    output_ports=[PortSpec("output"), PortSpec("result", "object"), PortSpec("status", "integer")],
+    examples=[{"action": "notify_slack"}],
+)
+
 HUMAN_TASK = StepTypeMetadata(
     type_id="human_task",
     version="1.0",
@@ -309,6 +334,8 @@ _BUILTIN: tuple[tuple[StepTypeMetadata, dict[str, Any]], ...] = (
     (PARALLEL_SPLIT, {"queue": "llmteam.io", "routing": True, "kind": "split"}),
     (PARALLEL_JOIN, {"queue": "llmteam.io", "kind": "join"}),
     (TRANSFORM, {"queue": "llmteam.io"}),
+    # What an action calls may be a function of the user's own.
+    (ACTION, {"queue": DEFAULT_QUEUE}),
 )
 
 #: The built-in types with what the engine knows of them.

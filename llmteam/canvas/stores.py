@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from llmteam.canvas import transitions
+from llmteam.audit.stores import MemoryAuditStore
+from llmteam.canvas import auditing, transitions
 from llmteam.canvas.graph import Node
 from llmteam.canvas.memory import (
     Held,
@@ -37,8 +38,8 @@ from llmteam.canvas.records import (
     StoredOutput,
     Transition,
     Work,
-    outputs_payload,
 )
+from llmteam.canvas.routing import outputs_payload
 from llmteam.canvas.state import Change, Key, NeedRows, SegmentStatus, Slice, StepRow, StepState
 from llmteam.context.runs import Contexts
 from llmteam.context.sealed import process_vault
@@ -56,7 +57,8 @@ __all__ = ["MemoryRunStore"]
 class MemoryRunStore(MemoryReads):
     """Runs in dictionaries, one lock per run. ``sink`` is given the events of each transition under that lock.
 
-    ``limits_of`` says what holds for the starts of a tenant; None where nothing is counted.
+    ``limits_of`` says what holds for the starts of a tenant; None where nothing is counted. ``audit`` keeps what the
+    audit trail says of runs, by default a store of its own.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class MemoryRunStore(MemoryReads):
         clock: Clock = utc_now,
         limits_of: Callable[[str], StartLimits | None] = lambda tenant_id: None,
         region: str = DEFAULT_REGION,
+        audit: MemoryAuditStore | None = None,
     ) -> None:
+        self.audit = MemoryAuditStore(clock=clock) if audit is None else audit
         self._limits_of = limits_of
         super().__init__(check_region("region", region))
         self._sink = sink
@@ -127,6 +131,7 @@ class MemoryRunStore(MemoryReads):
             self._runs[run.tenant_id, run.run_id] = kept
         with kept.lock:
             self._record(kept, change.events, change.now)
+            self.audit.add(run.tenant_id, auditing.start_of(run, change))
         return True
 
     def _take_over(self, kept: MemoryRun, link: Link) -> None:
@@ -244,6 +249,7 @@ class MemoryRunStore(MemoryReads):
             apply_hold(run, change.hold, change.now)
         self._ask(run, change)
         self._record(run, change.events, change.now)
+        self.audit.add(run.header.tenant_id, auditing.change_of(run.header, change))
 
     def _ask(self, run: MemoryRun, change: Change) -> None:
         """What the change means for the people who are asked."""

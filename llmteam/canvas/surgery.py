@@ -10,6 +10,7 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.canvas import pauses
+from llmteam.canvas.auditing import resume_refusal, start_refusal
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import (
     RunNotFoundError,
@@ -35,6 +36,7 @@ from llmteam.canvas.routing import LIVE, decide_edges, shape_output
 from llmteam.canvas.snapshots import SegmentSnapshot, SnapshotStep
 from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow, StepState
 from llmteam.ids import new_id
+from llmteam.tenancy.exceptions import TenantError
 from llmteam.wakeup import Wakeup, channel
 
 __all__ = ["Effect", "Plan", "Surgery"]
@@ -78,17 +80,18 @@ class Surgery:
 
     # -- pause and resume
 
-    def pause(self, tenant_id: str, run_id: str, grace: float = PAUSE_GRACE_SECONDS) -> str | None:
+    def pause(self, tenant_id: str, run_id: str, grace: float = PAUSE_GRACE_SECONDS, *, by: str = "") -> str | None:
         """Pause a run and return the id of its snapshot; None when it is unknown or over.
 
         Nothing new is claimed from now on. Running steps get ``grace`` seconds to finish; what then still runs is
-        fenced and runs again after the resume. A run that is paused already gives the snapshot that it has.
+        fenced and runs again after the resume. A run that is paused already gives the snapshot that it has. ``by`` is,
+        here and below, who wants that, for the audit trail.
         """
         header = self._store.header(tenant_id, run_id)
         if header is None:
             return None
         until = self._engine.clock() + timedelta(seconds=grace)
-        self._apply(header, lambda moment: pauses.begin_pause(moment, until))
+        self._apply(header, lambda moment: pauses.begin_pause(moment, until, by))
         give_up = time.monotonic() + grace
         with self._wakeup.subscribe(channel(tenant_id, run_id)) as watch:
             while True:
@@ -118,7 +121,7 @@ class Surgery:
             self._engine.outbox.tell(tenant_id, change)
         return change.applied
 
-    def resume(self, tenant_id: str, name: str) -> str:
+    def resume(self, tenant_id: str, name: str, *, by: str = "") -> str:
         """Go on with a paused run, named by its id or by its snapshot's; the run's id.
 
         Raises:
@@ -138,7 +141,11 @@ class Surgery:
         if record.status is not SegmentStatus.PAUSED and record.run_id == name:
             raise RunStateError(name, f"is {record.status.value}, not paused: only a paused run can be resumed")
         header = self._header(tenant_id, record.run_id)
-        change = self._apply(header, lambda moment: pauses.resume(moment, snapshot_id), door="standing")
+        try:
+            change = self._apply(header, lambda moment: pauses.resume(moment, snapshot_id, by), door="standing")
+        except TenantError as exc:
+            self._engine.denials.note(tenant_id, resume_refusal(header, by, exc))
+            raise
         if not change.applied:
             now = self._record(tenant_id, record.run_id).status
             raise SnapshotStaleError(record.run_id, snapshot_id, now.value)
@@ -167,7 +174,9 @@ class Surgery:
         reused = finished_rows(rows)
         return self._plan("retry", record, rows, reused, same_key=not new_keys)
 
-    def retry(self, tenant_id: str, run_id: str, *, new_run_id: str | None = None, new_keys: bool = False) -> str:
+    def retry(
+        self, tenant_id: str, run_id: str, *, new_run_id: str | None = None, new_keys: bool = False, by: str = ""
+    ) -> str:
         """Start a new run that takes over what is over in a failed one and goes on from what failed; its id.
 
         Steps get the idempotency keys that they had, unless ``new_keys``. Raises as :meth:`plan_retry`, and
@@ -177,7 +186,7 @@ class Surgery:
         header = self._header(tenant_id, run_id)
         made = new_run_id or new_id()
         link = Link("retry", run_id, made if new_keys else header.root_run_id)
-        return self._begin(header, made, link, plan.reused)
+        return self._begin(header, made, link, plan.reused, by)
 
     def plan_fork(
         self, tenant_id: str, run_id: str, step_id: str, visit: int | None = None, *, edited: Sequence[str] = ()
@@ -206,6 +215,7 @@ class Surgery:
         given: Any = None,
         state: Mapping[str, Any] | None = None,
         new_run_id: str | None = None,
+        by: str = "",
     ) -> str:
         """Start a new run that goes on from one step of a finished one; its id.
 
@@ -229,7 +239,7 @@ class Surgery:
         made = new_run_id or new_id()
         outputs = {key: output for key, (_, output) in edited.items()}
         inputs = {} if given is None else {start.key: codec.dumps(given, path="$")}
-        return self._begin(header, made, Link("fork", run_id, made, outputs, inputs), reused)
+        return self._begin(header, made, Link("fork", run_id, made, outputs, inputs), reused, by)
 
     def _edited(self, node: Node, row: StepRow, value: Any) -> tuple[StepRow, StoredOutput]:
         """The row and the output of a step as if it had answered ``value``."""
@@ -240,7 +250,7 @@ class Surgery:
         )
         return answered, store_output(node, output, self._engine.limits)
 
-    def _begin(self, header: RunHeader, run_id: str, link: Link, reused: Sequence[StepRow]) -> str:
+    def _begin(self, header: RunHeader, run_id: str, link: Link, reused: Sequence[StepRow], by: str) -> str:
         engine, store = self._engine, self._store
         pinned = store.definition(header.tenant_id, header.definition_hash)
         graph = engine.graph_of(header)
@@ -253,13 +263,18 @@ class Surgery:
             instance_id=header.instance_id,
             context={**header.context, "run_id": run_id},
             link=link,
+            by=by,
         )
         now = engine.clock()
         change = replay(graph, run_id, reused, now, engine.deadline_of(run, now))
         change.events[0].payload.update(
             {"link": link.kind, "parent_run_id": link.parent_run_id, "reused_steps": len(reused)}
         )
-        engine.begin_run(run, change)
+        try:
+            engine.begin_run(run, change)
+        except TenantError as exc:
+            engine.denials.note(run.tenant_id, start_refusal(run, exc))
+            raise
         return run_id
 
     def _plan(

@@ -8,9 +8,9 @@ from datetime import timedelta
 from functools import partial
 
 from llmteam.canvas.engine import Engine
-from llmteam.canvas.records import Sweeps
 from llmteam.canvas.recovery import Recovery
 from llmteam.canvas.surgery import Surgery
+from llmteam.canvas.sweeping import Sweeps
 from llmteam.dispatch import Dispatcher
 from llmteam.errors import LLMTeamError
 from llmteam.human.deadlines import catch_up

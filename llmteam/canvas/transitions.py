@@ -188,7 +188,7 @@ def _refused(graph: Graph, moment: Slice, node: Node, row: StepRow, fence: int) 
     return change
 
 
-def end_run(moment: Slice, status: SegmentStatus, error: ErrorInfo | None = None) -> Change:
+def end_run(moment: Slice, status: SegmentStatus, error: ErrorInfo | None = None, by: str = "") -> Change:
     """Cancel (or fail) a run from outside: every open step is cancelled with it. A run that is over stays as it is."""
     if moment.run.status.is_terminal:
         moment.change.applied = False
@@ -196,6 +196,7 @@ def end_run(moment: Slice, status: SegmentStatus, error: ErrorInfo | None = None
     kind = EventType.SEGMENT_CANCELLED if status is SegmentStatus.CANCELLED else EventType.SEGMENT_FAILED
     severity = EventSeverity.WARNING if status is SegmentStatus.CANCELLED else EventSeverity.ERROR
     moment.change.end(status, error, EventDraft(kind, severity=severity, error=error))
+    moment.change.by = by
     return moment.change
 
 

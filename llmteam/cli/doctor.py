@@ -77,6 +77,7 @@ def _checks(settings: Settings) -> Iterator[Check]:
             yield from _attempt("database", lambda: _database(place))
             yield from _attempt("broker", lambda: _broker(place.settings))
             yield from _attempt("result backend", lambda: _backend(place.settings))
+            yield from _attempt("limits", lambda: _limits(place.settings))
             yield from _attempt("workers", lambda: _workers(place))
             yield from _attempt("regions", lambda: _regions(place))
             yield from _attempt("queues", lambda: _queues(place.settings))
@@ -175,6 +176,24 @@ def _backend(settings: Settings) -> Iterator[Check]:
             "cannot count chords, so that joins are hinted at by their last branch alone",
             "set LLMTEAM_RESULT_BACKEND to a Redis",
         )
+
+
+def _limits(settings: Settings) -> Iterator[Check]:
+    from llmteam.ratelimit.limits.redis import RedisLimitBackend
+
+    if settings.redis_url is None:
+        yield Check("limits", "warning", "each process counts for itself", "set LLMTEAM_REDIS_URL")
+        return
+    backend = RedisLimitBackend(settings.redis_url, workers=settings.limit_workers)
+    backend.check()
+    state = backend.backend_state()
+    backend.close()
+    if state.shared:
+        yield Check("limits", "ok", f"counted for all workers in {mask_url(settings.redis_url)}")
+    else:
+        part = "all" if settings.limit_workers == 1 else f"1/{settings.limit_workers}"
+        found = f"{state.place} does not count ({state.error}): each process takes {part} of a limit for itself"
+        yield Check("limits", "failed", found, "mend it, and set LLMTEAM_LIMIT_WORKERS to the number of processes")
 
 
 def _workers(place: Installation) -> Iterator[Check]:

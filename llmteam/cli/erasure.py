@@ -52,7 +52,7 @@ class Erasure:
         """Erase, and tell after each batch of which table how many rows are gone."""
         since = everything.mark_erased(self._database, self._tenant_id, self._clock())
         self._tell("begun", since)
-        yield "runs cancelled", cancel_all(self._runs, self._tenant_id)
+        yield "runs cancelled", cancel_all(self._runs, self._tenant_id, self._actor_id)
         self._destroy_key(self._tenant_id)
         yield "values", self._clear_values(self._tenant_id)
         for table in everything.erased_tables():
@@ -85,24 +85,24 @@ def open_runs(runs: Runs, tenant_id: str) -> list[str]:
     return [record.run_id for records in found for record in records]
 
 
-def cancel_all(runs: Runs, tenant_id: str) -> int:
+def cancel_all(runs: Runs, tenant_id: str, by: str) -> int:
     """Cancel every run of the tenant; how many."""
     cancelled = 0
     while known := open_runs(runs, tenant_id):
-        ended = sum(runs.cancel(tenant_id, run_id) for run_id in known)
+        ended = sum(runs.cancel(tenant_id, run_id, by=by) for run_id in known)
         cancelled += ended
         if not ended:
             break
     return cancelled
 
 
-def pause_all(runs: Runs, tenant_id: str) -> int:
+def pause_all(runs: Runs, tenant_id: str, by: str) -> int:
     """Pause every run of the tenant that is running, at once; how many. What was running begins again with the run."""
     from llmteam.canvas.state import SegmentStatus
 
     paused = 0
     while known := runs.engine.store.records(tenant_id, status=SegmentStatus.RUNNING, limit=_PAGE):
-        done = sum(runs.surgery.pause(tenant_id, record.run_id, grace=0.0) is not None for record in known)
+        done = sum(runs.surgery.pause(tenant_id, record.run_id, grace=0.0, by=by) is not None for record in known)
         paused += done
         if not done:
             break

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmteam.cli.options import json_option, load_settings
+from llmteam.cli.options import by_option, json_option, load_settings
 from llmteam.cli.render import print_json, say, table
 from llmteam.cli.servers import Installation, installation
 
@@ -36,10 +36,11 @@ def list_keys(as_json: bool) -> None:
 
 
 @keys.command()
+@by_option
 @json_option
-def rewrap(as_json: bool) -> None:
+def rewrap(by: str, as_json: bool) -> None:
     """Wrap every data key with the first of LLMTEAM_ENCRYPTION_KEYS. May be stopped and run again at any moment."""
-    with _keys() as (found, _):
+    with _keys(by) as (found, _):
         changed = found.rewrap()
     if as_json:
         print_json({"rewrapped": changed})
@@ -49,15 +50,15 @@ def rewrap(as_json: bool) -> None:
 
 @keys.command()
 @click.argument("tenant")
+@by_option
 @json_option
-def renew(tenant: str, as_json: bool) -> None:
+def renew(tenant: str, by: str, as_json: bool) -> None:
     """Have TENANT seal with a fresh data key from now on; older ones still open what they sealed.
 
     Also lets a tenant seal again whose keys were destroyed; what they sealed stays unreadable.
     """
     with _place() as (place, database):
-        key_id = _tenant_keys(place, database).renew(tenant)
-        _audit(database, tenant, key_id)
+        key_id = _tenant_keys(place, database, by).renew(tenant)
     if as_json:
         print_json({"tenant_id": tenant, "key_id": key_id})
     else:
@@ -75,26 +76,15 @@ def _place() -> Iterator[tuple[Installation, Database]]:
 
 
 @contextmanager
-def _keys() -> Iterator[tuple[TenantKeys, list[str]]]:
+def _keys(by: str = "") -> Iterator[tuple[TenantKeys, list[str]]]:
     """The keys of the installation, and the ids of the master keys that are set."""
     with _place() as (place, database):
-        yield _tenant_keys(place, database), [key_id for key_id, _ in place.settings.encryption_keys]
+        yield _tenant_keys(place, database, by), [key_id for key_id, _ in place.settings.encryption_keys]
 
 
-def _tenant_keys(place: Installation, database: Database) -> TenantKeys:
+def _tenant_keys(place: Installation, database: Database, by: str) -> TenantKeys:
+    from llmteam.audit.postgres import key_changes
     from llmteam.crypto import MasterKeys
     from llmteam.keys import PostgresKeyStore, TenantKeys
 
-    return TenantKeys(PostgresKeyStore(database), MasterKeys(place.settings.encryption_keys))
-
-
-def _audit(database: Database, tenant: str, key_id: str) -> None:
-    from llmteam.audit import AuditEventType, AuditTrail, PostgresAuditStore
-
-    AuditTrail(PostgresAuditStore(database), tenant_id=tenant).log_sync(
-        AuditEventType.CONFIG_CHANGED,
-        actor_type="operator",
-        action="renew",
-        resource_type="data_key",
-        resource_id=key_id,
-    )
+    return TenantKeys(PostgresKeyStore(database, record=key_changes(by)), MasterKeys(place.settings.encryption_keys))

@@ -17,6 +17,7 @@ from llmteam.cli.doctor import doctor
 from llmteam.cli.explain import explain
 from llmteam.cli.inbox import inbox
 from llmteam.cli.keys import keys
+from llmteam.cli.license import licenses
 from llmteam.cli.limits import limits
 from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
@@ -57,6 +58,7 @@ _COMMANDS = (
     inbox,
     notifications,
     tenants,
+    licenses,
     db,
     doctor,
 )

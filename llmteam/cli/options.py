@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,6 +26,13 @@ def tenant_option(command: _Command) -> _Command:
     return click.option("--tenant", default="default", show_default=True, metavar="T", help="Whose runs and segments.")(
         command
     )
+
+
+def by_option(command: _Command) -> _Command:
+    """``--by``"""
+    return click.option(
+        "--by", metavar="NAME", default=getpass.getuser, help="Who does it, for the audit trail; by default you."
+    )(command)
 
 
 def imports_option(command: _Command) -> _Command:

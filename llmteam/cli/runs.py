@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmteam.cli.options import json_option, load_settings, tenant_option
+from llmteam.cli.options import by_option, json_option, load_settings, tenant_option
 from llmteam.cli.render import coloured, duration, json_text, moment, pairs, print_json, table
 from llmteam.cli.servers import installation
 
@@ -91,11 +91,12 @@ def show(run_id: str, tenant: str, with_events: bool, as_json: bool) -> None:
 @runs.command()
 @click.argument("run_id", metavar="RUN")
 @tenant_option
+@by_option
 @json_option
-def cancel(run_id: str, tenant: str, as_json: bool) -> None:
+def cancel(run_id: str, tenant: str, by: str, as_json: bool) -> None:
     """Cancel a run. Steps that run are told; what they did is not undone. One that is over stays as it is."""
     with opened_runs() as known:
-        cancelled = known.cancel(tenant, run_id)
+        cancelled = known.cancel(tenant, run_id, by=by)
         record = known.record(tenant, run_id)
     if as_json:
         print_json({"run_id": run_id, "status": record.status.value, "cancelled": cancelled})

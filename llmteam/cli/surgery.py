@@ -9,7 +9,7 @@ import click
 
 from llmteam.canvas.phrases import count
 from llmteam.cli import codes, documents
-from llmteam.cli.options import json_option, tenant_option
+from llmteam.cli.options import by_option, json_option, tenant_option
 from llmteam.cli.render import print_json, say
 from llmteam.cli.runs import opened_runs
 
@@ -35,12 +35,13 @@ _new_id_option = click.option("--run-id", "new_run_id", metavar="ID", help="The 
     metavar="SECONDS",
     help="What running steps get to finish; what still runs then is repeated after the resume.",
 )
+@by_option
 @json_option
-def pause(run_id: str, tenant: str, grace: float, as_json: bool) -> None:
+def pause(run_id: str, tenant: str, grace: float, by: str, as_json: bool) -> None:
     """Pause a run: nothing new begins, all its timers stand still. Prints the id of its snapshot."""
     with opened_runs() as known:
         known.record(tenant, run_id)
-        snapshot_id = known.surgery.pause(tenant, run_id, grace)
+        snapshot_id = known.surgery.pause(tenant, run_id, grace, by=by)
         status = known.record(tenant, run_id).status.value
     if as_json:
         print_json({"run_id": run_id, "status": status, "snapshot_id": snapshot_id})
@@ -55,11 +56,12 @@ def pause(run_id: str, tenant: str, grace: float, as_json: bool) -> None:
 @click.command(short_help="Go on with a paused run.")
 @click.argument("name", metavar="RUN|SNAPSHOT")
 @tenant_option
+@by_option
 @json_option
-def resume(name: str, tenant: str, as_json: bool) -> None:
+def resume(name: str, tenant: str, by: str, as_json: bool) -> None:
     """Go on with a paused run. A snapshot that is not of its current pause is refused."""
     with opened_runs() as known:
-        run_id = known.surgery.resume(tenant, name)
+        run_id = known.surgery.resume(tenant, name, by=by)
         status = known.record(tenant, run_id).status.value
     if as_json:
         print_json({"run_id": run_id, "status": status, "resumed_from": name})
@@ -74,9 +76,10 @@ def resume(name: str, tenant: str, as_json: bool) -> None:
 @click.option("--new-keys", is_flag=True, help="Give steps new idempotency keys, so that services do things again.")
 @_yes_option
 @_dry_option
+@by_option
 @json_option
 def retry(
-    run_id: str, tenant: str, new_run_id: str | None, new_keys: bool, yes: bool, dry_run: bool, as_json: bool
+    run_id: str, tenant: str, new_run_id: str | None, new_keys: bool, yes: bool, dry_run: bool, by: str, as_json: bool
 ) -> None:
     """Start a new run that takes over what a failed one finished and goes on from what failed.
 
@@ -86,7 +89,7 @@ def retry(
         plan = known.surgery.plan_retry(tenant, run_id, new_keys=new_keys)
         made = None
         if _agreed(plan, yes=yes, dry_run=dry_run, as_json=as_json):
-            made = known.surgery.retry(tenant, run_id, new_run_id=new_run_id, new_keys=new_keys)
+            made = known.surgery.retry(tenant, run_id, new_run_id=new_run_id, new_keys=new_keys, by=by)
     _tell(plan, made, as_json)
 
 
@@ -104,6 +107,7 @@ def retry(
 @_new_id_option
 @_yes_option
 @_dry_option
+@by_option
 @json_option
 def fork(
     run_id: str,
@@ -114,6 +118,7 @@ def fork(
     new_run_id: str | None,
     yes: bool,
     dry_run: bool,
+    by: str,
     as_json: bool,
 ) -> None:
     """Start a new run that goes on from one step of a run that is over, with edited input or state.
@@ -129,7 +134,9 @@ def fork(
         plan = known.surgery.plan_fork(tenant, run_id, step_id, visit, edited=tuple(state or ()))
         made = None
         if _agreed(plan, yes=yes, dry_run=dry_run, as_json=as_json):
-            made = known.surgery.fork(tenant, run_id, step_id, visit, given=given, state=state, new_run_id=new_run_id)
+            made = known.surgery.fork(
+                tenant, run_id, step_id, visit, given=given, state=state, new_run_id=new_run_id, by=by
+            )
     _tell(plan, made, as_json)
 
 

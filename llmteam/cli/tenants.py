@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmteam.cli.options import json_option, load_settings
+from llmteam.cli.options import by_option, json_option, load_settings
 from llmteam.cli.render import pairs, print_json, say, table
 from llmteam.cli.servers import Installation, installation
 from llmteam.ids import check_identifier, utc_now
@@ -45,12 +44,6 @@ def tenants() -> None:
     """Tenants: create, list, show, update, deactivate, export, erase."""
 
 
-def _by_option(command: _Command) -> _Command:
-    return click.option(
-        "--by", metavar="NAME", default=getpass.getuser, help="Who does it, for the audit trail; by default you."
-    )(command)
-
-
 def _record_options(command: _Command) -> _Command:
     """Options that set parts of a record."""
     number = click.IntRange(0)
@@ -76,7 +69,7 @@ def _record_options(command: _Command) -> _Command:
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--name", help="What people call it; its id by default.")
 @_record_options
-@_by_option
+@by_option
 @json_option
 def create(tenant_id: str, name: str | None, by: str, as_json: bool, **given: Any) -> None:
     """Create a tenant."""
@@ -130,7 +123,7 @@ def show(tenant_id: str, as_json: bool) -> None:
 @click.option("--name", help="What people call it.")
 @click.option("--active", is_flag=True, help="Activate it again.")
 @_record_options
-@_by_option
+@by_option
 @json_option
 def update(tenant_id: str, name: str | None, active: bool, by: str, as_json: bool, **given: Any) -> None:
     """Change a tenant; what is not said stays. A limit that is raised holds within seconds."""
@@ -151,7 +144,7 @@ def update(tenant_id: str, name: str | None, active: bool, by: str, as_json: boo
     show_default=True,
     help="What becomes of its open runs. Queued ones wait on, unless cancelled.",
 )
-@_by_option
+@by_option
 @json_option
 def deactivate(tenant_id: str, runs: str, by: str, as_json: bool) -> None:
     """Have a tenant start nothing more."""
@@ -165,7 +158,7 @@ def deactivate(tenant_id: str, runs: str, by: str, as_json: bool) -> None:
         if runs != "keep":
             known = office.place.runs()
             try:
-                stopped = (pause_all if runs == "pause" else cancel_all)(known, tenant_id)
+                stopped = (pause_all if runs == "pause" else cancel_all)(known, tenant_id, by)
             finally:
                 known.close()
     if as_json:
@@ -181,7 +174,7 @@ def deactivate(tenant_id: str, runs: str, by: str, as_json: bool) -> None:
 @tenants.command()
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
-@_by_option
+@by_option
 def export(tenant_id: str, output: Path | None, by: str) -> None:
     """Write everything that a tenant owns as JSON Lines: {"table": …, "row": {…}}. Sealed values stay sealed."""
     from llmteam.audit.models import AuditDraft, AuditEventType
@@ -208,7 +201,7 @@ def export(tenant_id: str, output: Path | None, by: str) -> None:
 @tenants.command()
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_by_option
+@by_option
 @json_option
 def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
     """Delete everything that a tenant owns, for good. Again after a crash, it goes on.
@@ -233,7 +226,7 @@ def erase(tenant_id: str, yes: bool, by: str, as_json: bool) -> None:
                 known,
                 actor_id=by,
                 clock=utc_now,
-                destroy_key=_key_destroyer(office.database),
+                destroy_key=_key_destroyer(office.database, by),
                 clear_values=_clear_values(office.place),
             )
             for what, number in erasure.run():
@@ -257,14 +250,15 @@ def _refuse_held(database: Database, tenant_id: str) -> None:
         raise click.ClickException(f"tenant {tenant_id} is under a legal hold: nothing is deleted before {advice}")
 
 
-def _key_destroyer(database: Database) -> Callable[[str], object]:
+def _key_destroyer(database: Database, by: str) -> Callable[[str], object]:
     """What makes everything unreadable that was sealed for the tenant, wherever copies of it are."""
+    from llmteam.audit.postgres import key_changes
     from llmteam.crypto import MasterKeys
     from llmteam.keys import TenantKeys
     from llmteam.keys.postgres import PostgresKeyStore
 
     # Destroying a key needs none that could read it.
-    return TenantKeys(PostgresKeyStore(database), MasterKeys()).destroy
+    return TenantKeys(PostgresKeyStore(database, record=key_changes(by)), MasterKeys()).destroy
 
 
 def _clear_values(place: Installation) -> Callable[[str], int]:
@@ -287,8 +281,7 @@ def _clear_values(place: Installation) -> Callable[[str], int]:
 
 @contextmanager
 def _office(actor_id: str) -> Iterator[_Office]:
-    from llmteam.audit import TenantAwareAuditTrail
-    from llmteam.audit.postgres import PostgresAuditStore
+    from llmteam.audit.postgres import PostgresAuditStore, tenant_changes
     from llmteam.tenancy import TenantManager
     from llmteam.tenancy.postgres import PostgresTenantStore
 
@@ -296,8 +289,7 @@ def _office(actor_id: str) -> Iterator[_Office]:
         database = place.database()
         try:
             audit = PostgresAuditStore(database)
-            log = TenantAwareAuditTrail(audit)
-            manager = TenantManager(PostgresTenantStore(database), False, log=log, actor_id=actor_id)
+            manager = TenantManager(PostgresTenantStore(database, record=tenant_changes(actor_id)), False)
             yield _Office(place, database, audit, manager)
         finally:
             database.close()

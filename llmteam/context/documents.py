@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
+from llmteam import codec
 from llmteam.context.auditing import AccessTrail
 from llmteam.context.exceptions import EncryptionRequiredError, InvalidContextError
 from llmteam.context.hierarchy import HierarchicalContext
@@ -14,6 +15,7 @@ from llmteam.context.policy import ContextAccessPolicy, ContextScope
 from llmteam.context.sealed import SealedData
 from llmteam.context.secure import SecureAgentContext
 from llmteam.crypto import Vault
+from llmteam.masking import redact_in
 
 #: Version of the form of these documents.
 FORMAT = 1
@@ -22,8 +24,8 @@ _PLAIN = ("agent_id", "agent_name", "confidence", "error_count", "tenant_id", "r
 _FREE = ("status", "last_action", "reasoning_steps", "sources", "messages", "data")
 
 
-def dump_context(context: SecureAgentContext, *, durable: bool = True) -> dict[str, Any]:
-    """The context as JSON; a sealed text that stands elsewhere in it by mistake is masked there.
+def dump_context(context: SecureAgentContext, *, durable: bool = True, hidden: Collection[str] = ()) -> dict[str, Any]:
+    """The context as JSON; sealed and ``hidden`` texts that stand elsewhere in it by mistake are masked there.
 
     Raises :class:`EncryptionRequiredError` when something is sealed with a key that ends with this process, unless the
     document does so too (``durable=False``).
@@ -32,10 +34,13 @@ def dump_context(context: SecureAgentContext, *, durable: bool = True) -> dict[s
     if durable and context._sealed and (vault is None or not vault.durable):
         raise EncryptionRequiredError(next(iter(context._sealed)))
     free = context.covered({name: copy.deepcopy(getattr(context, name)) for name in _FREE})
+    if hidden:
+        # A secret that stands there as it was given out is refused, as ever, and not masked.
+        codec.check(free, "$.context")
     return {
         "format": FORMAT,
         **{name: getattr(context, name) for name in _PLAIN},
-        **free,
+        **redact_in(free, hidden),
         "access_policy": context.access_policy.to_dict(),
         "sealed": {key: sealed.to_document() for key, sealed in context._sealed.items()},
         "created_at": context.created_at.isoformat(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -49,11 +49,13 @@ class Contexts:
         audit_trail: AccessTrail | None = None,
         shared: Mapping[str, Any] | None = None,
         on_texts: OnTexts = nobody,
+        hidden: Collection[str] = (),
     ) -> OpenContext:
         """The agent's own context of a run, for a ``with`` or ``async with`` block; see :class:`OpenContext`.
 
         ``name``, ``policy`` and ``shared`` (its first data) count where there is no context yet. ``on_texts`` is told
-        the texts of each sealed value that the agent handles.
+        the texts of each sealed value that the agent handles; ``hidden`` are secrets that it was given, up to when the
+        block ends: they are masked wherever it wrote them.
         """
         trail = audit_trail or self.trail_of(tenant_id)
         check_identifier("agent_id", agent_id)
@@ -71,7 +73,7 @@ class Contexts:
                 _vault=vault,
             )
 
-        return OpenContext(self, (tenant_id, run_id, agent_id), fresh, trail, on_texts)
+        return OpenContext(self, (tenant_id, run_id, agent_id), fresh, trail, on_texts, hidden)
 
     def tree(self, tenant_id: str, run_id: str, *, audit_trail: AccessTrail | None = None) -> HierarchicalContext:
         """The run as a pipeline with its agents below it, their fields aggregated; to be looked at."""
@@ -116,12 +118,14 @@ class OpenContext:
         fresh: Callable[[Vault], SecureAgentContext],
         audit_trail: AccessTrail | None,
         on_texts: OnTexts,
+        hidden: Collection[str],
     ) -> None:
         self._contexts = contexts
         self._ident = ident
         self._fresh = fresh
         self._audit_trail = audit_trail
         self._on_texts = on_texts
+        self._hidden = hidden
         self._context: SecureAgentContext | None = None
         self._version = 0
         self._before: dict[str, Any] | None = None
@@ -145,7 +149,7 @@ class OpenContext:
         context, self._context = self._context, None
         if exc is not None or context is None:
             return
-        document = dump_context(context, durable=self._contexts.store.durable)
+        document = dump_context(context, durable=self._contexts.store.durable, hidden=self._hidden)
         if document != self._before:
             self._version = self._contexts.store.save(*self._ident, document, self._version)
 

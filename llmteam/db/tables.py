@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from llmteam.db.action_tables import action_attempts
 from llmteam.db.audit_tables import audit_checkpoints, audit_heads, audit_log
 from llmteam.db.columns import SCHEMA, metadata
 from llmteam.db.columns import flag as _flag
@@ -29,10 +30,12 @@ from llmteam.db.columns import json_column as _json
 from llmteam.db.columns import moment as _time
 from llmteam.db.columns import string as _text
 from llmteam.db.key_tables import agent_contexts, tenant_keys
+from llmteam.db.license_tables import limit_reservations, revoked_licenses, tenant_licenses
 from llmteam.db.tenant_tables import key_values, tenant_starts, tenant_storage, tenants
 
 __all__ = [
     "SCHEMA",
+    "action_attempts",
     "agent_contexts",
     "audit_checkpoints",
     "audit_heads",
@@ -43,15 +46,18 @@ __all__ = [
     "interaction_responses",
     "interactions",
     "key_values",
+    "limit_reservations",
     "metadata",
     "notifications",
     "payloads",
+    "revoked_licenses",
     "run_steps",
     "runs",
     "segments",
     "snapshots",
     "sweeps",
     "tenant_keys",
+    "tenant_licenses",
     "tenant_starts",
     "tenant_storage",
     "tenants",

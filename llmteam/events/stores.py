@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -247,7 +248,7 @@ class MemoryEventStore(EventStoreFace):
             self._last.popitem(last=False)
 
     def select(self, query: EventQuery) -> list[WorktrailEvent]:
-        """The wanted events, by run and number."""
+        """The wanted events, by run and number: of the named tenant, else of the current one, else everybody's."""
         with self._lock:
             return list(islice(self._find(query), query.limit))
 
@@ -256,6 +257,8 @@ class MemoryEventStore(EventStoreFace):
         return len(self.select(query))
 
     def _find(self, query: EventQuery) -> Iterator[WorktrailEvent]:
+        if query.tenant_id is None:
+            query = replace(query, tenant_id=get_current_tenant() or None)
         if query.run_id is not None and query.tenant_id is not None:
             keys = [(query.tenant_id, query.run_id)]
         elif query.run_id is not None:
@@ -271,20 +274,28 @@ class MemoryEventStore(EventStoreFace):
                     yield event
 
     async def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything, numbers too: the current tenant's, when there is one."""
+        tenant_id = self.tenant_for(None)
         with self._lock:
-            self._forget_all()
+            if tenant_id is None:
+                self._forget_all()
+                return
+            self._forget({key for key in self._runs if key[0] == tenant_id})
+            for key in [key for key in self._last if key[0] == tenant_id]:
+                del self._last[key]
 
     async def clear_by_run(self, run_id: str) -> int:
         """Forget a run's events (the current tenant's, when there is one) and return how many there were."""
         tenant_id = self.tenant_for(None)
         with self._lock:
-            keys = {key for key in self._runs if key[1] == run_id and tenant_id in {None, key[0]}}
             before = len(self._order)
-            self._order = deque(event for event in self._order if (event.tenant_id, event.run_id) not in keys)
-            for key in keys:
-                del self._runs[key]
+            self._forget({key for key in self._runs if key[1] == run_id and tenant_id in {None, key[0]}})
             return before - len(self._order)
+
+    def _forget(self, keys: set[tuple[str, str]]) -> None:
+        self._order = deque(event for event in self._order if (event.tenant_id, event.run_id) not in keys)
+        for key in keys:
+            del self._runs[key]
 
 
 def _identified(event: WorktrailEvent, run: _Run) -> WorktrailEvent:

@@ -30,6 +30,8 @@ from llmteam.human.rulings import Case, Policy, Ruling
 from llmteam.human.stores import InteractionStore
 from llmteam.ids import Clock, new_id, utc_now
 from llmteam.runtime.context import current_runtime
+from llmteam.tenancy.context import DEFAULT_TENANT, TenantContext, get_current_tenant
+from llmteam.tenancy.exceptions import TenantContextError
 
 if TYPE_CHECKING:
     from llmteam.human.notifications import NotificationChannel
@@ -347,8 +349,23 @@ class HumanInteractionManager:
                 from llmteam.human.telling import tell
 
                 await tell(self.store, self.channels, ruling, now)
-            if self.audit_trail is not None and not core.keeps_audit and ruling.audit:
-                await self.audit_trail.record(ruling.audit)
+            if not core.keeps_audit and ruling.audit:
+                await self._record(ruling)
+
+    async def _record(self, ruling: Ruling) -> None:
+        """Record a change in the trail of its own tenant, whoever is asking while its time has come."""
+        tenant, trail = ruling.request.tenant_id, self.audit_trail
+        if trail is None:
+            return
+        if tenant == (get_current_tenant() or DEFAULT_TENANT):
+            await trail.record(ruling.audit)
+            return
+        with TenantContext(tenant):
+            try:
+                await trail.record(ruling.audit)
+            except TenantContextError as exc:
+                # The trail is another tenant's, and so is whoever is asking: neither may be told, or kept waiting.
+                logger.warning("what happened to request %s is not recorded: %s", ruling.request.request_id, exc)
 
 
 def _response(request_id: str, **fields: Any) -> InteractionResponse:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -17,11 +18,32 @@ from llmteam.keys.stores import MasterKeyUse, StoredKey
 _LIVE = table.c.destroyed_at.is_(None)
 
 
-class PostgresKeyStore:
-    """The :class:`~llmteam.keys.KeyStore` in SQL."""
+#: Told of a change in the transaction that makes it: the tenant, what was done, the key's id (empty for all keys), and
+#: the master keys that wrapped it before and wrap it now. What it raises undoes the change.
+Record = Callable[[Connection, str, Literal["create", "renew", "rewrap", "destroy"], str, str, str], object]
 
-    def __init__(self, database: Database) -> None:
+
+class PostgresKeyStore:
+    """The :class:`~llmteam.keys.KeyStore` in SQL.
+
+    ``record`` writes changes down, each in its own transaction, as :func:`llmteam.audit.postgres.key_changes` does.
+    """
+
+    def __init__(self, database: Database, *, record: Record | None = None) -> None:
         self._database = database
+        self._record = record
+
+    def _told(
+        self,
+        connection: Connection,
+        tenant_id: str,
+        action: Literal["create", "renew", "rewrap", "destroy"],
+        key: WrappedKey | None,
+        was: str = "",
+    ) -> None:
+        if self._record is not None:
+            key_id, master_id = ("", "") if key is None else (key.key_id, key.master_id)
+            self._record(connection, tenant_id, action, key_id, was, master_id)
 
     def all(self, tenant_id: str) -> list[StoredKey]:
         """As :meth:`KeyStore.all`."""
@@ -33,7 +55,8 @@ class PostgresKeyStore:
         """As :meth:`KeyStore.add_first`: the primary key decides who was first."""
         row = {"tenant_id": tenant_id, "generation": 1, "created_at": now, **_values(key)}
         with self._database.tenant_transaction(tenant_id) as connection:
-            connection.execute(insert(table).values(row).on_conflict_do_nothing())
+            if connection.execute(insert(table).values(row).on_conflict_do_nothing()).rowcount > 0:
+                self._told(connection, tenant_id, "create", key)
 
     def add_next(self, tenant_id: str, key: WrappedKey, now: datetime) -> None:
         """As :meth:`KeyStore.add_next`."""
@@ -43,6 +66,7 @@ class PostgresKeyStore:
             generation = connection.scalar(last) or 0
             row = {"tenant_id": tenant_id, "generation": generation + 1, "created_at": now, **_values(key)}
             connection.execute(insert(table).values(row))
+            self._told(connection, tenant_id, "renew", key)
 
     def rewrap(self, tenant_id: str, generation: int, was: str, key: WrappedKey) -> bool:
         """As :meth:`KeyStore.rewrap`."""
@@ -53,7 +77,10 @@ class PostgresKeyStore:
             .values(master_id=key.master_id, wrapped=key.wrapped)
         )
         with self._database.tenant_transaction(tenant_id) as connection:
-            return connection.execute(change).rowcount > 0
+            changed = connection.execute(change).rowcount > 0
+            if changed:
+                self._told(connection, tenant_id, "rewrap", key, was)
+            return changed
 
     def destroy(self, tenant_id: str, now: datetime) -> int:
         """As :meth:`KeyStore.destroy`."""
@@ -62,7 +89,10 @@ class PostgresKeyStore:
             tombstone = {"tenant_id": tenant_id, "generation": 1, "key_id": "", "created_at": now, "destroyed_at": now}
             connection.execute(insert(table).values(tombstone).on_conflict_do_nothing())
             gone = update(table).where(table.c.tenant_id == tenant_id, _LIVE)
-            return connection.execute(gone.values(master_id=None, wrapped=None, destroyed_at=now)).rowcount
+            destroyed = connection.execute(gone.values(master_id=None, wrapped=None, destroyed_at=now)).rowcount
+            if destroyed:
+                self._told(connection, tenant_id, "destroy", None)
+            return destroyed
 
     def wrapped_by_others(self, master_id: str, limit: int) -> list[str]:
         """As :meth:`KeyStore.wrapped_by_others`."""

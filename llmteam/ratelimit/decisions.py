@@ -88,8 +88,9 @@ class LimitBackend(Protocol):
     ) -> Decision:
         """Room in every limit of ``asks`` for ``ticket``, or none taken anywhere.
 
-        Asking again keeps the ticket's place, unless it comes later than ``grace_seconds`` after its expected turn. A
-        ticket is one call: admitted again, it is counted again.
+        Asking again keeps the ticket's place, unless it comes later than ``grace_seconds`` after its expected turn; a
+        ticket that has to wait longer than that may be late for as long as it waits, up to 15 seconds. A ticket is one
+        call: admitted again, it is counted again.
         ``queue`` False leaves no ticket behind (strategies REJECT and FALLBACK).
         """
         ...

@@ -27,8 +27,8 @@ from llmteam.ratelimit.registry import Limit, LimitRegistry
 
 #: Seconds that a permit lasts whose holder cannot be lost without its process.
 _NEVER = 1e7
-#: Seconds that a caller is sent away at least: less would be a loop.
-LEAST_HOLD = 0.05
+#: Seconds that a caller is sent away at least, as less would be a loop, and at most, as a limit may be lifted.
+LEAST_HOLD, LONGEST_HOLD = 0.05, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +100,22 @@ class Gate:
                 permit = self._circuits.allow(key, limit.circuit, ticket)
                 if not permit.admitted:
                     self._undo(circuits)
-                    return Hold(use.name, "circuit", max(permit.retry_after, LEAST_HOLD))
+                    return Hold(use.name, "circuit", _held(permit.retry_after))
                 circuits.append((key, limit.circuit, permit))
         asks = [ask for use, limit in named for ask in _asks(tenant_id, use, limit)]
         decision = self._ask(asks, ticket)
         if not decision.admitted:
             self._undo(circuits)
             name = decision.key.resource if decision.key is not None else uses[0].name
-            return Hold(name, decision.limited_by, max(decision.retry_after, LEAST_HOLD), decision.position)
+            return Hold(name, decision.limited_by, _held(decision.retry_after), decision.position)
         return Pass(asks, decision.permit, circuits, self._monotonic())
+
+    def withdraw(self, tenant_id: str, uses: Sequence[Use], ticket: str) -> None:
+        """Give up the place of a call that will not be made. Limits that are not known any more have none."""
+        named = [(use, self.registry.find(use.name)) for use in uses]
+        asks = [ask for use, limit in named if limit is not None for ask in _asks(tenant_id, use, limit)]
+        if asks:
+            self._limits.withdraw(asks, ticket)
 
     def renew(self, passed: Pass) -> None:
         """Hold the permit of a call that still runs."""
@@ -141,6 +148,10 @@ class Gate:
         for key, config, permit in circuits:
             if permit.trial:
                 self._circuits.record(key, config, permit, Outcome.IGNORED)
+
+
+def _held(seconds: float) -> float:
+    return min(max(seconds, LEAST_HOLD), LONGEST_HOLD)
 
 
 def _asks(tenant_id: str, use: Use, limit: Limit) -> Iterator[Ask]:

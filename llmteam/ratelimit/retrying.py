@@ -29,7 +29,9 @@ def is_transient(error: BaseException) -> bool:
 
 
 def wants_retry(retry_on: RetryOn | None, error: BaseException) -> bool:
-    """Whether ``error`` is one that is tried again."""
+    """Whether ``error`` is one that is tried again here; not so when it says ``retried_by_caller``."""
+    if getattr(error, "retried_by_caller", False):
+        return False
     if retry_on is None:
         return is_transient(error)
     if isinstance(retry_on, type | tuple):

@@ -6,7 +6,8 @@ import asyncio
 import copy
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import datetime
@@ -61,6 +62,7 @@ class RuntimeContext:
     llms: LLMRegistry = field(default_factory=LLMRegistry, repr=False)
     secrets: SecretsProvider | None = field(default=None, repr=False)
     rate_limiter: object | None = field(default=None, repr=False)
+    actions: object | None = field(default=None, repr=False)
     audit_trail: AccessTrail | None = field(default=None, repr=False)
     contexts: Contexts | None = field(default=None, repr=False)
     on_step_start: Hook | None = field(default=None, repr=False)
@@ -238,6 +240,7 @@ class StepContext:
             audit_trail=runtime.audit_trail,
             shared={key: runtime.data[key] for key in config.propagate_down if key in runtime.data},
             on_texts=self._given_out.update,
+            hidden=self._given_out,
         )
 
     def redact(self, text: str) -> str:
@@ -289,6 +292,8 @@ def _as_json(value: Any, path: str) -> Any:
 
 #: The runtime that the running code works in; None when there is none.
 current_runtime: ContextVar[RuntimeContext | None] = ContextVar("current_runtime", default=None)
+#: The step that the running code works for; None outside of handlers.
+current_step: ContextVar[StepContext | None] = ContextVar("current_step", default=None)
 use_current_runtime(current_runtime.get)
 use_current_trail(lambda: None if (runtime := current_runtime.get()) is None else runtime.audit_trail)
 
@@ -304,6 +309,16 @@ def get_current_runtime() -> RuntimeContext:
     if runtime is None:
         raise RuntimeContextError("No runtime is active here: enter one with `with manager.activate(runtime)`")
     return runtime
+
+
+@contextmanager
+def working_for(step: StepContext) -> Iterator[None]:
+    """Make ``step`` the one that the code of the block works for."""
+    token = current_step.set(step)
+    try:
+        yield
+    finally:
+        current_step.reset(token)
 
 
 class Activation:

@@ -6,7 +6,8 @@ The database decides by the same rules in ``llmteam.admit_start``; one suite of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from llmteam.regions import DEFAULT_REGION
 from llmteam.tenancy.exceptions import (
@@ -18,6 +19,8 @@ from llmteam.tenancy.exceptions import (
 )
 from llmteam.tenancy.limits import EVERY_FEATURE, GB, UNCOUNTED, TenantTier, get_tier_limits, gigabytes
 from llmteam.tenancy.models import TenantConfig
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class StartLimits:
     features_off: frozenset[str] = frozenset()
     storage: int | None = None
     region: str = DEFAULT_REGION
+    #: Places among the concurrent ones that are reserved for runs to come.
+    reserved: int = 0
 
     @property
     def counts(self) -> bool:
@@ -61,6 +66,31 @@ class StartCounts:
     today: int = 0
     last_minute: int = 0
     stored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LicensedStarts:
+    """What a tenant's licence says about its starts; None is not counted."""
+
+    concurrent: int | None = None
+    agents: int | None = None
+
+
+def effective(own: _Number | None, licensed: _Number | None) -> _Number | None:
+    """A limit where the tenant's tier says one thing and its licence another: the lower one; None is not counted."""
+    counted = [limit for limit in (own, licensed) if limit is not None]
+    return min(counted) if counted else None
+
+
+def under_licence(limits: StartLimits, licence: LicensedStarts | None, reserved: int = 0) -> StartLimits:
+    """What holds for the starts of a tenant with a licence, and places reserved; without one its tier alone decides."""
+    cap = licence or LicensedStarts()
+    return replace(
+        limits,
+        concurrent=effective(limits.concurrent, cap.concurrent),
+        agents=effective(limits.agents, cap.agents),
+        reserved=reserved,
+    )
 
 
 def limits_of(config: TenantConfig) -> StartLimits:
@@ -132,7 +162,7 @@ def wait(
     tenant_id: str, limits: StartLimits, counts: StartCounts, *, behind_queue: bool
 ) -> TenantLimitExceededError | None:
     """Why a run may not begin now, or None. With ``behind_queue`` it may not overtake those that wait."""
-    most = limits.concurrent
-    if most is None or (counts.open < most and not (behind_queue and counts.queued)):
+    most, taken = limits.concurrent, counts.open + limits.reserved
+    if most is None or (taken < most and not (behind_queue and counts.queued)):
         return None
-    return TenantLimitExceededError(tenant_id, "concurrent_pipelines", counts.open, most, limits.queues)
+    return TenantLimitExceededError(tenant_id, "concurrent_pipelines", taken, most, limits.queues)

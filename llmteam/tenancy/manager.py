@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, Self
 
 from llmteam.ids import Clock, utc_now
+from llmteam.tenancy.admission import LicensedStarts, effective
 from llmteam.tenancy.context import TenantContext
 from llmteam.tenancy.exceptions import (
     TenantContextError,
@@ -51,6 +52,7 @@ class TenantManager:
         cache_enabled: whether records are remembered for ``cache_seconds``.
         log: where changes of tenants are written down, each in the trail of its tenant.
         actor_id: who makes them.
+        licensed: what a tenant's licence says about its starts, ``LicenseManager.starts``; the lower limit counts.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class TenantManager:
         cache_seconds: float = CACHE_SECONDS,
         log: ChangeLog | None = None,
         actor_id: str = "",
+        licensed: Callable[[str], Awaitable[LicensedStarts | None]] | None = None,
         clock: Clock = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,6 +72,7 @@ class TenantManager:
         self._cache_seconds = cache_seconds
         self._log = log
         self._actor_id = actor_id
+        self._licensed = licensed
         self._clock = clock
         self._monotonic = monotonic
         self._cache: OrderedDict[str, tuple[float, TenantConfig]] = OrderedDict()
@@ -157,7 +161,13 @@ class TenantManager:
 
     async def _maximum(self, tenant_id: str, limit_type: str) -> float:
         name = limit_name(limit_type)
-        return maximum(self.get_limits(await self.get_tenant(tenant_id)), name)
+        own = maximum(self.get_limits(await self.get_tenant(tenant_id)), name)
+        cap = None if self._licensed is None else await self._licensed(tenant_id)
+        if cap is None:
+            return own
+        licensed = {"concurrent_pipelines": cap.concurrent, "agents_per_pipeline": cap.agents}.get(name)
+        both = effective(own, licensed)
+        return own if both is None else both
 
     async def check_feature(self, tenant_id: str, feature: str) -> bool:
         """Whether the tenant has the feature. Raises :class:`TenantNotFoundError`."""

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 
 from llmteam import codec
+from llmteam.audit.models import AuditDraft, AuditEventType, AuditSeverity
 from llmteam.canvas.exceptions import RunStateError, UnknownSegmentError
 from llmteam.canvas.models import SegmentDefinition
 from llmteam.canvas.records import RunRecord
@@ -28,6 +29,7 @@ from llmteam.canvas.validation import SegmentValidator
 from llmteam.events.models import TERMINAL_TYPES, EventQuery, EventType
 from llmteam.ids import as_utc, check_identifier, new_id
 from llmteam.web.api import PartsHere, refusals
+from llmteam.web.exceptions import OperatorsOnlyError
 from llmteam.web.following import EventSource, told
 from llmteam.web.identity import ApiIdentity, Identity
 from llmteam.web.inbox import check_operator
@@ -93,10 +95,34 @@ register_url_convertor("run", _RunIdConvertor())
 router = APIRouter(prefix="/api", tags=["runs"])
 
 
-async def _operator(identity: ApiIdentity) -> Identity:
-    """Who asks, if they are an operator: what a run carries is not less confidential than what it asks people."""
-    check_operator(identity, "see, start or steer runs")
+async def _operator(request: Request, identity: ApiIdentity) -> Identity:
+    """Who asks, if they are an operator: what a run carries is not less confidential than what it asks people.
+
+    Who is none is in the audit trail.
+    """
+    try:
+        check_operator(identity, "see, start or steer runs")
+    except OperatorsOnlyError:
+        denials = _runs(request).engine.denials
+        await run_in_threadpool(denials.note, identity.tenant_id, _denial(request, identity))
+        raise
     return identity
+
+
+def _denial(request: Request, identity: Identity) -> AuditDraft:
+    route = request.scope.get("route")
+    return AuditDraft(
+        event_type=AuditEventType.ACCESS_DENIED,
+        severity=AuditSeverity.WARNING,
+        actor_type="user",
+        actor_id=identity.person,
+        actor_ip="" if request.client is None else request.client.host,
+        action=f"{request.method} {getattr(route, 'path_format', '')}",
+        run_id=str(request.path_params.get("run_id", ""))[:255],
+        resource_type="pipeline",
+        success=False,
+        error_message="not an operator",
+    )
 
 
 def _runs(request: Request) -> Runs:
@@ -178,7 +204,7 @@ def _is_seen_to_its_end(runs: Runs, tenant_id: str, run_id: str, after: int) -> 
 def cancel_run(runs: RunsHere, identity: Operator, run_id: RunId) -> RunSummary:
     """Cancel a run. Steps that run are told; what they did is not undone. Again: nothing more happens."""
     runs.record(identity.tenant_id, run_id)
-    runs.cancel(identity.tenant_id, run_id)
+    runs.cancel(identity.tenant_id, run_id, by=identity.person)
     return _steered(runs, identity, run_id, SegmentStatus.CANCELLED, "cancelled")
 
 
@@ -186,7 +212,8 @@ def cancel_run(runs: RunsHere, identity: Operator, run_id: RunId) -> RunSummary:
 def pause_run(runs: RunsHere, identity: Operator, run_id: RunId, body: PauseBody | None = None) -> RunSummary:
     """Pause a run, and answer when it has stopped: with its snapshot. Again: the snapshot that it has."""
     runs.record(identity.tenant_id, run_id)
-    runs.surgery.pause(identity.tenant_id, run_id, PAUSE_GRACE_SECONDS if body is None else body.grace)
+    grace = PAUSE_GRACE_SECONDS if body is None else body.grace
+    runs.surgery.pause(identity.tenant_id, run_id, grace, by=identity.person)
     return _steered(runs, identity, run_id, SegmentStatus.PAUSED, "paused")
 
 
@@ -194,7 +221,7 @@ def pause_run(runs: RunsHere, identity: Operator, run_id: RunId, body: PauseBody
 def resume_run(runs: RunsHere, identity: Operator, run_id: RunId) -> RunSummary:
     """Go on with a paused run."""
     runs.record(identity.tenant_id, run_id)
-    runs.surgery.resume(identity.tenant_id, run_id)
+    runs.surgery.resume(identity.tenant_id, run_id, by=identity.person)
     return RunSummary.of(runs.record(identity.tenant_id, run_id))
 
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from sqlalchemy import make_url
 
+from bench import limiter
 from bench.report import lines
 from bench.scale import MEASURES
 from bench.servers import ROOT, UnsafeServerError, durability_of
@@ -47,16 +48,16 @@ def folder() -> Path:
 
 
 @pytest.mark.timeout(SECONDS)
-def test_quick_bench_at_size_tells_of_kills_wide_joins_and_waiting_runs(folder: Path) -> None:
+def test_quick_bench_at_size_tells_of_kills_wide_joins_waiting_runs_and_limits(folder: Path) -> None:
     target = folder / "figures.json"
 
-    only = [part for name in MEASURES for part in ("--only", name)]
+    only = [part for name in (*MEASURES, *limiter.MEASURES) for part in ("--only", name)]
     process = bench("--quick", *only, "--json", str(target), folder=folder)
     out, errors = process.communicate(timeout=SECONDS)
 
     assert process.returncode == 0, errors
     found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
-    assert len(found) == 11
+    assert len(found) == 19
     assert all(name in out for name in found)
     assert all(one["ours"] >= 0 for one in found.values())
 

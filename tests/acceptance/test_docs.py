@@ -67,7 +67,7 @@ def test_every_built_in_step_type_is_described_with_all_that_it_takes() -> None:
     catalog = StepCatalog.get_instance()
 
     builtin = [metadata for metadata in catalog.list_types() if metadata.type_id in described]
-    assert len(builtin) == len(described) == 7
+    assert len(builtin) == len(described) == 8
     for metadata in builtin:
         keys = set(metadata.config_schema["properties"]) - {"retry_count", "timeout_seconds"}
         ports = {port.name for port in (*metadata.input_ports, *metadata.output_ports)}
@@ -95,6 +95,17 @@ def test_every_package_has_its_line_in_the_architecture() -> None:
     folders = {path.parent.name for path in (ROOT / "llmteam").glob("*/__init__.py")}
 
     assert listed == {f"llmteam.{name}" for name in folders}
+
+
+def test_what_the_audit_trail_is_said_to_tell_is_shown_by_tests_that_are_there() -> None:
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    files = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    known = {name for text in files for name in re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE)}
+
+    rows = [line for line in page.splitlines() if line.startswith("|") and "`test_" in line]
+
+    assert len(rows) >= 18
+    assert {name for row in rows for name in re.findall(r"`(test_\w+)`", row)} <= known
 
 
 def test_every_setting_is_listed_with_its_default() -> None:

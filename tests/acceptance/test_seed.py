@@ -103,6 +103,24 @@ assert context.get_visible_context(viewer_id="orchestrator_1", viewer_role="grou
 assert context.get_visible_context(viewer_id="another_agent", viewer_role="agent")["access"] == "denied"
 """,
     ),
+    "Rate Limiting": Run(
+        why="a function to call",
+        prelude="""
+async def call_api(param1): return {"got": param1}
+""",
+        afterwards="""
+assert result.success and result.unwrap() == {"got": "value"}
+assert executor.get_health_status() == {
+    "external_api": {"healthy": True, "circuit_state": "closed", "rate_limited": False}
+}
+async def down(param1): raise ConnectionError(param1)
+executor.register(
+    "external_api", RateLimitConfig(retry_base_delay=0.0), CircuitBreakerConfig(failure_threshold=5, open_timeout=30)
+)
+failed = [await executor.execute("external_api", down, param1="value") for _ in range(3)]
+assert [(one.attempts, one.circuit_open) for one in failed] == [(4, False), (1, True), (1, True)]
+""",
+    ),
     "Hierarchical Context": Run(
         why="nothing",
         prelude="",
@@ -120,6 +138,17 @@ for viewer, role in (("agent_2", "agent"), ("agent_2", "pipeline_orch"), ("pipel
         assert type(exc).__name__ == "ContextAccessError"
         continue
     raise AssertionError(viewer)
+""",
+    ),
+    "Licensing": Run(
+        why="a tenant",
+        prelude="""
+tenant_id = "acme"
+""",
+        afterwards="""
+assert can_create is False, "a professional licence allows five, and five are there"
+assert await license_manager.check_limit(tenant_id, "pipelines", current=4) is True
+assert await license_manager.check_limit("another", "pipelines", current=1) is False
 """,
     ),
     "Worktrail Events": Run(
@@ -161,6 +190,42 @@ assert llm_agent in ai_types and all(t.category is StepCategory.AI for t in ai_t
 assert llm_agent.display_name == "LLM Agent"
 assert llm_agent.config_schema["type"] == "object"
 assert is_valid is True
+""",
+    ),
+    "External Actions": Run(
+        why="the time class, and Slack: a server on loopback that the address leads to",
+        prelude="""
+import json
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import llmteam.actions
+from llmteam.net import OutboundGuard, use_guard
+from tests.unit.net.loopback import serving
+
+slack = serving()
+server = slack.__enter__()
+server.routes["/..."] = lambda handler: handler.answer(200, b"ok", Content_Type="text/plain")
+use_guard(OutboundGuard(allow_private=[server.endpoint]))
+whole = llmteam.actions.ActionConfig
+
+def there(**fields):
+    address = urlsplit(fields["endpoint"])
+    assert (address.scheme, address.netloc) == ("https", "hooks.slack.com")
+    return whole(**{**fields, "endpoint": f"{server.url}{address.path}"})
+
+llmteam.actions.ActionConfig = there
+""",
+        afterwards="""
+llmteam.actions.ActionConfig = whole
+use_guard(None)
+slack.__exit__(None, None, None)
+assert registry.list_actions() == ["notify_slack"]
+assert registry.get_config("notify_slack").timeout == timedelta(seconds=10)
+assert (result.success, result.status.value, result.response_code) == (True, "completed", 200)
+assert (result.response_data, result.error_message, result.retry_count) == ("ok", "", 0)
+(received,) = server.received
+assert (received.method, json.loads(received.body)) == ("POST", {"text": "Pipeline complete"})
 """,
     ),
     "Human Interaction": Run(
@@ -256,11 +321,8 @@ assert result.outputs["rejected"]["reason"] == "not yet", result
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
-    "Rate Limiting": "Limits shared by all workers",
     "Pipeline Orchestration": "Orchestration intelligence and operations",
     "Process Mining": "Orchestration intelligence and operations",
-    "Licensing": "Limits shared by all workers",
-    "External Actions": "Limits shared by all workers",
 }
 
 

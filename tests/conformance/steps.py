@@ -11,6 +11,7 @@ from typing import Any
 
 from llmteam.canvas import Ports, StepCatalog, StepCategory, StepTypeMetadata, step_type
 from llmteam.runtime.context import StepContext
+from tests import acting
 
 #: Seconds between two looks at a gate.
 _LOOK = 0.005
@@ -79,6 +80,7 @@ def count(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
 
 def register() -> StepCatalog:
     """Make the types known to the process's catalog, which other tests may have replaced; the catalog."""
+    acting.settle()
     catalog = StepCatalog.get_instance()
     for type_id, handler in (("work", work), ("plain", plain), ("count", count)):
         step_type(type_id, catalog=catalog)(handler)

@@ -9,13 +9,14 @@ from typing import Any
 
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.keeper import holding_of
-from llmteam.canvas.records import Holding, RunRecord, RunStore, Sweeps
+from llmteam.canvas.records import Holding, RunRecord, RunStore
 from llmteam.canvas.recovery import Recovery
 from llmteam.canvas.runs import Runs
 from llmteam.canvas.state import Key, StepRow
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.canvas.surgery import Surgery
 from llmteam.canvas.sweeper import Sweeper
+from llmteam.canvas.sweeping import Sweeps
 from llmteam.db import Database
 from llmteam.events.models import WorktrailEvent
 from llmteam.events.stores import EventStoreFace

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from llmteam.audit import AuditRecord
 from llmteam.canvas.execution import MAX_RETRY_AFTER
 from llmteam.canvas.models import SegmentDefinition
 from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.checks import PostgresChecks
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
+from llmteam.canvas.results import RunConfig
 from llmteam.canvas.runs import Start, StartRules
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.stores import MemoryRunStore
@@ -417,3 +419,76 @@ def test_only_refusals_of_this_package_reach_the_caller(gate: Gate) -> None:
 
     assert "concurrent_pipelines" in str(raised.value)
     assert "llmteam tenants update acme" in str(raised.value)
+
+
+def test_a_run_that_waits_for_its_turn_is_told_as_created_and_then_as_started(gate: Gate) -> None:
+    gate.tenant(max_concurrent_pipelines=1, when_full="queue")
+    first = gate.start()
+    second = gate.start()
+
+    gate.ward.engine.end(TENANT, first, SegmentStatus.CANCELLED)
+
+    told = gate.ward.store.audit.links(TENANT, 1, 99)
+    of_second = [one for one in told if isinstance(one, AuditRecord) and one.run_id == second]
+    assert [(one.event_type.value, one.action) for one in of_second] == [
+        ("pipeline.created", "start"),
+        ("pipeline.started", "admit"),
+    ]
+
+
+def denials(gate: Gate) -> list[tuple[str, str, str]]:
+    """Person, action and reason of what was refused."""
+    told = gate.ward.store.audit.links(TENANT, 1, 999)
+    denied = [one for one in told if isinstance(one, AuditRecord) and one.event_type.value == "security.access_denied"]
+    assert not any(one.success for one in denied)
+    return [(one.actor_id, one.action, one.error_message) for one in denied]
+
+
+def test_a_start_that_is_refused_is_told_and_a_flood_of_them_once(gate: Gate) -> None:
+    gate.tenant(is_active=False)
+    for person in ("ann", "ann", "bob"):
+        with pytest.raises(TenantInactiveError):
+            gate.start(config=RunConfig(started_by=person))
+    gate.tenant(max_concurrent_pipelines=0)
+    for _ in range(50):
+        with pytest.raises(TenantLimitExceededError):
+            gate.start()
+
+    assert denials(gate) == [
+        ("ann", "start", "TenantInactiveError"),
+        ("bob", "start", "TenantInactiveError"),
+        ("", "start", "limit: concurrent_pipelines"),
+    ]
+
+
+def test_a_start_that_is_answered_by_the_run_that_is_there_was_not_refused(gate: Gate) -> None:
+    gate.tenant(max_concurrent_pipelines=1)
+    first = gate.start(idempotency_key="order-17")
+
+    assert gate.start(idempotency_key="order-17") == first
+
+    assert denials(gate) == []
+
+
+def test_a_retry_that_is_refused_is_told(gate: Gate) -> None:
+    gate.tenant()
+    old = gate.start()
+    gate.ward.engine.end(TENANT, old, SegmentStatus.CANCELLED)
+    gate.tenant(is_active=False)
+
+    with pytest.raises(TenantInactiveError):
+        gate.ward.surgery.retry(TENANT, old, by="bob")
+
+    assert denials(gate) == [("bob", "retry", "TenantInactiveError")]
+
+
+def test_a_resume_that_is_refused_is_told(gate: Gate) -> None:
+    gate.tenant()
+    run_id = gate.start()
+    gate.ward.surgery.pause(TENANT, run_id, 0.0)
+    gate.tenant(is_active=False)
+
+    with pytest.raises(TenantInactiveError):
+        gate.ward.surgery.resume(TENANT, run_id, by="bob")
+
+    assert denials(gate) == [("bob", "resume", "TenantInactiveError")]

@@ -192,6 +192,21 @@ def test_a_caller_who_does_not_come_back_holds_nobody_up_for_long(place: Place) 
     assert place.ask(config, "alive", grace_seconds=2).admitted
 
 
+def test_who_waits_for_long_may_come_late(place: Place) -> None:
+    config = only(requests_per_minute=1)
+    asks = [Ask(ALONE, config)]
+    assert place.ask(config, "first").admitted
+    assert place.ask(config, "parked", grace_seconds=2).retry_after == 60
+
+    place.clock.move(74.9)
+    late = place.ask(config, "other").position
+    place.clock.move(0.2)
+
+    assert late == 1
+    assert place.backend.look(asks)[0].waiting == 1
+    assert place.ask(config, "other").admitted
+
+
 def test_who_leaves_the_queue_leaves_nothing(place: Place) -> None:
     config = only(requests_per_second=1, burst_size=1)
     place.ask(config, "first")

@@ -217,6 +217,34 @@ def test_a_run_that_is_cancelled_leaves_no_step_waiting(desk: Desk, turnstile: T
     assert (row(desk, run_id).state, row(desk, run_id).owner, row(desk, run_id).wake_at) == ("cancelled", None, None)
 
 
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_steps_of_a_run_that_ends_give_up_their_places(desk: Desk, turnstile: Turnstile, how: str) -> None:
+    segment = draw("s -> split_1", "split_1 -> a", "split_1 -> b", config={"a": {"limits": NAME}})
+    run_id = desk.start(segment)
+    desk.do(run_id, "s", "split_1")
+    desk.begin(run_id, "a")
+    assert turnstile.asked
+
+    if how == "cancelled":
+        desk.engine.end(TENANT, run_id, SegmentStatus.CANCELLED)
+    else:
+        desk.engine.failed(desk.claim(run_id, "b"), ValueError())
+
+    assert desk.status(run_id).value == how
+    assert turnstile.asked == []
+
+
+def test_a_limit_that_lets_nobody_in_is_asked_again_within_the_hour(desk: Desk, turnstile: Turnstile) -> None:
+    turnstile.seconds = float("inf")
+    run_id = desk.start(LIMITED)
+
+    desk.begin(run_id, "a")
+
+    wake_at = row(desk, run_id).wake_at
+    assert wake_at is not None
+    assert wake_at <= utc_now() + timedelta(hours=1)
+
+
 def test_the_time_of_a_run_goes_on_while_its_steps_wait_for_a_limit(desk: Desk, turnstile: Turnstile) -> None:
     run_id = desk.start(LIMITED, timeout_seconds=1e-6)
 

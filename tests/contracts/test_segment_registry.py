@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from llmteam.audit import AuditEventType, AuditRecord
+from llmteam.audit.stores import AuditStoreFace
 from llmteam.canvas.exceptions import (
     SegmentArchivedError,
     SegmentExistsError,
@@ -227,3 +229,43 @@ def test_of_many_who_publish_at_once_one_content_wins(registry: SegmentRegistry)
 )
 def test_a_reference_is_an_id_or_an_id_with_a_version(reference: str, expected: tuple[str, str | None]) -> None:
     assert parse_reference(reference) == expected
+
+
+def test_each_publication_is_told_once_with_its_publisher(registry: SegmentRegistry) -> None:
+    registry.put("acme", made(), "ann")
+    registry.put("acme", made(), "bob")
+    registry.retire("acme", "triage", "1.0")
+    registry.retire("acme", "triage", "1.0")
+    registry.put("acme", made(), "bob")
+    with pytest.raises(SegmentExistsError):
+        registry.put("acme", made(expression="2"), "eve")
+    registry.retire("acme", "triage", "2.0")
+
+    store = audit_of(registry)
+    assert store.check("acme").valid
+    told = [one for one in store.links("acme", 1, 99) if isinstance(one, AuditRecord)]
+    assert [(one.action, one.actor_id, one.resource_id) for one in told] == [
+        ("publish", "ann", "triage@1.0"),
+        ("archive", "", "triage@1.0"),
+        ("restore", "bob", "triage@1.0"),
+    ]
+    assert {one.event_type for one in told} == {AuditEventType.CONFIG_CHANGED}
+    assert told[0].new_value == {"content_hash": made().content_hash}
+
+
+def test_of_many_who_publish_the_same_one_is_told(registry: SegmentRegistry) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda person: registry.put("acme", made(), person), ["ann", "bob", "cy", "dee"]))
+
+    assert audit_of(registry).total("acme") == 1
+
+
+def audit_of(registry: SegmentRegistry) -> AuditStoreFace:
+    """Where the registry tells what was published."""
+    if isinstance(registry, MemorySegmentRegistry):
+        return registry.audit
+    from llmteam.audit import PostgresAuditStore
+    from llmteam.canvas.registry.postgres import PostgresSegmentRegistry
+
+    assert isinstance(registry, PostgresSegmentRegistry)
+    return PostgresAuditStore(registry._database)

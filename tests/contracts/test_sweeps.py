@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from llmteam.canvas import pauses
-from llmteam.canvas.records import Expired, LateRun
 from llmteam.canvas.state import SegmentStatus
+from llmteam.canvas.sweeping import Expired, LateRun
 from llmteam.dispatch import DEFAULT_QUEUE, IO_QUEUE, Hint
 from tests.conformance.desk import TENANT, at_once
 from tests.conformance.ward import Ward

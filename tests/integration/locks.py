@@ -16,6 +16,7 @@ from tests.conformance.desk import TENANT
 LOCK_RUN = "SELECT 1 FROM llmteam.runs WHERE tenant_id = %s AND run_id = %s FOR NO KEY UPDATE"
 LOCK_STEP = "SELECT 1 FROM llmteam.run_steps WHERE tenant_id = %s AND run_id = %s AND step_id = %s FOR UPDATE"
 LOCK_REQUEST = "SELECT 1 FROM llmteam.interactions WHERE tenant_id = %s AND request_id = %s FOR UPDATE"
+LOCK_HEAD = "SELECT 1 FROM llmteam.audit_heads WHERE tenant_id = %s FOR UPDATE"
 
 
 @contextmanager

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from llmteam.audit import AuditCheckpoint, AuditQuery
+from llmteam.audit.postgres import records_wanted
+from llmteam.audit.postgres.appending import _READ_HEAD
 from llmteam.audit.postgres.retention import _REMOVE, release_in
-from llmteam.audit.postgres.store import _READ_HEAD, records_wanted
 from llmteam.db import Database
 from tests.services import PostgresService
 

@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from llmteam.audit import AuditDraft, AuditEventType, AuditRecord
-from llmteam.audit.postgres import append_in
+from llmteam.audit import AuditDraft, AuditEventType, AuditRecord, PostgresAuditStore
+from llmteam.audit.postgres import CONDITION, append_in, append_with, write_in
+from llmteam.canvas.postgres.scripts import Script
 from llmteam.db import ConstraintError, Database, StatementError
 from llmteam.ids import utc_now
 
@@ -144,3 +145,74 @@ def test_a_number_is_given_once_whoever_writes_the_row(database: Database) -> No
 
     with database.hot("acme") as hot, pytest.raises(ConstraintError, match="audit_log_pkey"):
         hot.script(insert)
+
+
+def test_a_record_that_the_database_links_is_the_one_that_would_be_linked_here(database: Database) -> None:
+    append(database, "acme", drafts("first"))
+    text = AuditDraft(
+        event_type=AuditEventType.DATA_UPDATED,
+        actor_id="Zoë 'x' \\ %s $1 \N{SNOWMAN}",
+        new_value={"a": [1, {"%": None}]},
+    )
+    script = Script()
+
+    write_in(script, "acme", [*drafts("a"), text, *drafts("b")], now=NOW)
+    with database.hot("acme") as hot:
+        script.run(hot)
+    with database.tenant_transaction("globex") as connection:
+        append_with(connection, "globex", [text], now=NOW)
+
+    found = PostgresAuditStore(database)
+    assert [getattr(one, "resource_id", "") for one in found.links("acme", 1, 9)] == ["first", "a", "", "b"]
+    assert found.check("acme").valid
+    assert found.check("globex").checked == 1
+    assert found.check("globex").valid
+
+
+def test_appending_with_a_script_costs_no_round_trip_of_its_own(database: Database) -> None:
+    script = Script()
+    write_in(script, "acme", drafts("a", "b"), now=NOW)
+    with database.hot("acme") as hot:
+        script.run(hot)
+    again = Script()
+    write_in(again, "acme", drafts("c"), now=NOW)
+    before = database.round_trips
+
+    with database.hot("acme") as hot:
+        again.run(hot)
+
+    assert database.round_trips - before == 1
+
+
+def test_whoever_links_a_record_all_of_them_make_one_chain(database: Database) -> None:
+    def by_script(name: str) -> None:
+        script = Script()
+        write_in(script, "acme", drafts(name, f"{name}-again"), now=NOW)
+        with database.hot("acme") as hot:
+            script.run(hot)
+
+    def by_connection(name: str) -> None:
+        with database.tenant_transaction("acme") as connection:
+            append_with(connection, "acme", drafts(name), now=NOW)
+
+    def by_hand(name: str) -> None:
+        append(database, "acme", drafts(name, key=name))
+
+    with ThreadPoolExecutor(6) as pool:
+        ways = [by_script, by_connection, by_hand] * 20
+        list(pool.map(lambda way, number: way(f"r{number}"), ways, range(len(ways))))
+
+    found = PostgresAuditStore(database).check("acme")
+    assert (found.valid, found.checked) == (True, 80)
+
+
+def test_a_conditional_record_is_written_only_on_yes(database: Database) -> None:
+    for answer in ("no", "yes", ""):
+        script = Script().add(f"SELECT set_config('{CONDITION}', %s, true);", answer)
+        write_in(script, "acme", drafts(answer or "none"), now=NOW, conditional=True)
+        with database.hot("acme") as hot:
+            script.run(hot)
+
+    store = PostgresAuditStore(database)
+    assert [getattr(one, "resource_id", "") for one in store.links("acme", 1, 9)] == ["yes"]
+    assert store.check("acme").valid

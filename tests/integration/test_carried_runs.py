@@ -22,12 +22,13 @@ from llmteam.canvas.exceptions import (
 )
 from llmteam.canvas.execution import MAX_RETRY_AFTER
 from llmteam.canvas.moving import Moving
-from llmteam.canvas.portable import from_bytes, to_bytes
+from llmteam.canvas.portable import TABLES, from_bytes, to_bytes
 from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.checks import PostgresChecks
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.canvas.state import SegmentStatus
 from llmteam.db import Database
+from llmteam.db.tables import metadata
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractionStore
 from llmteam.persistence import SnapshotFormatError, SnapshotIntegrityError, SnapshotTooLargeError
@@ -122,7 +123,7 @@ def test_a_paused_run_goes_on_where_it_is_imported(hosts: tuple[Host, Host]) -> 
     there.office.hint("run-1")
     there.ward.do("run-1", "c", answer="end")
     assert there.ward.status("run-1") is SegmentStatus.COMPLETED
-    assert there.ward.runs.result(TENANT, "run-1").outputs == "end"
+    assert there.ward.runs.result(TENANT, "run-1").outputs == {"output": "end"}
     assert here.ward.status("run-1") is SegmentStatus.PAUSED
 
 
@@ -253,3 +254,9 @@ def test_a_file_that_would_fill_the_memory_is_not_unpacked(hosts: tuple[Host, Ho
 
     with pytest.raises(SnapshotTooLargeError):
         from_bytes(bomb, max_bytes=10_000)
+
+
+def test_every_table_with_rows_of_a_run_is_carried() -> None:
+    of_runs = {table.name for table in metadata.sorted_tables if "run_id" in table.columns}
+
+    assert of_runs - set(TABLES) == {"audit_log"}

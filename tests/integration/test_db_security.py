@@ -14,19 +14,23 @@ from sqlalchemy.exc import DBAPIError
 
 from llmteam.db import Database, InsecureLoginError, RolesNotGrantedError, StatementError, provision, roles_sql
 from llmteam.db.tables import (
+    action_attempts,
     agent_contexts,
     audit_heads,
     audit_log,
     definitions,
     events,
     key_values,
+    limit_reservations,
     metadata,
     payloads,
+    revoked_licenses,
     run_steps,
     runs,
     segments,
     sweeps,
     tenant_keys,
+    tenant_licenses,
     tenant_starts,
     tenants,
 )
@@ -36,7 +40,8 @@ from tests.services import PostgresService, url_of
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TENANT_TABLES = [
     *(definitions, segments, runs, run_steps, events, payloads, audit_log, audit_heads),
-    *(tenants, tenant_starts, key_values, tenant_keys, agent_contexts),
+    *(tenants, tenant_starts, key_values, tenant_keys, agent_contexts, action_attempts),
+    *(tenant_licenses, revoked_licenses, limit_reservations),
 ]
 
 
@@ -178,6 +183,9 @@ def test_the_sweeper_may_nothing_else(two_tenants: Database) -> None:
         "SELECT document FROM llmteam.agent_contexts",
         "SELECT wrapped FROM llmteam.tenant_keys",
         "UPDATE llmteam.tenant_keys SET destroyed_at = now()",
+        "SELECT document FROM llmteam.tenant_licenses",
+        "UPDATE llmteam.tenant_licenses SET valid_to = now()",
+        "INSERT INTO llmteam.revoked_licenses VALUES ('acme', 'x', now(), '')",
         "UPDATE llmteam.runs SET status = 'failed'",
         "UPDATE llmteam.run_steps SET state = 'completed'",
         "UPDATE llmteam.run_steps SET tenant_id = 'acme'",
@@ -195,7 +203,7 @@ def test_the_sweeper_may_nothing_else(two_tenants: Database) -> None:
 
 def test_the_sweeper_deletes_nothing_of_a_tenant_that_is_not_being_erased(two_tenants: Database) -> None:
     with two_tenants.sweeper_transaction() as connection:
-        for table in (definitions, segments, events, tenants, key_values, tenant_starts, audit_log):
+        for table in (definitions, segments, events, tenants, key_values, tenant_starts, tenant_licenses, audit_log):
             assert connection.execute(delete(table)).rowcount == 0, table.name
         assert connection.execute(text("UPDATE llmteam.audit_log SET salt = NULL")).rowcount == 0
 

@@ -9,19 +9,29 @@ from typing import Any
 
 import pytest
 
+from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.canvas.state import SegmentStatus
 from llmteam.db import Database
 from llmteam.events import EventType
+from llmteam.events.postgres import PostgresEventStore
 from llmteam.tenancy import TenantConfig, TenantTier
 from llmteam.tenancy.postgres import PostgresTenantStore
 from tests.conformance.desk import TENANT, Desk
+from tests.conformance.ward import Ward, in_postgres_passes
 from tests.drawing import draw
-from tests.integration.locks import LOCK_RUN, LOCK_STEP, holding, in_background, waits
+from tests.integration.locks import LOCK_HEAD, LOCK_RUN, LOCK_STEP, holding, in_background, waits
 from tests.unit.events.samples import event
 from tests.waiting import wait_until
 
 SPLIT = draw("s -> split_1 -> a -> all_1 -> end", "split_1 -> b -> all_1")
+
+
+@pytest.fixture
+def ward_of_rows(database: Database) -> Ward:
+    """Runs in Postgres with what pauses them."""
+    store, sweeps = PostgresRunStore(database), PostgresSweeps(database)
+    return Ward(store, PostgresEventStore(database), sweeps, in_postgres_passes(database))
 
 
 def moves(desk: Desk) -> dict[str, Callable[[], Any]]:
@@ -126,6 +136,58 @@ def test_an_answer_in_one_statement_minds_what_happened_while_it_waited(desk: De
 
         assert not answered.result(10).applied
     assert desk.states("r") == {"a": "cancelled", "b": "cancelled"}
+
+
+def test_an_end_in_one_statement_that_came_too_late_is_not_in_the_audit_trail(desk: Desk, other: Database) -> None:
+    run_id = desk.start(draw("a"), run_id="r")
+    execution = desk.claim(run_id, "a")
+
+    with (
+        holding(other, LOCK_RUN, "r") as session,
+        in_background(lambda: desk.engine.answered(execution, 1)) as answered,
+    ):
+        wait_until(lambda: waits(other), "the answer to wait for the run")
+        session.script(
+            "UPDATE llmteam.runs SET status = 'cancelled', next_seq = next_seq + 2 WHERE run_id = 'r';"
+            "UPDATE llmteam.run_steps SET state = 'cancelled' WHERE run_id = 'r'; COMMIT"
+        )
+
+        assert not answered.result(10).applied
+    assert desk.store.audit.total(TENANT) == 1, "the start alone"
+
+
+@pytest.mark.parametrize("kind", ["end", "cancel", "pause", "resume"])
+def test_the_head_of_the_audit_trail_is_the_last_lock(ward_of_rows: Ward, other: Database, kind: str) -> None:
+    ward, run_id = ward_of_rows, ward_of_rows.start(draw("a"), run_id="r")
+    if kind == "resume":
+        ward.surgery.pause(TENANT, run_id, 0.0)
+    if kind == "end":
+        execution = ward.claim(run_id, "a")
+    move: dict[str, Callable[[], object]] = {
+        "end": lambda: ward.engine.answered(execution, 1).applied,
+        "cancel": lambda: ward.runs.cancel(TENANT, run_id),
+        "pause": lambda: ward.surgery.pause(TENANT, run_id, 0.0),
+        "resume": lambda: ward.surgery.resume(TENANT, run_id),
+    }
+
+    with holding(other, LOCK_HEAD) as session, in_background(move[kind]) as moved:
+        wait_until(lambda: waits(other), "the change to wait for the head of the chain")
+        with other.hot(TENANT) as third, pytest.raises(Exception, match="lock"):
+            third.script(f"{LOCK_RUN} NOWAIT", (TENANT, "r"))
+        assert [record.run_id for record in ward.store.records(TENANT)] == ["r"], "nobody who looks waits"
+        session.rollback()
+
+        assert moved.result(10)
+    assert ward.store.audit.check(TENANT).valid
+
+
+def test_steps_do_not_wait_for_the_head_of_the_audit_trail(desk: Desk, other: Database) -> None:
+    run_id = desk.start(draw("a -> b -> c"))
+
+    with holding(other, LOCK_HEAD):
+        desk.do(run_id, "a", "b")
+
+    assert desk.states(run_id)["c"] == "ready"
 
 
 @pytest.mark.parametrize("kind", ["claim", "answer", "failure", "cancel"])

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import text
 
+from llmteam.audit import PostgresAuditStore
+from llmteam.canvas.state import SegmentStatus
 from llmteam.db import Database
-from tests.conformance.desk import Desk
+from tests.conformance.desk import TENANT, Desk
 from tests.drawing import draw
 
 #: The budget of one step: claim and complete, at most two round trips each.
@@ -130,6 +132,37 @@ def test_starting_a_run_is_one_round_trip_whatever_its_size(desk: Desk, database
         desk.start(draw(" -> ".join(f"s{number}" for number in range(300))))
 
     assert trips[0] == 1
+
+
+def test_the_end_of_a_run_costs_what_any_step_costs_and_its_audit_record_no_round_trip(
+    desk: Desk, database: Database
+) -> None:
+    desk.do(desk.start(draw("a -> b")), "a", "b")
+    plain, run_id = [], desk.start(draw("a -> b -> c"))
+    for step_id in ("a", "b", "c"):
+        with counted(database) as trips:
+            desk.do(run_id, step_id)
+        plain.append(trips[0])
+    for _ in range(2):
+        forked = desk.start(draw("split_1 -> b", "split_1 -> c"))
+        desk.do(forked, "split_1", "b")
+        with counted(database) as last:
+            desk.do(forked, "c")
+
+    assert desk.status(run_id) == desk.status(forked) == "completed"
+    assert plain[2] <= plain[1] <= ROUND_TRIPS
+    assert last[0] <= ROUND_TRIPS + 1, "what several last steps gave is read for the last event"
+    assert PostgresAuditStore(database).check(TENANT).checked == 8
+
+
+def test_cancelling_a_run_is_four_round_trips_with_its_audit_record(desk: Desk, database: Database) -> None:
+    plan_statements(desk)
+    for _ in range(2):
+        run_id = desk.start(draw("a -> b"))
+        with counted(database) as trips:
+            desk.engine.end(TENANT, run_id, SegmentStatus.CANCELLED)
+
+    assert trips[0] <= 4, "its header, the lock, who need not answer any more, and all the rest with the commit"
 
 
 def transactions(database: Database) -> int:

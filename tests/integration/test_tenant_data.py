@@ -16,7 +16,7 @@ from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.runs import Runs
 from llmteam.cli.erasure import Erasure
 from llmteam.db import Database, StatementError
-from llmteam.db.tables import audit_checkpoints, audit_heads, audit_log, metadata, sweeps, tenants
+from llmteam.db.tables import audit_checkpoints, audit_heads, audit_log, metadata, sweeps, tenant_licenses, tenants
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.ids import utc_now
 from llmteam.tenancy import TenantAlreadyExistsError, TenantConfig
@@ -49,7 +49,9 @@ def sample(table: Table, tenant_id: str, number: int) -> dict[str, Any]:
         for column in table.columns
         if (not column.nullable and column.server_default is None) or column.primary_key
     ]
-    return {column.name: tenant_id if column.name == "tenant_id" else value(column) for column in needed}
+    row = {column.name: tenant_id if column.name == "tenant_id" else value(column) for column in needed}
+    # No two licences of a tenant hold at once; these held for no time at all.
+    return row | {"valid_to": NOW} if table is tenant_licenses else row
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_a_run_that_is_cancelled_asks_nobody_any_more(desk: Desk, database: Data
 
     (request,) = desk.store.interactions.of_run(TENANT, run_id)
     assert request.status is InteractionStatus.CANCELLED
-    assert actions(database) == ["request", "withdraw"]
+    assert actions(database) == ["start", "request", "cancel", "withdraw"]
 
 
 def test_a_branch_that_is_not_needed_any_more_asks_nobody(desk: Desk, database: Database) -> None:
@@ -47,4 +47,4 @@ def test_a_branch_that_is_not_needed_any_more_asks_nobody(desk: Desk, database: 
     (request,) = desk.store.interactions.of_run(TENANT, run_id)
     assert request.status is InteractionStatus.CANCELLED
     assert desk.states(run_id)["human_1"] == "cancelled"
-    assert actions(database) == ["request", "withdraw"]
+    assert actions(database) == ["start", "request", "withdraw"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmteam.canvas.records import Expired, Holding, LateRun, RunStore, Sweeps
+from llmteam.canvas.records import Holding, RunStore
+from llmteam.canvas.sweeping import Expired, LateRun, Sweeps
 from llmteam.dispatch import Chord, Hint
 from llmteam.errors import InfrastructureError
 

@@ -169,6 +169,7 @@ def _check(history: History) -> None:
     for run_id in world.known():
         world.witness.settled(TENANT, run_id)
         world.witness.nobody_is_asked(TENANT, run_id)
+        world.witness.recorded(TENANT, run_id)
     for subject in history.subjects:
         if _is_comparable(world, subject):
             _compare(world, subject)

@@ -14,8 +14,15 @@ from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.handlers.document import only_value
 from llmteam.canvas.handlers.human_task import answer_ports
 from llmteam.canvas.ports import Ask, Ports
-from llmteam.canvas.records import run_outputs
-from llmteam.canvas.routing import Source, StepOutput, decide_edges, failure_output, gather_input, shape_output
+from llmteam.canvas.routing import (
+    Source,
+    StepOutput,
+    decide_edges,
+    failure_output,
+    gather_input,
+    run_outputs,
+    shape_output,
+)
 from llmteam.canvas.state import Completed, Failed, Key, Outcome, RetryPolicy, StepRow
 from llmteam.errors import LLMTeamError
 from llmteam.events.models import ErrorInfo

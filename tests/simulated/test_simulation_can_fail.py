@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from llmteam.canvas import losses, transitions
+from llmteam.canvas import auditing, losses, transitions
 from llmteam.canvas.asking import Asking
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.memory import MemorySweeps
-from llmteam.canvas.records import Expired, Work
-from llmteam.canvas.state import Change, Slice, StepRow, StepState
+from llmteam.canvas.records import Work
+from llmteam.canvas.state import Change, SegmentStatus, Slice, StepRow, StepState
 from llmteam.canvas.stores import MemoryRunStore, _attempt
+from llmteam.canvas.sweeping import Expired
 from llmteam.dispatch import Hint
 from llmteam.human.memory import MemoryInteractions
 from llmteam.human.models import InteractionRequest, InteractionStatus
@@ -152,6 +153,17 @@ class LeavesRequests(MemoryRunStore):
             self.interactions.create(change.asks)
 
 
+class RecordsTwice(MemoryRunStore):
+    """Tells the audit trail of an end whenever something comes after it."""
+
+    def apply(self, header: Any, keys: Any, *given: Any, **how: Any) -> Change:
+        change = super().apply(header, keys, *given, **how)
+        if not change.applied and self._runs[header.tenant_id, header.run_id].state.status is SegmentStatus.CANCELLED:
+            ended = replace(change, ended=True)
+            self.audit.add(header.tenant_id, auditing.change_of(header, ended))
+        return change
+
+
 class AnswersTwice(MemoryRunStore):
     """Takes an answer to a request that has one."""
 
@@ -205,6 +217,7 @@ MUTANTS: dict[str, tuple[type[World], str]] = {
         world_with(store_class=LeavesRequests),
         "people are asked|while paused|after its end",
     ),
+    "ends that are recorded twice": (world_with(store_class=RecordsTwice), "the audit trail has"),
     "second answers": (world_with(store_class=AnswersTwice), "answered twice"),
     "steps that ask again": (world_with(engine_class=AsksAgainEngine), "claimed while it waits for a person"),
 }

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from llmteam.audit import AuditQuery
 from llmteam.canvas.memory import MemoryRun
-from llmteam.canvas.records import Expired, Holding
+from llmteam.canvas.records import Holding
 from llmteam.canvas.state import Key, SegmentStatus, StepRow, StepState
 from llmteam.canvas.stores import MemoryRunStore
+from llmteam.canvas.sweeping import Expired
 from llmteam.dispatch import Hint
 from llmteam.events.models import TERMINAL_TYPES, EventType, WorktrailEvent
 
@@ -38,9 +40,23 @@ class Story:
     live: set[Key] = field(default_factory=set)
     claims: Counter[Key] = field(default_factory=Counter)
     told: Counter[tuple[str, Key]] = field(default_factory=Counter)
+    facts: Counter[str] = field(default_factory=Counter)
     errors: dict[Key, list[str]] = field(default_factory=dict)
     over: dict[Key, StepState] = field(default_factory=dict)
     asked: set[Key] = field(default_factory=set)
+
+
+#: What the audit trail calls the events of runs.
+_FACTS = {
+    EventType.SEGMENT_QUEUED: "pipeline.created",
+    EventType.SEGMENT_STARTED: "pipeline.started",
+    EventType.SEGMENT_PAUSED: "pipeline.paused",
+    EventType.SEGMENT_RESUMED: "pipeline.resumed",
+    EventType.SEGMENT_COMPLETED: "pipeline.completed",
+    EventType.SEGMENT_FAILED: "pipeline.failed",
+    EventType.SEGMENT_CANCELLED: "pipeline.cancelled",
+}
+_RECORDED_ENDS = ("pipeline.completed", "pipeline.failed", "pipeline.cancelled")
 
 
 class Witness:
@@ -72,6 +88,7 @@ class Witness:
 
     def _of_run(self, story: Story, event: WorktrailEvent) -> None:
         story.ended = event.event_type in TERMINAL_TYPES
+        story.facts[_FACTS.get(event.event_type, "")] += 1
         if event.event_type is EventType.SEGMENT_PAUSED:
             story.paused = True
             story.live.clear()
@@ -204,6 +221,17 @@ class Witness:
             assert row.losses == lost, f"{run_id}: {key} counts {row.losses} losses of {lost}"
             assert row.losses <= 5, f"{run_id}: {key} was lost {row.losses} times"
             assert row.fence == story.claims[key], f"{run_id}: {key} has fence {row.fence} of {story.claims[key]}"
+
+    def recorded(self, tenant_id: str, run_id: str) -> None:
+        """What holds for the audit trail of a run that is over: it tells what its events tell, each once."""
+        assert self.store is not None
+        query = AuditQuery(tenant_id=tenant_id, run_id=run_id, resource_type="pipeline", limit=1_000)
+        told = Counter(record.event_type.value for record in self.store.audit.select(query))
+        facts = Counter({kind: count for kind, count in self.stories[run_id].facts.items() if kind})
+        # Of a pause the order is recorded; a run may be over before it takes hold.
+        assert told.pop("pipeline.paused", 0) >= facts.pop("pipeline.paused", 0), f"{run_id}: a pause is not recorded"
+        assert told == facts, f"{run_id}: the audit trail has {told} of {facts}"
+        assert sum(told[end] for end in _RECORDED_ENDS) == 1, f"{run_id}: its end is recorded otherwise than once"
 
     def nobody_is_asked(self, tenant_id: str, run_id: str) -> None:
         """What holds for the requests of a run that is over."""

@@ -1,4 +1,4 @@
-"""Records as rows: linked under the lock of their tenant's head row, in the transaction of the change they tell of."""
+"""Records as rows, each tenant's behind row security: the store that reads, and writes what stands alone."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, Text, UnaryExpression, case, collate, func, or_, select, tuple_
 
-from llmteam import codec
 from llmteam.audit import canonical
 from llmteam.audit.canonical import Sensitive
-from llmteam.audit.chain import GENESIS, ChainPoint, UnreadableRecord, link_all, stored_key
+from llmteam.audit.chain import GENESIS, ChainPoint, UnreadableRecord, link_all
 from llmteam.audit.checkpoints import AuditCheckpoint
 from llmteam.audit.exceptions import AuditIntegrityError, AuditStorageError
 from llmteam.audit.face import AuditStoreFace, AuditSummary, ChainEnds, refuse_place
-from llmteam.audit.models import EQUALITIES, NO_CHECKSUM, SEARCHED, AuditDraft, AuditQuery, AuditRecord, lowered
+from llmteam.audit.models import EQUALITIES, SEARCHED, AuditDraft, AuditQuery, AuditRecord, lowered
 from llmteam.audit.postgres import retention
+from llmteam.audit.postgres.appending import append, insert_in, lock_head, record_of
 from llmteam.audit.postgres.retention import Keeping
 from llmteam.db.engine import Database
 from llmteam.db.errors import StatementError, run_transaction
-from llmteam.db.hot import HotConnection, Prepared
 from llmteam.db.tables import audit_checkpoints as checkpoints
 from llmteam.db.tables import audit_heads as heads
 from llmteam.db.tables import audit_log as table
@@ -31,122 +30,6 @@ from llmteam.ids import Clock, as_utc, utc_now
 from llmteam.tenancy.exceptions import TenantContextError
 
 T = TypeVar("T")
-
-_COLUMNS = tuple(column.name for column in table.columns)
-_NAMES = ", ".join(_COLUMNS)
-_LOGGED = ", ".join(f"l.{name}" for name in _COLUMNS)
-_JSON = frozenset({"old_value", "new_value", "metadata"})
-
-_INSERT = Prepared(
-    "llmteam_audit_insert", f"INSERT INTO {table.fullname} ({_NAMES}) VALUES ({', '.join(['%s'] * len(_COLUMNS))})"
-)
-_MAKE_HEAD = Prepared(
-    "llmteam_audit_make_head", f"INSERT INTO {heads.fullname} (tenant_id) VALUES (%s) ON CONFLICT DO NOTHING"
-)
-_LOCK_HEAD = Prepared(
-    "llmteam_audit_lock_head",
-    f"SELECT sequence_number, checksum FROM {heads.fullname} WHERE tenant_id = %s FOR NO KEY UPDATE",
-)
-# A statement of its own behind the lock: its snapshot has what the holder before us has written.
-_READ_HEAD = Prepared(
-    "llmteam_audit_read_head",
-    f"SELECT h.sequence_number, h.checksum, {_LOGGED} FROM {heads.fullname} h LEFT JOIN {table.fullname} l"
-    " ON l.tenant_id = h.tenant_id AND l.idempotency_key = ANY (%s::text[]) WHERE h.tenant_id = %s",
-)
-_MOVE_HEAD = Prepared(
-    "llmteam_audit_move_head", f"UPDATE {heads.fullname} SET sequence_number = %s, checksum = %s WHERE tenant_id = %s"
-)
-
-
-def append_in(
-    connection: HotConnection,
-    tenant_id: str,
-    drafts: Sequence[AuditDraft],
-    *,
-    now: datetime,
-    sensitive: Sensitive = canonical.is_sensitive,
-) -> list[AuditRecord]:
-    """Append to the tenant's chain in the caller's own transaction, and return the records in the order of the drafts.
-
-    The transaction is one of ``database.hot(tenant_id)`` and has begun. It takes the tenant's head row, the last lock
-    of the lock order, and holds it until it ends: call this last, commit soon. Two round trips. A draft whose
-    idempotency key is known gives the record that is there. Raises :class:`NotJSONError`.
-    """
-    return _append(connection, tenant_id, drafts, now=now, sensitive=sensitive)
-
-
-def _append(
-    connection: HotConnection,
-    tenant_id: str,
-    drafts: Sequence[AuditDraft],
-    *,
-    now: datetime,
-    sensitive: Sensitive,
-    whole: bool = False,
-) -> list[AuditRecord]:
-    """:func:`append_in`; with ``whole`` its two scripts are a transaction of their own."""
-    if not drafts:
-        return []
-    after, known = _lock(connection, tenant_id, drafts, begin=whole)
-    records, fresh = link_all(drafts, tenant_id, after, known, now=now, sensitive=sensitive)
-    insert_in(connection, tenant_id, fresh, end="COMMIT" if whole else "")
-    return records
-
-
-def _lock(
-    connection: HotConnection, tenant_id: str, drafts: Sequence[AuditDraft], *, begin: bool
-) -> tuple[ChainPoint, dict[str, AuditRecord]]:
-    """Take the head row, which is made on first use; where the chain ends, and the records that the drafts repeat."""
-    keys = [key for key in map(stored_key, drafts) if key is not None]
-    script, params = _MAKE_HEAD.call + _LOCK_HEAD.call, [tenant_id, tenant_id]
-    if not keys:
-        found = connection.script(script, params, begin=begin, prepared=(_MAKE_HEAD, _LOCK_HEAD)) or []
-        return ChainPoint(*found[0]), {}
-    script, values = script + _READ_HEAD.call, [*params, keys, tenant_id]
-    rows = connection.script(script, values, begin=begin, prepared=(_MAKE_HEAD, _LOCK_HEAD, _READ_HEAD)) or []
-    known = [record_of(dict(zip(_COLUMNS, row[2:], strict=True))) for row in rows if row[2] is not None]
-    return ChainPoint(*rows[0][:2]), {record.idempotency_key or "": record for record in known}
-
-
-def insert_in(connection: HotConnection, tenant_id: str, records: Sequence[AuditRecord], *, end: str = "") -> None:
-    """Write finished records of the tenant and move its head to the last of them; the head row is locked."""
-    script = ""
-    params: list[Any] = []
-    for record in records:
-        script += _INSERT.call
-        params += _values(record)
-    if records:
-        script += _MOVE_HEAD.call
-        params += [records[-1].sequence_number, records[-1].checksum, tenant_id]
-    if script or end:
-        connection.script(script + end, params, prepared=(_INSERT, _MOVE_HEAD) if records else ())
-
-
-def _values(record: AuditRecord) -> list[Any]:
-    """The columns in the order of the table. An erased record comes in as it is."""
-    payload = {name: getattr(record, name) for name in _JSON}
-    values = {name: getattr(record, name) for name in _COLUMNS if name not in _JSON}
-    texts = {name: None if value is None else codec.dumps(value) for name, value in payload.items()}
-    given = {**values, **texts, "event_type": record.event_type.value, "severity": record.severity.value}
-    if record.is_erased:
-        given |= {"metadata": None, "salt": None}
-    return [given[name] for name in _COLUMNS]
-
-
-def record_of(row: Mapping[str, Any]) -> AuditRecord:
-    """The record of a row. Raises :class:`AuditIntegrityError` when its type or severity is none."""
-    values = dict(row)
-    values["metadata"] = {} if values["metadata"] is None else values["metadata"]
-    values["salt"] = values["salt"] or ""
-    values["checksum"] = values["checksum"] or NO_CHECKSUM
-    try:
-        return AuditRecord(**values)
-    except ValueError:
-        raise AuditIntegrityError(
-            f"audit record {row['sequence_number']} of tenant '{row['tenant_id']}' has a type or severity that does "
-            "not exist: it was altered, or a newer llmteam wrote it",
-            [row["record_id"]],
-        ) from None
 
 
 def _record_or_not(row: Mapping[str, Any]) -> AuditRecord | UnreadableRecord:
@@ -272,7 +155,7 @@ class PostgresAuditStore(AuditStoreFace):
 
         def work() -> list[AuditRecord]:
             with self._database.hot(tenant_id) as hot:
-                return _append(hot, tenant_id, drafts, now=now, sensitive=self._sensitive, whole=True)
+                return append(hot, tenant_id, drafts, now=now, sensitive=self._sensitive, whole=True)
 
         with _wrapped("written"):
             return run_transaction(work)
@@ -282,7 +165,7 @@ class PostgresAuditStore(AuditStoreFace):
 
         def work() -> None:
             with self._database.hot(record.tenant_id) as hot:
-                after, _ = _lock(hot, record.tenant_id, (), begin=True)
+                after, _ = lock_head(hot, record.tenant_id, (), begin=True)
                 refuse_place(record, after.sequence_number)
                 insert_in(hot, record.tenant_id, [record], end="COMMIT")
 
@@ -319,7 +202,7 @@ class PostgresAuditStore(AuditStoreFace):
 
         def work() -> bool:
             with self._database.hot(tenant_id) as hot:
-                after, known = _lock(hot, tenant_id, [draft], begin=True)
+                after, known = lock_head(hot, tenant_id, [draft], begin=True)
                 _, fresh = link_all([draft], tenant_id, after, known, now=now, sensitive=self._sensitive)
                 insert_in(hot, tenant_id, fresh)
                 kept = retention.release_in(hot, checkpoint)

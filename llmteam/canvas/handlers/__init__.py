@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llmteam.canvas.handlers.action import take_action
 from llmteam.canvas.handlers.ai import LLMAgentHandler
 from llmteam.canvas.handlers.flow import condition, parallel_join, parallel_split, transform
 from llmteam.canvas.handlers.http import HttpActionHandler
@@ -23,12 +24,14 @@ __all__ = [
     "create_human_task_handler",
     "parallel_join",
     "parallel_split",
+    "take_action",
     "transform",
 ]
 
 BUILTIN_HANDLERS: Mapping[str, StepHandler] = {
     "llm_agent": LLMAgentHandler(),
     "http_action": HttpActionHandler(),
+    "action": take_action,
     "human_task": ask_person,
     "condition": condition,
     "transform": transform,

@@ -11,21 +11,20 @@ A failure is raised with what it says about trying again (``retryable``, ``retry
 
 from __future__ import annotations
 
-import base64
 import inspect
 import re
-from asyncio import timeout as time_limit
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-from llmteam import codec, net
+from llmteam import net
+from llmteam.actions.attempts import HttpAttempt, encoded, parsed, secret_names, stored_headers, with_secrets
+from llmteam.actions.exceptions import ActionDataError
 from llmteam.canvas.exceptions import CanvasError, InvalidStepConfigError
 from llmteam.canvas.handlers.document import document
 from llmteam.canvas.ports import Ports
 from llmteam.ids import utc_now
-from llmteam.net.headers import checked_headers, is_json, media_type
+from llmteam.net.headers import checked_headers
 from llmteam.net.response import HttpResponse
 from llmteam.net.urls import check_segments, parse_target
 
@@ -41,14 +40,10 @@ _PORTS = ("body", "input")
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 _NO_BODY = frozenset({"GET", "DELETE"})
 _SAFE = frozenset({"GET"})
-#: Never stored with a step: they are credentials of the service.
-_UNSTORED = frozenset({"set-cookie", "set-cookie2"})
 
 _HOST_PART = re.compile(r"[^/?#]*//[^/?#]*")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}|[{}]")
 _KEY = re.compile(r"\w[\w-]*(?:\.\w[\w-]*)*")
-_SECRET = re.compile(r"\$\{secret:([^{}]*)\}")
-_SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:@-]{0,199}")
 
 
 class RequestDataError(CanvasError):
@@ -58,24 +53,6 @@ class RequestDataError(CanvasError):
         super().__init__(f"Request of step '{step_id}': {reason}")
         self.step_id = step_id
         self.reason = reason
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One request, ready to be sent."""
-
-    method: str
-    place: str
-    headers: dict[str, str] = field(repr=False)
-    body: dict[str, Any] = field(repr=False)
-    seconds: float
-    max_bytes: int
-    fail_on_status: bool
-
-    @property
-    def shown(self) -> str:
-        """What error texts may say of the destination."""
-        return self.place.partition("?")[0][:200]
 
 
 class HttpActionHandler:
@@ -92,84 +69,38 @@ class HttpActionHandler:
         """
         call = _prepared(ctx, config, input_data)
         if "client_ref" not in config:
-            return _sent(ctx, call, (self._client or net.default_client()).request)
+            client = self._client or net.default_client()
+            return _ports(ctx, call, call.send(client.request, ctx.cancelled))
         registered: Any = ctx.get_client(config["client_ref"])
         if isinstance(registered, net.BaseUrlClient):
-            return _sent(ctx, call, registered.send)
+            return _ports(ctx, call, call.send(registered.send, ctx.cancelled))
         answer = registered.request(call.method, call.place, headers=call.headers, **call.body)
         return _awaited(ctx, call, answer) if inspect.isawaitable(answer) else _adapted(ctx, call, answer)
 
 
-def _sent(ctx: StepContext, call: _Call, request: Callable[..., HttpResponse]) -> Ports:
-    """Send by one of our own clients."""
-    response = request(
-        call.method,
-        call.place,
-        headers=call.headers,
-        timeout=call.seconds,
-        max_bytes=call.max_bytes,
-        cancelled=ctx.cancelled,
-        raise_for_status=call.fail_on_status,
-        **call.body,
-    )
-    return _ports(ctx, call, response)
+async def _awaited(ctx: StepContext, call: HttpAttempt, answer: Awaitable[Any]) -> Ports:
+    return _adapted(ctx, call, await call.awaited(answer))
 
 
-async def _awaited(ctx: StepContext, call: _Call, answer: Awaitable[Any]) -> Ports:
-    limit = time_limit(call.seconds)
-    try:
-        async with limit:
-            return _adapted(ctx, call, await answer)
-    except TimeoutError:
-        if not limit.expired():
-            raise
-    raise net.RequestTimeoutError(call.shown, call.seconds)
-
-
-def _adapted(ctx: StepContext, call: _Call, answer: Any) -> Ports:
-    """The answer of a client of the user's own: an ``httpx`` or ``requests`` response, or the parsed body itself."""
-    if isinstance(answer, HttpResponse):
-        response = answer
-    elif hasattr(answer, "status_code"):
-        headers = {str(name).lower(): str(value) for name, value in answer.headers.items()}
-        response = HttpResponse(int(answer.status_code), headers, bytes(answer.content), call.shown)
-    else:
+def _adapted(ctx: StepContext, call: HttpAttempt, answer: Any) -> Ports:
+    response = call.adapted(answer)
+    if response is None:
         return Ports({"output": answer, "response": {"status": 200, "headers": {}}, "status": 200})
-    if call.fail_on_status:
-        response.raise_for_status()
-    if len(response.body) > call.max_bytes:
-        raise net.ResponseTooLargeError(response.where, call.max_bytes)
     return _ports(ctx, call, response)
 
 
-def _ports(ctx: StepContext, call: _Call, response: HttpResponse) -> Ports:
+def _ports(ctx: StepContext, call: HttpAttempt, response: HttpResponse) -> Ports:
     ctx.annotate("http", {"method": call.method, "status": response.status, "bytes": len(response.body)})
-    headers = {name: value for name, value in response.headers.items() if name not in _UNSTORED}
     return Ports(
         {
-            "output": _parsed(response),
-            "response": {"status": response.status, "headers": headers},
+            "output": parsed(response),
+            "response": {"status": response.status, "headers": stored_headers(response)},
             "status": response.status,
         }
     )
 
 
-def _parsed(response: HttpResponse) -> Any:
-    """JSON where the content type says so, else text; bytes that are no text as ``{"content_type", "base64"}``."""
-    if not response.body:
-        return None
-    if response.is_json:
-        return response.json()
-    try:
-        text = response.text
-    except net.InvalidResponseError:
-        text = "\x00"
-    if "\x00" not in text:
-        return text
-    return {"content_type": response.media_type, "base64": base64.b64encode(response.body).decode()}
-
-
-def _prepared(ctx: StepContext, config: Mapping[str, Any], input_data: Any) -> _Call:
+def _prepared(ctx: StepContext, config: Mapping[str, Any], input_data: Any) -> HttpAttempt:
     method = str(config.get("method", "POST")).upper()
     if method not in _METHODS:
         raise InvalidStepConfigError(_TYPE, [f"method: should be one of {', '.join(_METHODS)}"])
@@ -177,7 +108,7 @@ def _prepared(ctx: StepContext, config: Mapping[str, Any], input_data: Any) -> _
     headers = _headers(ctx, config.get("headers") or {})
     if method not in _SAFE and ctx.idempotency_key:
         headers.setdefault("idempotency-key", ctx.idempotency_key)
-    return _Call(
+    return HttpAttempt(
         method=method,
         place=_place(ctx, config, value),
         headers=headers,
@@ -248,20 +179,12 @@ def _inner(ctx: StepContext, key: str, container: Any, part: str) -> Any:
 
 def _headers(ctx: StepContext, headers: Mapping[str, Any]) -> dict[str, str]:
     """Lower-case names, secrets in place. Raises :class:`InvalidHeaderError`."""
-    for name, value in headers.items():
-        rest = _SECRET.sub("", value) if isinstance(value, str) else ""
-        if "${" in rest:
-            raise InvalidStepConfigError(_TYPE, [f"headers.{name}: after $ only {{secret:name}} is known"])
-    return checked_headers({name: _with_secrets(ctx, name, value) for name, value in headers.items()})
-
-
-def _with_secrets(ctx: StepContext, name: str, value: Any) -> Any:
-    def secret(match: re.Match[str]) -> str:
-        if _SECRET_NAME.fullmatch(match[1]) is None:
-            raise InvalidStepConfigError(_TYPE, [f"headers.{name}: {match[1][:60]!r} is no name of a secret"])
-        return str(ctx.get_secret(match[1]))
-
-    return _SECRET.sub(secret, value) if isinstance(value, str) else value
+    try:
+        for name, value in headers.items():
+            secret_names(name, value)
+    except ActionDataError as exc:
+        raise InvalidStepConfigError(_TYPE, [exc.reason]) from None
+    return checked_headers({name: with_secrets(value, ctx.get_secret) for name, value in headers.items()})
 
 
 def _body_value(ctx: StepContext, input_data: Any, value: Any) -> Any:
@@ -272,17 +195,7 @@ def _body_value(ctx: StepContext, input_data: Any, value: Any) -> Any:
 
 
 def _body(ctx: StepContext, headers: Mapping[str, str], value: Any) -> dict[str, Any]:
-    """The body as keywords of a request: JSON, unless the content type asks for text or a form."""
-    if value is None:
-        return {}
-    media, charset = media_type(headers.get("content-type", ""))
-    if not media or is_json(media):
-        return {"json": value} if not media else {"data": codec.dumps(value).encode()}
-    if isinstance(value, str):
-        try:
-            return {"data": value.encode(charset or "utf-8")}
-        except (LookupError, UnicodeEncodeError):
-            raise RequestDataError(ctx.step_id, f"the body cannot be written in {charset[:40]}") from None
-    if media == "application/x-www-form-urlencoded" and isinstance(value, dict):
-        return {"data": urlencode(value, doseq=True).encode()}
-    raise RequestDataError(ctx.step_id, f"a body of type {media} has to be text")
+    try:
+        return encoded(headers, value)
+    except ActionDataError as exc:
+        raise RequestDataError(ctx.step_id, exc.reason) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmteam import codec
+from llmteam.audit.postgres import write_in
+from llmteam.canvas.auditing import start_of
 from llmteam.canvas.features import features_needed
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import statements as sql
@@ -47,6 +49,7 @@ def creation(
     write_link(script, run, change.added.values())
     scope = EventScope(*ident, run.instance_id, run.pinned.definition.segment_id)
     write_events(script, scope, change.events, change.now, first_seq)
+    write_in(script, run.tenant_id, start_of(run, change), now=change.now)
     return script.add(sql.READ_REGION)
 
 

@@ -87,11 +87,11 @@ def finished_values(row: StepRow, output: StoredOutput | None, local_state: Mapp
     return [*rows.step_values(row), output.whole, inline, output.digest, local]
 
 
-def write_events(script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, seq: int) -> None:
-    """Add the INSERT of events, the first of which has this number."""
+def write_events(script: Script, scope: EventScope, drafts: Sequence[EventDraft], now: datetime, first: int) -> None:
+    """Add the INSERT of events, numbered from ``first``."""
     if len(drafts) <= FEW:
-        for number, draft in enumerate(drafts, seq):
+        for number, draft in enumerate(drafts, first):
             script.add(sql.INSERT_EVENT, *event_values(scope, number, now, draft))
     else:
-        text, params = insert_values(scope, seq, now, drafts)
+        text, params = insert_values(scope, first, now, drafts)
         script.add(text + ";", *params)

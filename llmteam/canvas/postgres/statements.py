@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from llmteam.audit.postgres import CONDITION
 from llmteam.db import Prepared
 from llmteam.events.postgres import event_statement
 from llmteam.tenancy.postgres.admission import QUEUES, REGION
@@ -315,14 +316,18 @@ def settle(others: int, events: int) -> Prepared:
     """A whole transition in one statement, if nothing happened to the run since it was looked at.
 
     For the claims of runs in which nothing else moves: without a lock held over two round trips, the run's row is
-    updated only while its event number is the expected one; everything else follows from that row. Answers 1, or 0
-    when somebody was faster.
+    updated only while its event number is the expected one; everything else follows from that row. Answers ``yes``, or
+    ``no`` when somebody was faster, also to :data:`READ_SETTLED` and to audit records of the same transaction.
     """
     parts = [f"run AS ({_RUN} AND next_seq = %s AND (status = 'running') IS TRUE RETURNING 1)"]
     parts.append(f"done AS ({_FINISHED} FROM run {_KEY})")
     parts += [f"other{number} AS ({_OTHER} FROM run {_KEY})" for number in range(others)]
     parts += [f"event{number} AS ({event_statement(source='run')})" for number in range(events)]
-    return Prepared(f"llmteam_settle_{others}_{events}", f"WITH {', '.join(parts)} SELECT count(*) FROM run")
+    answer = f"SELECT set_config('{CONDITION}', CASE WHEN count(*) = 1 THEN 'yes' ELSE 'no' END, true) FROM run"
+    return Prepared(f"llmteam_settle_{others}_{events}", f"WITH {', '.join(parts)} {answer}")
 
+
+#: What :func:`settle` answered in this transaction.
+READ_SETTLED = f"SELECT current_setting('{CONDITION}')"
 
 COMMIT = "COMMIT;"

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from llmteam.audit.models import AuditDraft
-from llmteam.audit.postgres import PostgresAuditStore, append_in
+from llmteam.audit.postgres import PostgresAuditStore, key_changes, write_in
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
+from llmteam.canvas.auditing import change_of
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
@@ -32,19 +33,9 @@ from llmteam.canvas.postgres.scripts import (
     run_values,
     write_events,
 )
-from llmteam.canvas.records import (
-    Claimed,
-    Door,
-    NewRun,
-    RunHeader,
-    Seal,
-    Seen,
-    StoredOutput,
-    Transition,
-    Work,
-    outputs_payload,
-)
-from llmteam.canvas.routing import StepOutput
+from llmteam.canvas.postgres.settling import settle_unlocked
+from llmteam.canvas.records import Claimed, Door, NewRun, RunHeader, Seal, Seen, StoredOutput, Transition, Work
+from llmteam.canvas.routing import StepOutput, outputs_payload
 from llmteam.canvas.state import Change, Key, NeedRows, RunState, Slice, StepRow
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.context.runs import Contexts
@@ -53,7 +44,6 @@ from llmteam.db.engine import Database
 from llmteam.db.errors import RefusedError, constraint_of
 from llmteam.db.hot import HotConnection
 from llmteam.events.models import EventDraft, EventScope
-from llmteam.events.postgres import event_values
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
 from llmteam.human.rulings import withdrawal
@@ -86,8 +76,8 @@ class PostgresRunStore(PostgresReads):
     ) -> None:
         super().__init__(database, check_region("region", region))
         self._unknown = unknown_tenants or StartLimits()
-        keys = TenantKeys(PostgresKeyStore(database), master_keys or MasterKeys())
-        audit = PostgresAuditStore(database)
+        keys = TenantKeys(PostgresKeyStore(database, record=key_changes()), master_keys or MasterKeys())
+        self.audit = audit = PostgresAuditStore(database)
         self.contexts = Contexts(
             PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
         )
@@ -165,7 +155,8 @@ class PostgresRunStore(PostgresReads):
         both.
         """
         if seen is not None and finished is not None:
-            change = self._settle_unlocked(header, transition, now, finished, output, local_state, seen)
+            move = Move(header, keys, transition, nodes, now, finished, output, local_state)
+            change = settle_unlocked(self._database, move, finished, seen)
             if change is not None:
                 return change
         move = Move(header, keys, transition, nodes, now, finished, output, local_state, door)
@@ -189,12 +180,12 @@ class PostgresRunStore(PostgresReads):
             scope = EventScope(*ident, header.instance_id, header.segment_id)
             write_events(script, scope, change.events, move.now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))
-            audit = self._people(connection, script, header, change)
-            if audit is not None:
-                append_in(connection, header.tenant_id, audit, now=move.now)
+            told = [*change_of(header, change), *(change.asks.audit if change.asks is not None else ())]
+            if change.cancel_open or change.withdrawn:
+                told += self._withdrawals(connection, script, header, change)
                 script = Script()
-            script.add(sql.COMMIT)
-            script.run(connection)
+            write_in(script, header.tenant_id, told, now=move.now)
+            script.add(sql.COMMIT).run(connection)
         return change
 
     def _admission(self, move: Move) -> Script:
@@ -204,54 +195,13 @@ class PostgresRunStore(PostgresReads):
             script.add(ADMIT, *admit_values(move.header.tenant_id, move.now, move.door, self._unknown))
         return script
 
-    def _people(
+    def _withdrawals(
         self, connection: HotConnection, script: Script, header: RunHeader, change: Change
-    ) -> Sequence[AuditDraft] | None:
-        """What the trail says of people who are asked, or need not answer any more; None when nobody is concerned.
-
-        Else the script has been run: only then is it known whom that is.
-        """
-        if change.asks is not None:
-            script.run(connection)
-            return change.asks.audit
-        if not change.cancel_open and not change.withdrawn:
-            return None
+    ) -> list[AuditDraft]:
+        """What the trail says of people who need not answer any more: known only when the script has been run."""
         keys = None if change.cancel_open else change.withdrawn
         write_withdrawal(script, (header.tenant_id, header.run_id), keys, change.now)
         return [withdrawal(header.segment_id, header.run_id, *row) for row in script.run(connection) or ()]
-
-    def _settle_unlocked(
-        self,
-        header: RunHeader,
-        transition: Transition,
-        now: datetime,
-        finished: Key,
-        output: StoredOutput | None,
-        local_state: Mapping[str, Any] | None,
-        seen: Seen,
-    ) -> Change | None:
-        """The transition in one statement that takes effect only if the run is as it was seen; else None."""
-        try:
-            change = transition(Slice(seen.run, seen.rows, now))
-        except NeedRows:
-            return None
-        others = [row for key, row in change.steps.items() if key != finished]
-        few = len(others) <= FEW and 0 < len(change.events) <= FEW
-        large = output is not None and output.digest is not None
-        more = change.added or change.cancel_open or change.lacks_outputs or change.withdrawn or change.moves_deadline
-        if not few or large or more or not change.applied:
-            return None
-        ident = (header.tenant_id, header.run_id)
-        values = [*run_values(change.run, seen.next_seq + len(change.events)), *ident, seen.next_seq]
-        values += finished_values(change.steps[finished], output, local_state)
-        values += [*ident, *finished]
-        for row in others:
-            values += [*rows.step_values(row), *ident, *row.key]
-        scope = EventScope(*ident, header.instance_id, header.segment_id)
-        for number, draft in enumerate(change.events, seen.next_seq):
-            values += event_values(scope, number, now, draft)
-        found = self._read(header.tenant_id, sql.settle(len(others), len(change.events)), *values)
-        return change if found[0][0] else None
 
     def _attempt(
         self,

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from llmteam.canvas.records import Expired, LateRun
 from llmteam.canvas.state import QUARANTINE_AFTER
+from llmteam.canvas.sweeping import Expired, LateRun
 from llmteam.db.engine import Database
 from llmteam.dispatch import Hint
 from llmteam.persistence.postgres import PURGE_SNAPSHOTS
@@ -82,7 +82,9 @@ told AS (
 pauses AS (
   DELETE FROM llmteam.snapshots n USING old WHERE n.tenant_id = old.tenant_id AND n.run_id = old.run_id),
 contexts AS (
-  DELETE FROM llmteam.agent_contexts c USING old WHERE c.tenant_id = old.tenant_id AND c.run_id = old.run_id)
+  DELETE FROM llmteam.agent_contexts c USING old WHERE c.tenant_id = old.tenant_id AND c.run_id = old.run_id),
+calls AS (
+  DELETE FROM llmteam.action_attempts a USING old WHERE a.tenant_id = old.tenant_id AND a.run_id = old.run_id)
 DELETE FROM llmteam.runs r USING old WHERE r.tenant_id = old.tenant_id AND r.run_id = old.run_id
 RETURNING 1
 """

@@ -5,12 +5,21 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from llmteam.audit.models import AuditDraft
+from llmteam.audit.postgres import append_with
 from llmteam.canvas.exceptions import SegmentExistsError
 from llmteam.canvas.models import SegmentDefinition
-from llmteam.canvas.registry.stores import PublishedSegment, SegmentRegistry, SegmentVersion, checked
+from llmteam.canvas.registry.stores import (
+    PublishedSegment,
+    SegmentRegistry,
+    SegmentVersion,
+    checked,
+    publication,
+    retirement,
+)
 from llmteam.db.engine import Database
 from llmteam.db.tables import definitions, segments
 from llmteam.ids import Clock, as_utc, utc_now
@@ -40,7 +49,7 @@ class PostgresSegmentRegistry(SegmentRegistry):
         with self._database.tenant_transaction(tenant_id) as connection:
             check_standing(connection, tenant_id)
             connection.execute(_insert_definition(tenant_id, definition, content_hash, self._clock()))
-            connection.execute(
+            is_new = connection.execute(
                 insert(segments)
                 .values(
                     tenant_id=tenant_id,
@@ -53,17 +62,25 @@ class PostgresSegmentRegistry(SegmentRegistry):
                 )
                 .on_conflict_do_nothing()
             )
+            where = _this(tenant_id, definition.segment_id, definition.version)
+            archived = select(segments.c.archived_at).where(*where).with_for_update()
+            was_archived = connection.scalar(archived) is not None
             # Whoever inserted first decides the content; the update takes no row of another content.
             row = connection.execute(
                 update(segments)
-                .where(*_this(tenant_id, definition.segment_id, definition.version))
+                .where(*where)
                 .where(segments.c.content_hash == content_hash)
                 .values(archived_at=None)
                 .returning(*_COLUMNS)
             ).one_or_none()
             if row is None:
                 raise SegmentExistsError(definition.segment_id, definition.version)
+            if is_new.rowcount > 0 or was_archived:
+                self._told(connection, tenant_id, publication(_version(row), published_by, again=was_archived))
         return _version(row)
+
+    def _told(self, connection: Connection, tenant_id: str, draft: AuditDraft) -> None:
+        append_with(connection, tenant_id, [draft], now=self._clock())
 
     def find(self, tenant_id: str, segment_id: str, version: str | None = None) -> PublishedSegment | None:
         query = (
@@ -94,12 +111,14 @@ class PostgresSegmentRegistry(SegmentRegistry):
             return [_version(row) for row in connection.execute(query)]
 
     def retire(self, tenant_id: str, segment_id: str, version: str) -> SegmentVersion | None:
-        when = func.coalesce(segments.c.archived_at, self._clock())
         where = _this(tenant_id, segment_id, version)
+        archive = update(segments).where(*where, segments.c.archived_at.is_(None)).values(archived_at=self._clock())
         with self._database.tenant_transaction(tenant_id) as connection:
-            row = connection.execute(
-                update(segments).where(*where).values(archived_at=when).returning(*_COLUMNS)
-            ).one_or_none()
+            row = connection.execute(archive.returning(*_COLUMNS)).one_or_none()
+            if row is not None:
+                self._told(connection, tenant_id, retirement(_version(row)))
+            else:
+                row = connection.execute(select(*_COLUMNS).where(*where)).one_or_none()
         return _version(row) if row is not None else None
 
 

@@ -11,6 +11,8 @@ from datetime import datetime
 from threading import Lock
 from typing import Any, TypeVar
 
+from llmteam.audit.models import AuditDraft, AuditEventType
+from llmteam.audit.stores import MemoryAuditStore
 from llmteam.canvas.exceptions import (
     SegmentArchivedError,
     SegmentExistsError,
@@ -170,13 +172,37 @@ def checked(segment: SegmentDefinition) -> SegmentDefinition:
     return segment.model_copy(deep=True)
 
 
+def publication(version: SegmentVersion, by: str, *, again: bool) -> AuditDraft:
+    """The record of a version that is published, or brought back from the archive."""
+    return _draft(version, "restore" if again else "publish", by)
+
+
+def retirement(version: SegmentVersion) -> AuditDraft:
+    """The record of a version that is archived."""
+    return _draft(version, "archive", "")
+
+
+def _draft(version: SegmentVersion, action: str, by: str) -> AuditDraft:
+    return AuditDraft(
+        event_type=AuditEventType.CONFIG_CHANGED,
+        pipeline_id=version.segment_id,
+        actor_type="user" if by else "system",
+        actor_id=by,
+        action=action,
+        resource_type="segment",
+        resource_id=version.reference,
+        new_value={"content_hash": version.content_hash},
+    )
+
+
 class MemorySegmentRegistry(SegmentRegistry):
-    """Published segments of this process; safe for threads."""
+    """Published segments of this process; safe for threads. ``audit`` keeps what the audit trail says of them."""
 
     blocks = False
 
-    def __init__(self, clock: Clock = utc_now) -> None:
+    def __init__(self, clock: Clock = utc_now, audit: MemoryAuditStore | None = None) -> None:
         super().__init__(clock)
+        self.audit = MemoryAuditStore(clock=clock) if audit is None else audit
         self._lock = Lock()
         self._published: dict[tuple[str, str, str], PublishedSegment] = {}
 
@@ -186,13 +212,18 @@ class MemorySegmentRegistry(SegmentRegistry):
         key = (tenant_id, definition.segment_id, definition.version)
         with self._lock:
             known = self._published.get(key)
+            is_new = known is None
             if known is None:
                 fresh = SegmentVersion(*key[1:], content_hash, self._clock(), published_by)
                 known = PublishedSegment(fresh, definition)
             elif known.version.content_hash != content_hash:
                 raise SegmentExistsError(definition.segment_id, definition.version)
+            was_archived = known.version.archived_at is not None
             self._published[key] = replace(known, version=replace(known.version, archived_at=None))
-            return self._published[key].version
+            published = self._published[key].version
+            if is_new or was_archived:
+                self.audit.add(tenant_id, [publication(published, published_by, again=was_archived)])
+            return published
 
     def find(self, tenant_id: str, segment_id: str, version: str | None = None) -> PublishedSegment | None:
         if version is None:
@@ -215,6 +246,8 @@ class MemorySegmentRegistry(SegmentRegistry):
             known = self._published.get(key)
             if known is None:
                 return None
-            when = known.version.archived_at or self._clock()
-            self._published[key] = replace(known, version=replace(known.version, archived_at=when))
-            return self._published[key].version
+            if known.version.archived_at is None:
+                known = replace(known, version=replace(known.version, archived_at=self._clock()))
+                self._published[key] = known
+                self.audit.add(tenant_id, [retirement(known.version)])
+            return known.version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmteam import codec
+from llmteam.actions.attempts import post
 from llmteam.human.models import InteractionPriority, InteractionRequest, InteractionType, NotificationKind
 from llmteam.human.notifications.channels import POST_SECONDS, BuiltinChannel
 from llmteam.human.notifications.messages import Message, Template, one_line, shortened
@@ -40,8 +40,7 @@ class SlackNotificationChannel(BuiltinChannel):
 
     def deliver(self, message: Message) -> None:
         """As :meth:`BuiltinChannel.deliver`."""
-        body = codec.dumps(slack_payload(message, self.channel, self._template)).encode()
-        self._client.post(body, {"Content-Type": "application/json"})
+        post(self._client, slack_payload(message, self.channel, self._template))
 
 
 def slack_payload(message: Message, channel: str = "", template: Template | None = None) -> dict[str, Any]:

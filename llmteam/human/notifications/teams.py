@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmteam import codec
+from llmteam.actions.attempts import post
 from llmteam.human.notifications.channels import POST_SECONDS, BuiltinChannel
 from llmteam.human.notifications.messages import Message, one_line, shortened
 
@@ -26,7 +26,7 @@ class TeamsNotificationChannel(BuiltinChannel):
 
     def deliver(self, message: Message) -> None:
         """As :meth:`BuiltinChannel.deliver`."""
-        self._client.post(codec.dumps(teams_payload(message)).encode(), {"Content-Type": "application/json"})
+        post(self._client, teams_payload(message))
 
 
 def teams_payload(message: Message) -> dict[str, Any]:

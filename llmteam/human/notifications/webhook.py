@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmteam import codec
-from llmteam.crypto import sign_webhook
+from llmteam.actions.attempts import SIGNATURE_HEADER, post
 from llmteam.human.notifications.channels import POST_SECONDS, BuiltinChannel
 from llmteam.human.notifications.messages import Message
 from llmteam.ids import Clock, utc_now
 
+__all__ = ["SIGNATURE_HEADER", "WebhookNotificationChannel", "webhook_payload"]
+
 if TYPE_CHECKING:
     from llmteam.net.guard import OutboundGuard
-
-#: The header with the moment and the signature.
-SIGNATURE_HEADER = "X-LLMTeam-Signature"
 
 
 class WebhookNotificationChannel(BuiltinChannel):
@@ -40,11 +38,7 @@ class WebhookNotificationChannel(BuiltinChannel):
 
     def deliver(self, message: Message) -> None:
         """As :meth:`BuiltinChannel.deliver`."""
-        body = codec.dumps(webhook_payload(message)).encode()
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers[SIGNATURE_HEADER] = sign_webhook(self._key, body, self._clock())
-        self._client.post(body, headers)
+        post(self._client, webhook_payload(message), key=self._key, clock=self._clock)
 
 
 def webhook_payload(message: Message) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Requests in Postgres: one transaction per change, two round trips and those of the audit trail."""
+"""Requests in Postgres: one transaction per change, three round trips, with the audit record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
-from llmteam.audit.postgres import append_in
+from llmteam.audit.postgres import write_in
 from llmteam.db.engine import Database
 from llmteam.db.errors import constraint_of
 from llmteam.db.hot import HotConnection
@@ -132,11 +132,7 @@ class PostgresInteractions:
             writing.add(text + ";", *params)
             writing.add(sql.SET_NEXT_SEQ, next_seq + len(ruling.events), request.tenant_id, request.run_id)
         write_notices(writing, request, ruling.notices)
-        if ruling.audit:
-            if not writing.is_empty:
-                writing.run(connection)
-            append_in(connection, request.tenant_id, ruling.audit, now=self._clock())
-            writing = Writing()
+        write_in(writing, request.tenant_id, ruling.audit, now=self._clock())
         writing.add(sql.COMMIT).run(connection)
 
     def _after(self, request: InteractionRequest, queue: str | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, Self
 
-from llmteam.db.hot import HotConnection
+from llmteam.db.hot import HotConnection, Prepared
 from llmteam.human.models import InteractionRequest
 from llmteam.human.postgres import rows
 from llmteam.human.postgres import statements as sql
@@ -26,20 +26,20 @@ class Writing:
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._params: list[Any] = []
+        self._prepared: list[Prepared] = []
 
-    def add(self, statement: str, *params: Any) -> Self:
+    def add(self, statement: str | Prepared, *params: Any) -> Self:
         """Append a statement with its values."""
+        if isinstance(statement, Prepared):
+            self._prepared.append(statement)
+            statement = statement.call
         self._texts.append(statement)
         self._params.extend(params)
         return self
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._texts
-
     def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
         """As :meth:`HotConnection.script`."""
-        return connection.script("".join(self._texts), self._params, begin=begin)
+        return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)
 
 
 def write_new(script: Script, request: InteractionRequest) -> None:

@@ -76,7 +76,7 @@ class MemoryLimitBackend:
                 arrival = max(now, state.queue[-1][0] + 1 if state.queue else now)
             # Only for the last of its turns: a place anywhere else would keep others from room that it cannot use yet.
             _leave_all([limit for limit in limits if limit is not limits[worst]], ticket)
-            rules.enqueue(state, ticket, arrival, now + math.ceil(latest - now) + micros(grace_seconds))
+            rules.enqueue(state, ticket, arrival, rules.place_end(latest, now, micros(grace_seconds)))
             return refused
 
     def renew(self, asks: Sequence[Ask], permit: str, *, lease_seconds: float = LEASE_SECONDS) -> bool:

@@ -154,10 +154,8 @@ class RedisLimitBackend:
         ]
 
     def check(self) -> None:
-        """Decide something that counts for nobody. Raises what the client raises when the server does not do it."""
-        probe = Ask(LimitKey("probe"), RateLimitConfig())
-        keys, numbers = self._arguments(rules.distinct([probe]))
-        self._connected().tend(keys=keys, args=["", "", "", "look", 0, 0, *numbers])
+        """Ask the server something that counts for nobody, so that :meth:`backend_state` tells how it is now."""
+        self.look([Ask(LimitKey("probe"), RateLimitConfig())])
 
     def _names(self, key: LimitKey, rates: Rates) -> list[str]:
         """The keys of one limit, in the scripts' order."""

@@ -21,6 +21,8 @@ from llmteam.ratelimit.models import RateLimitConfig, RateLimitStrategy
 SECOND = 1_000_000
 #: When to ask again for a place among the calls under way: nobody knows when one ends. Per place, and at most.
 POLL, POLL_MOST = SECOND // 20, SECOND
+#: Who waits for long may be late for as long, up to this: a parked step is woken by a sweep.
+GRACE_MOST = 15 * SECOND
 #: Name of a window, with its span.
 SPANS = (("second", SECOND), ("minute", 60 * SECOND), ("hour", 3600 * SECOND))
 
@@ -168,6 +170,12 @@ def enqueue(state: LimitState, ticket: str, arrival: int, end: int) -> None:
     if ticket not in state.ends:
         insort(state.queue, (arrival, ticket))
     state.ends[ticket] = end
+
+
+def place_end(latest: float, now: int, grace: int) -> int:
+    """Until when a ticket keeps its place whose turn comes at ``latest``."""
+    wait = math.ceil(latest - now)
+    return now + wait + max(grace, min(wait, GRACE_MOST))
 
 
 def leave(state: LimitState, ticket: str) -> None:

@@ -7,7 +7,7 @@ server's clock. Numbers are written with 17 digits: Lua's own way to show them l
 
 from __future__ import annotations
 
-from llmteam.ratelimit.limits.rules import POLL, POLL_MOST, SPANS
+from llmteam.ratelimit.limits.rules import GRACE_MOST, POLL, POLL_MOST, SPANS
 
 #: Keys and numbers per limit.
 KEYS_EACH, NUMBERS_EACH = 5, 10
@@ -32,8 +32,11 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+-- Milliseconds that keys outlive what they say.
+local SPARE = 60000
+
 local function keep(key, span)
-  local millis = math.ceil(span / 1000) + 1000
+  local millis = math.ceil(span / 1000) + SPARE
   if redis.call('PTTL', key) < millis then
     redis.call('PEXPIRE', key, whole(millis))
   end
@@ -62,16 +65,20 @@ local function read(number)
     redis.call('ZREMRANGEBYSCORE', limit.log, '-inf', whole(now - limit.longest))
   end
   redis.call('ZREMRANGEBYSCORE', limit.held, '-inf', whole(now))
-  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', limit.ends, '-inf', whole(now))) do
-    redis.call('ZREM', limit.queue, gone)
-    redis.call('ZREM', limit.ends, gone)
-  end
-  limit.full = math.max(tonumber(redis.call('GET', limit.bucket) or now), now)
   limit.under_way = redis.call('ZCARD', limit.held)
+  limit.full = math.max(tonumber(redis.call('GET', limit.bucket) or now), now)
   limit.waiting = redis.call('ZCARD', limit.queue)
+  if limit.waiting > 0 then
+    for _, gone in ipairs(redis.call('ZRANGEBYSCORE', limit.ends, '-inf', whole(now))) do
+      redis.call('ZREM', limit.queue, gone)
+      redis.call('ZREM', limit.ends, gone)
+      limit.waiting = limit.waiting - 1
+    end
+  end
   return limit
 end
 
+local GRACE_MOST = {GRACE_MOST}
 local limits = {{}}
 for number = 1, #KEYS / {KEYS_EACH} do
   limits[number] = read(number)
@@ -118,7 +125,7 @@ ASK = (
     + """
 local arrival
 for _, limit in ipairs(limits) do
-  limit.arrival = tonumber(redis.call('ZSCORE', limit.queue, ticket) or nil)
+  limit.arrival = limit.waiting > 0 and tonumber(redis.call('ZSCORE', limit.queue, ticket) or nil)
   if limit.arrival then
     arrival = math.min(arrival or limit.arrival, limit.arrival)
   end
@@ -143,11 +150,11 @@ if worst.turn <= now then
   for _, limit in ipairs(limits) do
     if limit.interval > 0 then
       local full = limit.full + limit.interval
-      redis.call('SET', limit.bucket, text(full), 'PX', whole(math.ceil((full - now) / 1000) + 1000))
+      redis.call('SET', limit.bucket, text(full), 'PX', whole(math.ceil((full - now) / 1000) + SPARE))
     end
     if limit.longest > 0 then
       redis.call('ZADD', limit.log, whole(now), permit)
-      keep(limit.log, limit.longest)
+      redis.call('PEXPIRE', limit.log, whole(math.ceil(limit.longest / 1000) + SPARE))
     end
     redis.call('ZADD', limit.held, whole(now + lease), permit)
     keep(limit.held, lease)
@@ -181,7 +188,8 @@ for _, limit in ipairs(limits) do
     leave(limit)
   end
 end
-local span = math.ceil(worst.turn - now) + grace
+local wait = math.ceil(worst.turn - now)
+local span = wait + math.max(grace, math.min(wait, GRACE_MOST))
 redis.call('ZADD', worst.queue, 'NX', whole(arrival), ticket)
 redis.call('ZADD', worst.ends, whole(now + span), ticket)
 keep(worst.queue, span)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import RowMapping, Select, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, func, insert, select, update
 
 from llmteam.db.engine import Database
 from llmteam.db.errors import constraint_of
@@ -26,12 +25,21 @@ T = TypeVar("T")
 _COLUMNS = ("tenant_id", "name", "is_active", "data_region", "version", "created_at", "updated_at")
 
 
-class PostgresTenantStore(TenantStoreFace):
-    """The :class:`~llmteam.tenancy.stores.TenantStore` in Postgres."""
+#: Told of a change in the transaction that makes it: what was done, and the record before and after. What it raises
+#: undoes the change.
+Record = Callable[[Connection, Literal["create", "update", "delete"], TenantConfig | None, TenantConfig | None], object]
 
-    def __init__(self, database: Database, *, clock: Clock = utc_now) -> None:
+
+class PostgresTenantStore(TenantStoreFace):
+    """The :class:`~llmteam.tenancy.stores.TenantStore` in Postgres.
+
+    ``record`` writes changes down, each in its own transaction, as :func:`llmteam.audit.postgres.tenant_changes` does.
+    """
+
+    def __init__(self, database: Database, *, clock: Clock = utc_now, record: Record | None = None) -> None:
         self._database = database
         self._clock = clock
+        self._record = record
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call something of the core in a thread."""
@@ -62,6 +70,8 @@ class PostgresTenantStore(TenantStoreFace):
         try:
             with self._database.tenant_transaction(kept.tenant_id) as connection:
                 connection.execute(insert(table).values(_values(kept)))
+                if self._record is not None:
+                    self._record(connection, "create", None, kept)
         except Exception as exc:
             if constraint_of(exc) != "tenants_pkey":
                 raise
@@ -76,22 +86,33 @@ class PostgresTenantStore(TenantStoreFace):
         if config.version:
             statement = statement.where(table.c.version == config.version)
         with self._database.tenant_transaction(config.tenant_id) as connection:
+            before = self._before(connection, config.tenant_id)
             row = connection.execute(statement.values(values).returning(table)).mappings().one_or_none()
-        if row is not None:
-            return config_of(row)
+            if row is not None:
+                if self._record is not None:
+                    self._record(connection, "update", before, config_of(row))
+                return config_of(row)
         if self.find(config.tenant_id) is None:
             raise TenantNotFoundError(config.tenant_id)
         raise TenantConflictError(config.tenant_id, config.version)
 
     def remove(self, tenant_id: str) -> None:
         """As :meth:`TenantStoreFace.remove`."""
-        if not self._mark(tenant_id, deleted_at=self._clock()):
-            raise TenantNotFoundError(tenant_id)
-
-    def _mark(self, tenant_id: str, **moments: datetime) -> bool:
-        statement = update(table).where(table.c.tenant_id == tenant_id, table.c.deleted_at.is_(None)).values(moments)
+        statement = update(table).where(table.c.tenant_id == tenant_id, table.c.deleted_at.is_(None))
         with self._database.tenant_transaction(tenant_id) as connection:
-            return connection.execute(statement).rowcount > 0
+            before = self._before(connection, tenant_id)
+            if connection.execute(statement.values(deleted_at=self._clock())).rowcount == 0:
+                raise TenantNotFoundError(tenant_id)
+            if self._record is not None:
+                self._record(connection, "delete", before, None)
+
+    def _before(self, connection: Connection, tenant_id: str) -> TenantConfig | None:
+        """The record that is about to be changed, locked; None when there is none, or nobody wants to know."""
+        if self._record is None:
+            return None
+        statement = select(table).where(table.c.tenant_id == tenant_id, table.c.deleted_at.is_(None)).with_for_update()
+        row = connection.execute(statement).mappings().one_or_none()
+        return None if row is None else config_of(row)
 
     def forget(self, tenant_id: str) -> bool:
         """As :meth:`TenantStoreFace.forget`."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmteam.audit import AuditRecord
 from llmteam.canvas import SegmentDefinition
 from llmteam.db import Database
 from llmteam.tenancy import TenantConfig, TenantContext, TenantTier
@@ -298,6 +299,13 @@ def test_who_is_no_operator_sees_and_steers_nothing_but_the_catalog(place: RunsS
 
     assert all("operators" in told["detail"] for told in refusals)
     assert api.get("/catalog").status_code == 200
+    denied = [one for one in records(place) if one.event_type.value == "security.access_denied"]
+    assert {(one.actor_id, one.error_message, one.success) for one in denied} == {("ann", "not an operator", False)}
+    assert [(one.action, one.run_id) for one in denied[1:3]] == [
+        ("GET /api/runs/{run_id}", run_id),
+        ("GET /api/runs/{run_id}/events", run_id),
+    ]
+    assert len(denied) == len(refusals), "no two of them are alike"
     assert [run["status"] for run in place.api().get("/runs").json()["runs"]] == ["running"]
 
 
@@ -336,3 +344,23 @@ def test_published_segments_are_listed_and_shown_with_their_definition(place: Ru
     assert latest["segment"]["published_by"] == "ann"
     assert SegmentDefinition.from_dict(first["definition"]) == SegmentDefinition.from_dict({**PAIR, "version": "1"})
     assert refused(place.api().get("/segments/pair?version=9"), 404)
+
+
+def records(place: RunsSite) -> list[AuditRecord]:
+    """What the audit trail of the tenant has, in order."""
+    return [one for one in place.runs.engine.store.audit.links("acme", 1, 999) if isinstance(one, AuditRecord)]
+
+
+def test_who_starts_and_steers_a_run_is_in_the_audit_trail(place: RunsSite) -> None:
+    run_id = place.start()
+
+    place.api("otto").post(f"/runs/{run_id}/pause", {"grace": 0})
+    place.api("olga").post(f"/runs/{run_id}/resume")
+    place.api("otto").post(f"/runs/{run_id}/cancel")
+
+    assert [(one.event_type.value, one.actor_id) for one in records(place)] == [
+        ("pipeline.started", "olga"),
+        ("pipeline.paused", "otto"),
+        ("pipeline.resumed", "olga"),
+        ("pipeline.cancelled", "otto"),
+    ]

@@ -1,4 +1,4 @@
-"""The catalog: seven built-in types, configuration schemas, types of users, the process's own instance."""
+"""The catalog: eight built-in types, configuration schemas, types of users, the process's own instance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from jsonschema import Draft202012Validator
 from llmteam.canvas.catalog import PortSpec, StepCatalog, StepCategory, StepTypeMetadata, step_type
 from llmteam.canvas.exceptions import InvalidStepTypeError, StepTypeExistsError
 
-BUILTIN = ["llm_agent", "http_action", "human_task", "condition", "parallel_split", "parallel_join", "transform"]
+BUILTIN = [
+    *("llm_agent", "http_action", "human_task", "condition", "parallel_split", "parallel_join", "transform"),
+    "action",
+]
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def metadata(type_id: str, **more: Any) -> StepTypeMetadata:
     return StepTypeMetadata(type_id, "1.0", "Mine", "", StepCategory.UTILITY, **more)
 
 
-def test_seven_types_are_built_in(catalog: StepCatalog) -> None:
+def test_eight_types_are_built_in(catalog: StepCatalog) -> None:
     assert catalog.list_type_ids() == BUILTIN
     assert [found.type_id for found in catalog.list_types()] == BUILTIN
     assert {found.version for found in catalog.list_types()} == {"1.0"}
@@ -45,7 +48,7 @@ def test_seven_types_are_built_in(catalog: StepCatalog) -> None:
     ("category", "expected"),
     [
         (StepCategory.AI, ["llm_agent"]),
-        (StepCategory.INTEGRATION, ["http_action"]),
+        (StepCategory.INTEGRATION, ["http_action", "action"]),
         (StepCategory.HUMAN, ["human_task"]),
         (StepCategory.CONTROL, ["condition", "parallel_split", "parallel_join"]),
         (StepCategory.UTILITY, ["transform"]),
