@@ -16,6 +16,7 @@ _NAMES = {
         "InvalidOutputError",
         "InvalidStepConfigError",
         "InvalidStepTypeError",
+        "LocalAgentError",
         "LocalHandlerError",
         "LoopLimitError",
         "NoHandlerError",
@@ -61,6 +62,8 @@ _NAMES = {
     "handlers": ("HumanTaskHandler", "create_human_task_handler"),
     "runner": ("RunConfig", "SegmentResult", "SegmentRunner", "SegmentStatus"),
     "client": ("SegmentClient",),
+    "agents": ("FleetExecutor", "register_agent"),
+    "agent_segments": ("AgentRef", "agents_segment"),
     "runs": ("StartRules",),
     "snapshots": ("SegmentSnapshot",),
 }

@@ -14,6 +14,7 @@
         ├── InvalidOutputError          a handler returned what cannot be stored or routed
         ├── NoHandlerError              the worker knows no handler for a step type
         ├── LocalHandlerError           a live object was given where workers must import it
+        ├── LocalAgentError             a live agent was given to an executor of the fleet
         ├── LoopLimitError              a loop went round too often
         ├── StepTimeoutError            a step was not done within its time
         ├── RunNotFoundError            no run has this id in this tenant
@@ -166,6 +167,17 @@ class LocalHandlerError(CanvasError):
             "that module, or use SegmentRunner() to run in process"
         )
         self.type_id = type_id
+
+
+class LocalAgentError(CanvasError):
+    """A live agent was given to an executor whose agents are made by workers, which cannot see it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"An agent of class {kind} lives in this process only: register its class with register_agent, give an "
+            "AgentRef with its id and state, or use PipelineExecutor to run it in process"
+        )
+        self.kind = kind
 
 
 class LoopLimitError(CanvasError):

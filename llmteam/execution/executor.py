@@ -48,7 +48,7 @@ class PipelineExecutor:
 
     Each gets a copy of the input of its own and sees no other; a plain one runs in a thread. Never more than
     ``max_concurrent`` run at once, over all calls of this executor. An executor works for the tenant that is current
-    when it is called. It is not durable; segments are (``llmteam.canvas.fan_out_segment`` makes one of agents).
+    when it is called. It is not durable; :class:`llmteam.canvas.FleetExecutor` is.
 
     Args:
         config: limits; see :class:`ExecutorConfig`.
