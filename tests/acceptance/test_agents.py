@@ -13,7 +13,7 @@ import pytest
 from llmteam.canvas import AgentRef, FleetExecutor, SegmentClient, StepCatalog
 from llmteam.canvas.exceptions import LocalAgentError
 from llmteam.execution import ExecutionMode, ExecutorConfig, TaskResult
-from tests.acceptance.command_line import FAILED, CommandLine
+from tests.acceptance.command_line import FAILED, USAGE, CommandLine
 from tests.agents_at_work import Counting, register
 from tests.services import PostgresService, redis_client
 from tests.waiting import wait_until
@@ -148,6 +148,6 @@ def test_a_paused_run_is_carried_to_another_home_with_a_database_of_its_own(tmp_
         wait_until(lambda: there.json("runs", "show", "run-9")["status"] == "completed", "the run to end", timeout=30)
 
     assert imported == {"run_id": "run-9", "status": "paused"}
-    assert (refused.returncode, again.returncode) == (FAILED, FAILED)
+    assert (refused.returncode, again.returncode) == (FAILED, USAGE)
     assert "no whole file" in refused.stderr
     assert "exists already" in again.stderr
