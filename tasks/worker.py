@@ -80,7 +80,8 @@ class StepWorker:
         sweeping = Database(settings.database_url, application_name="llmteam-sweep", pool_size=SWEEP_CONNECTIONS)
         self._records = sweeping
         sweeps = PostgresSweeps(sweeping)
-        deliveries = courier(settings, sweeping, self.engine.store.interactions, self.engine.clock)
+        engine = self.engine
+        deliveries = courier(settings, sweeping, engine.store.interactions, engine.clock, engine.limiting.gate)
         self.sweeper = Sweeper(
             self.engine,
             sweeps,

@@ -45,18 +45,18 @@ class Limiting:
     def __init__(self, store: RunStore, outbox: Outbox, gate: Gate | None, clock: Clock) -> None:
         self._store = store
         self._outbox = outbox
-        self._gate = gate
+        self.gate = gate
         self._clock = clock
 
     def enter(self, work: Work, graph: Graph, node: Node, input_data: Any) -> Entry | None:
         """Room for the step of ``work``, or None: then it is parked until its turn is expected."""
-        if self._gate is None:
+        if self.gate is None:
             return Entry()
         try:
-            uses = list(uses_of(node, input_data, self._gate.registry))
+            uses = list(uses_of(node, input_data, self.gate.registry))
             if not uses:
                 return Entry()
-            found = self._gate.enter(work.header.tenant_id, uses, _ticket_of(work.header.run_id, work.row))
+            found = self.gate.enter(work.header.tenant_id, uses, _ticket_of(work.header.run_id, work.row))
         except LLMTeamError as exc:
             if exc.retryable is True:
                 raise
@@ -86,9 +86,9 @@ class Limiting:
     def renew(self, executions: Iterable[Execution]) -> None:
         """Hold the permits of steps that still run. Never raises: a permit that ends early lets one call more in."""
         for execution in executions:
-            if self._gate is not None and execution.passed is not None:
+            if self.gate is not None and execution.passed is not None:
                 try:
-                    self._gate.renew(execution.passed)
+                    self.gate.renew(execution.passed)
                 except LLMTeamError as exc:
                     logger.warning("the permit of step %s could not be renewed (%s)", execution.key[0], exc)
 
@@ -97,26 +97,26 @@ class Limiting:
 
         Where a limit is divided by what the input says, places end by themselves when their turn has passed.
         """
-        if self._gate is None or not change.cancel_open:
+        if self.gate is None or not change.cancel_open:
             return
         try:
-            registry = self._gate.registry
+            registry = self.gate.registry
             limited = {node.step_id: uses for node in graph.nodes.values() if (uses := _undivided(node, registry))}
             if not limited:
                 return
             for record in self._store.steps(header.tenant_id, header.run_id, outputs=False):
                 left = limited.get(record.row.step_id)
                 if left and record.row.state is StepState.CANCELLED:
-                    self._gate.withdraw(header.tenant_id, left, _ticket_of(header.run_id, record.row))
+                    self.gate.withdraw(header.tenant_id, left, _ticket_of(header.run_id, record.row))
         except LLMTeamError as exc:
             logger.warning("places of run %s under limits could not be given up (%s)", header.run_id, exc)
 
     def leave(self, execution: Execution, error: BaseException | None = None) -> None:
         """The step's handler is done. Never raises: what is not given back ends by itself."""
-        if self._gate is None or execution.passed is None:
+        if self.gate is None or execution.passed is None:
             return
         try:
-            self._gate.leave(execution.passed, error, ignored=execution.revoked.is_set())
+            self.gate.leave(execution.passed, error, ignored=execution.revoked.is_set())
         except LLMTeamError as exc:
             logger.warning("the permit of step %s could not be given back (%s)", execution.key[0], exc)
 

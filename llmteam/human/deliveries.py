@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -24,6 +25,7 @@ from llmteam.human.notifications import BuiltinChannel, Message
 from llmteam.human.respond_links import RespondLinks
 from llmteam.ids import Clock, utc_now
 from llmteam.net.errors import HTTPStatusError
+from llmteam.ratelimit.gate import Gate, Hold, Pass, Use
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,10 @@ class Deliveries(Protocol):
         """Try again later, in ``wait`` seconds at the earliest; dead after the attempt number ``most``."""
         ...
 
+    def postponed(self, delivery: Delivery, wait: float) -> None:
+        """Nothing was tried: look again in ``wait`` seconds, and do not count the attempt."""
+        ...
+
     def drop(self, delivery: Delivery) -> None:
         """Nobody needs to be told any more."""
         ...
@@ -114,6 +120,7 @@ class Courier:
 
     Args:
         attempts: how often a delivery is tried before it counts as dead.
+        gate: lets deliveries in to a channel by whose name a limit is registered; the others wait for their turn.
     """
 
     def __init__(
@@ -124,8 +131,10 @@ class Courier:
         links: RespondLinks,
         *,
         attempts: int,
+        gate: Gate | None = None,
         clock: Clock = utc_now,
     ) -> None:
+        self._gate = gate
         self._deliveries = deliveries
         self._interactions = interactions
         self._channels = dict(channels)
@@ -192,8 +201,13 @@ class Courier:
         if channel is None:
             self._failed(delivery, f"the channel '{delivery.channel}' is not set up in this worker", 0.0)
             return
+        entry = self._entry(delivery)
+        if isinstance(entry, Hold):
+            self._deliveries.postponed(delivery, entry.seconds)
+            return
         try:
-            channel.deliver(self._message(delivery, request))
+            with self._inside(entry):
+                channel.deliver(self._message(delivery, request))
         except LLMTeamError as exc:
             wait = exc.retry_after if isinstance(exc, HTTPStatusError) else None
             self._failed(delivery, str(exc), wait or 0.0)
@@ -206,6 +220,26 @@ class Courier:
             now = self._clock()
             self._interactions.apply(delivery.tenant_id, delivery.request_id, lambda case: rules.notified(case, now))
         self._deliveries.delivered(delivery)
+
+    def _entry(self, delivery: Delivery) -> Pass | Hold | None:
+        """Room under the limit of the channel's name, if there is one."""
+        if self._gate is None or self._gate.registry.find(delivery.channel) is None:
+            return None
+        ticket = f"notification/{delivery.notification_id}/{delivery.attempt}"
+        return self._gate.enter(delivery.tenant_id, [Use(delivery.channel)], ticket)
+
+    @contextmanager
+    def _inside(self, entry: Pass | None) -> Iterator[None]:
+        """Give back what the delivery held, and tell the channel's circuit what came of it."""
+        if self._gate is None or entry is None:
+            yield
+            return
+        try:
+            yield
+        except BaseException as exc:
+            self._gate.leave(entry, exc)
+            raise
+        self._gate.leave(entry)
 
     def _message(self, delivery: Delivery, request: InteractionRequest) -> Message:
         return Message(

@@ -12,6 +12,7 @@ from llmteam.human.postgres import PostgresInteractionStore
 from llmteam.human.postgres.deliveries import PostgresDeliveries
 from llmteam.human.respond_links import RespondLinks
 from llmteam.ids import Clock
+from llmteam.ratelimit.gate import Gate
 from llmteam.settings import Settings
 from llmteam.wakeup import RedisWakeup
 
@@ -43,8 +44,10 @@ def connect(
     return HumanInteractionManager(store, clock=clock)
 
 
-def courier(settings: Settings, database: Database, interactions: Interactions, clock: Clock) -> Courier:
-    """What delivers the notifications of an installation, through the channels of the settings.
+def courier(
+    settings: Settings, database: Database, interactions: Interactions, clock: Clock, gate: Gate | None = None
+) -> Courier:
+    """What delivers the notifications of an installation, through the channels of the settings, as ``gate`` lets it.
 
     Raises :class:`ConfigurationError` for an address or a key that cannot be used.
     """
@@ -54,5 +57,6 @@ def courier(settings: Settings, database: Database, interactions: Interactions, 
         channels_of_settings(settings),
         RespondLinks.of(settings),
         attempts=settings.notify_attempts,
+        gate=gate,
         clock=clock,
     )

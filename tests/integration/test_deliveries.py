@@ -31,9 +31,13 @@ from llmteam.human.respond_links import RespondLinks
 from llmteam.human.rulings import Case
 from llmteam.ids import new_id, utc_now
 from llmteam.net import OutboundGuard, use_guard
+from llmteam.ratelimit.decisions import Outcome
+from llmteam.ratelimit.gate import Gate
+from tests.conformance.turnstiles import Fuse, Turnstile, gate_of
 from tests.mailbox import mail_server
 from tests.unit.human.messages import ADA, BOB, request
 from tests.unit.net.loopback import Handler, Loopback, serving
+from tests.waiting import wait_until
 
 SIGNER = LinkSigner([b"k" * 32])
 LINKS = RespondLinks("https://inbox.example.com", SIGNER)
@@ -58,7 +62,9 @@ class PostOffice:
         self.deliveries = PostgresDeliveries(database)
         self.webhook = WebhookNotificationChannel(f"{server.url}/s3cret")
 
-    def courier(self, attempts: int = 3, database: Database | None = None, **channels: BuiltinChannel) -> Courier:
+    def courier(
+        self, attempts: int = 3, database: Database | None = None, gate: Gate | None = None, **channels: BuiltinChannel
+    ) -> Courier:
         database = database or self.database
         return Courier(
             PostgresDeliveries(database),
@@ -66,6 +72,7 @@ class PostOffice:
             channels or {"webhook": self.webhook},
             LINKS,
             attempts=attempts,
+            gate=gate,
         )
 
     def ask(self, **fields: Any) -> InteractionRequest:
@@ -446,3 +453,22 @@ def test_a_notification_of_a_request_that_is_gone_is_dropped(office: PostOffice)
 
     assert office.records() == []
     assert office.deliveries.begin(Due("acme", due.notification_id, 1)) is None
+
+
+def test_a_channel_under_a_limit_is_told_in_its_turn_and_no_attempt_is_used_up(office: PostOffice) -> None:
+    office.ask()
+    turnstile, fuse = Turnstile(seconds=0.0), Fuse()
+    courier = office.courier(gate=gate_of(turnstile, fuse, "webhook"))
+
+    courier.deliver_due()
+
+    assert office.server.received == []
+    assert [(one.state, one.attempts, one.last_error) for one in office.records()] == [("pending", 0, None)]
+
+    turnstile.room = 1
+    wait_until(courier.deliver_due, "the notification to be due again")
+
+    assert [(one.state, one.attempts) for one in office.records()] == [("delivered", 1)]
+    assert len(set(turnstile.asked)) == 1
+    assert turnstile.released == turnstile.inside
+    assert fuse.outcomes == [Outcome.SUCCESS]

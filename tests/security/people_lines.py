@@ -194,6 +194,7 @@ DELIVERIES = Group(
         "direct": Line(lambda s: s.store.direct(_delivery(s), [("webhook", ("eve",))])),
         "delivered": Line(lambda s: s.store.delivered(_delivery(s))),
         "failed": Line(lambda s: s.store.failed(_delivery(s), "no", 3, 1.0)),
+        "postponed": Line(lambda s: s.store.postponed(_delivery(s), 1.0)),
         "drop": Line(lambda s: s.store.drop(_delivery(s))),
         "records": Line(lambda s: s.store.records(s.me, STATES, 100)),
         "retry": Line(lambda s: s.store.retry(s.me, None)),

@@ -16,7 +16,15 @@ import llmteam
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.context.stores import StoredContext
 from llmteam.db import Database
-from tests.security import limit_lines, people_lines, postgres_functions, run_lines, tenant_lines, trail_lines
+from tests.security import (
+    bought_lines,
+    limit_lines,
+    people_lines,
+    postgres_functions,
+    run_lines,
+    tenant_lines,
+    trail_lines,
+)
 from tests.security.postgres_functions import Functions
 from tests.security.walking import (
     Group,
@@ -41,12 +49,14 @@ GROUPS: list[Group] = [
         tenant_lines.WAKEUPS,
         postgres_functions.FUNCTIONS,
     ),
+    *(bought_lines.LICENSES, bought_lines.ATTEMPTS),
     *(limit_lines.LIMITS, limit_lines.CIRCUITS, tenant_lines.STORAGE),
 ]
 #: Modules in which stores are, by any part of their names.
 PLACES = {"stores", "postgres", "memory", "redis"}
 #: Classes beside them that keep nothing.
 NO_STORES = {
+    "llmteam.actions.handlers.postgres.SqlEngine": "a database of the user's own, to which statements of actions go",
     "llmteam.canvas.postgres.combining.Combining": "calls others' functions, several calls at once",
     "llmteam.canvas.postgres.scripts.Script": "a list of statements",
     "llmteam.human.postgres.writing.Writing": "a list of statements",

@@ -61,6 +61,12 @@ UPDATE llmteam.notifications
  WHERE {_MINE}
 """
 
+#: Nothing was tried, so that nothing is counted.
+POSTPONED = f"""
+UPDATE llmteam.notifications
+   SET attempts = attempts - 1, wake_at = now() + LEAST(%s * interval '1 second', interval '1 hour') WHERE {_MINE}
+"""
+
 RECORDS = """
 SELECT notification_id, request_id, kind, channel, recipients, state, attempts, wake_at, last_error, created_at,
        finished_at
@@ -119,6 +125,10 @@ class PostgresDeliveries(Deliveries):
     def failed(self, delivery: Delivery, error: str, most: int, wait: float) -> None:
         """As :meth:`Deliveries.failed`."""
         self._run(FAILED, delivery.tenant_id, most, most, wait, most, error, *_ident(delivery))
+
+    def postponed(self, delivery: Delivery, wait: float) -> None:
+        """As :meth:`Deliveries.postponed`."""
+        self._run(POSTPONED, delivery.tenant_id, wait, *_ident(delivery))
 
     def drop(self, delivery: Delivery) -> None:
         """As :meth:`Deliveries.drop`."""
