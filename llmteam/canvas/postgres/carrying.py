@@ -82,7 +82,7 @@ class PostgresCarrying:
         values = admit_values(tenant_id, now, "start", self._unknown, agents=run.agents, features=features)
         script.add(ADMIT, *values)
         for table in TABLES:
-            self._add(script, table, run)
+            self._add(script, table, run, tenant_id)
         script.add(_ARRIVED, tenant_id, run.run_id)
         script.add(sql.MOVE_STEPS, tenant_id, run.run_id, DEFAULT_REGION)
         try:
@@ -100,8 +100,8 @@ class PostgresCarrying:
                 raise SnapshotFormatError(run.snapshot.snapshot_id, "its rows do not fit the tables here") from None
             raise
 
-    def _add(self, script: Script, table: str, run: Carried) -> None:
-        rows = [_own(table, row, run) for row in run.rows[table]]
+    def _add(self, script: Script, table: str, run: Carried, tenant_id: str) -> None:
+        rows = [_own(table, row, run, tenant_id) for row in run.rows[table]]
         if not rows:
             return
         columns = _columns(table, rows, run.snapshot.snapshot_id)
@@ -110,9 +110,9 @@ class PostgresCarrying:
         script.add(statement, codec.dumps(rows))
 
 
-def _own(table: str, row: Mapping[str, Any], run: Carried) -> dict[str, Any]:
-    """A row as it is written here."""
-    own = dict(row)
+def _own(table: str, row: Mapping[str, Any], run: Carried, tenant_id: str) -> dict[str, Any]:
+    """A row as it is written here, whatever it says itself about whose it is and where it runs."""
+    own = {**row, "tenant_id": tenant_id}
     if table == "run_steps":
         own["queue"] = queue_in(run.graph.nodes[own["step_id"]].facts.queue, DEFAULT_REGION)
     if table == "snapshots":
