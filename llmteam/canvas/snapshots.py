@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmteam import codec
 from llmteam.canvas.exceptions import SnapshotIntegrityError
-from llmteam.persistence.documents import sealed
 from llmteam.persistence.models import PipelinePhase, PipelineSnapshot, SnapshotType
 
 __all__ = ["SegmentSnapshot", "SnapshotStep"]
@@ -84,25 +83,25 @@ class SegmentSnapshot(BaseModel):
         ``pending_approvals`` are the requests that people have not answered.
         """
         asks = any(step.waits_for == "person" for step in self.steps)
-        return sealed(
-            PipelineSnapshot(
-                snapshot_id=self.snapshot_id,
-                snapshot_type=SnapshotType.PAUSE,
-                pipeline_id=self.segment_id,
-                run_id=self.run_id,
-                tenant_id=self.tenant_id,
-                pipeline_version=self.definition_hash,
-                phase=PipelinePhase.WAITING_HUMAN if asks else PipelinePhase.PAUSED,
-                global_state={"segment": self.to_dict()},
-                completed_steps=list(self.completed_steps),
-                next_steps=[step.step_id for step in self.steps if step.state in ("ready", "running")],
-                current_step=self.current_step or "",
-                pending_approvals=list(pending_approvals),
-                created_at=self.created_at,
-                started_at=self.original_started_at,
-                paused_at=self.created_at,
-            )
+        snapshot = PipelineSnapshot(
+            snapshot_id=self.snapshot_id,
+            snapshot_type=SnapshotType.PAUSE,
+            pipeline_id=self.segment_id,
+            run_id=self.run_id,
+            tenant_id=self.tenant_id,
+            pipeline_version=self.definition_hash,
+            phase=PipelinePhase.WAITING_HUMAN if asks else PipelinePhase.PAUSED,
+            global_state={"segment": self.to_dict()},
+            completed_steps=list(self.completed_steps),
+            next_steps=[step.step_id for step in self.steps if step.state in ("ready", "running")],
+            current_step=self.current_step or "",
+            pending_approvals=list(pending_approvals),
+            created_at=self.created_at,
+            started_at=self.original_started_at,
+            paused_at=self.created_at,
         )
+        snapshot.checksum = snapshot.compute_checksum()
+        return snapshot
 
     @classmethod
     def of_pipeline(cls, snapshot: PipelineSnapshot) -> Self | None:

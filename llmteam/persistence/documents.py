@@ -49,9 +49,10 @@ def written(snapshot: PipelineSnapshot, max_bytes: int = MAX_BYTES) -> str:
     Raises :class:`SnapshotIntegrityError` when it was changed since it was sealed, :class:`SnapshotTooLargeError`,
     :class:`SnapshotSerializationError`.
     """
-    if not snapshot.verify():
+    document = snapshot.to_dict()
+    if snapshot.checksum != snapshot.checksum_of(document):
         raise SnapshotIntegrityError(snapshot.snapshot_id)
-    text = codec.dumps(snapshot.to_dict())
+    text = codec.dumps(document)
     size = len(text.encode())
     if size > max_bytes:
         raise SnapshotTooLargeError(snapshot.snapshot_id, size, max_bytes)

@@ -123,12 +123,13 @@ class PipelineSnapshot:
 
         Raises :class:`SnapshotSerializationError`.
         """
+        return self.checksum_of(self.to_dict())
+
+    def checksum_of(self, document: Mapping[str, Any]) -> str:
+        """:meth:`compute_checksum` for whoever has :meth:`to_dict` at hand."""
         if self.checksum_version == 1:
             return self._partial_checksum()
-        document = self.to_dict()
-        for name in _OUTSIDE:
-            del document[name]
-        return codec.digest(codec.canonical(document))
+        return codec.digest(codec.canonical({key: part for key, part in document.items() if key not in _OUTSIDE}))
 
     def _partial_checksum(self) -> str:
         """Version 1, as llmteam-ai 2.0.0 computed it, of six fields."""

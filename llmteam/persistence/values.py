@@ -25,6 +25,9 @@ __all__ = ["UnknownEnum", "decode", "encode", "register_enum"]
 #: The key of a tag. A dictionary of the caller's that has it is tagged itself.
 TAG = "$type"
 
+#: What stands as it is, and is most of what there is.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
 _ENUMS: dict[str, type[Enum]] = {}
 
 
@@ -61,6 +64,8 @@ def encode(value: Any, path: str = "$") -> Any:
 
 
 def _encode(value: Any, path: str, depth: int) -> Any:
+    if type(value) in _PLAIN:
+        return value
     if depth > codec.MAX_DEPTH:
         raise SnapshotSerializationError(path[:200], f"nested deeper than {codec.MAX_DEPTH} levels")
     if isinstance(value, Enum):
