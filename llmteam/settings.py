@@ -39,6 +39,8 @@ class Settings:
     encryption_keys: tuple[tuple[str, bytes], ...] = ()
     #: HMAC key per tenant; when any is set, an unsigned ``llmteam.start_run`` is refused.
     start_keys: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    #: HMAC key per tenant; exported runs of these tenants are signed, and refused at import without the signature.
+    snapshot_keys: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     #: ``host-or-CIDR:port`` that segments may call although the address is private.
     allow_private_networks: tuple[str, ...] = ()
     lease_seconds: float = 30.0
@@ -197,6 +199,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "imports": variables.modules,
     "encryption_keys": variables.encryption_keys,
     "start_keys": variables.start_keys,
+    "snapshot_keys": variables.start_keys,
     "allow_private_networks": variables.networks,
     "lease_seconds": variables.seconds(0.5, 3600),
     "sweep_seconds": variables.seconds(0.1, 3600),
@@ -233,7 +236,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "license_unsigned": variables.flag,
 }
 _DEFAULTS: dict[str, object] = {
-    item.name: {} if item.name == "start_keys" else item.default for item in fields(Settings)
+    item.name: {} if item.name in {"start_keys", "snapshot_keys"} else item.default for item in fields(Settings)
 }
 
 
@@ -245,7 +248,7 @@ def _shown(name: str, value: object) -> str:
         return "embedded" if name in {"database_url", "broker_url"} else "not set"
     if name == "encryption_keys" and isinstance(value, tuple):
         return ",".join(f"{key_id}:***" for key_id, _ in value) or "not set"
-    if name == "start_keys" and isinstance(value, Mapping):
+    if name in {"start_keys", "snapshot_keys"} and isinstance(value, Mapping):
         return ",".join(f"{tenant}=***" for tenant in value) or "not set"
     if name == "web_keys" and isinstance(value, tuple):
         return ",".join("***" for _ in value) or "not set"

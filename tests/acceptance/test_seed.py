@@ -250,6 +250,21 @@ assert (response.approved, response.responder_id, response.comment) == (True, "a
 assert await manager.list_pending() == []
 """,
     ),
+    "Persistence": Run(
+        why="a pipeline, the state of its agents, and metadata",
+        prelude="""
+pipeline_id = "invoice_triage"
+agents_state = {"risk": {"score": 4}, "totals": {"sum": 12.5}}
+metadata = {"reason": "approval", "run_id": "run-77", "current_step": "sign_off"}
+""",
+        afterwards="""
+assert result and result.success
+assert (result.pipeline_id, result.run_id, result.current_step) == ("invoice_triage", "run-77", "sign_off")
+assert (result.agents_state, result.metadata) == (agents_state, metadata)
+assert snapshot.verify() and len(snapshot.checksum) == 64
+assert [one.snapshot_id for one in await manager.list_snapshots(pipeline_id)] == [snapshot.snapshot_id]
+""",
+    ),
     "Segment Runner": Run(
         why="a segment, a runtime, somebody who answers, and the store that is left out as `...`",
         prelude="""
@@ -326,7 +341,6 @@ assert (values["concept:name"], values["time:timestamp"]) == (activity, "2026-01
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
     "Pipeline Orchestration": "Orchestration intelligence and operations",
-    "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
 }
 
 
