@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmteam.licensing import *
     from llmteam.persistence import *
     from llmteam.ratelimit import *
+    from llmteam.roles import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
 
@@ -64,6 +65,7 @@ _NAMES = {
         "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "
         "register_limit"
     ),
+    "roles": "ProcessEvent ProcessMetrics ProcessMiningEngine ProcessModel",
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "
         "RuntimeContextManager SecretAccessDeniedError SecretsProvider StepContext Store StoreRegistry "

@@ -27,6 +27,8 @@ class Settings:
     """
 
     database_url: str | None = None
+    #: The same database with the login that may change its tables; ``database_url`` when unset. Only migrations use it.
+    migration_url: str | None = None
     broker_url: str | None = None
     result_backend: str | None = None
     redis_url: str | None = None
@@ -117,16 +119,21 @@ class Settings:
                 values[name] = parse(variable(name), text)
         origins = dict.fromkeys(values, "environment")
         settings = cls(**values, origins=origins)
+        if settings.migration_url is not None and settings.database_url is None:
+            raise ConfigurationError(
+                f"{variable('migration_url')} is set and {variable('database_url')} is not: "
+                "set both, to two logins of one database, or neither for the embedded servers"
+            )
         if settings.inline_bytes > settings.max_output_bytes:
             most = f"at most {variable('max_output_bytes')}"
             raise variables.bad(variable("inline_bytes"), most, settings.inline_bytes)
         return settings
 
-    def with_servers(self, *, database_url: str, broker_url: str) -> Settings:
+    def with_servers(self, *, database_url: str, broker_url: str, migration_url: str | None = None) -> Settings:
         """These settings with the embedded servers in place of every server that was not set."""
         values: dict[str, Any] = {}
         if self.database_url is None:
-            values["database_url"] = database_url
+            values |= {"database_url": database_url, "migration_url": migration_url}
         if self.broker_url is None:
             values["broker_url"] = broker_url
         origins = {**self.origins, **dict.fromkeys(values, "embedded server")}
@@ -142,7 +149,7 @@ class Settings:
         """
         found = settings or cls.load()
         if database_url is not None:
-            found = replace(found, database_url=database_url)
+            found = replace(found, database_url=database_url, migration_url=None)
         if broker_url is not None:
             found = replace(found, broker_url=broker_url, result_backend=None, redis_url=None)
         if found.database_url is None:
@@ -150,6 +157,10 @@ class Settings:
                 "LLMTEAM_DATABASE_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
             )
         return found
+
+    def redis_beside(self, broker_url: str) -> str | None:
+        """What processes share besides a Celery app's broker: the Redis that is named, else the broker if it is one."""
+        return self.redis_url or variables.redis_of(broker_url)
 
     def with_web_key(self, key: str) -> Settings:
         """These settings with ``key``, the home's own."""
@@ -180,6 +191,7 @@ class Settings:
 #: Every setting that has a variable, in the order in which ``doctor`` shows them.
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "database_url": variables.postgres_url,
+    "migration_url": variables.postgres_url,
     "broker_url": variables.broker_url,
     "result_backend": variables.broker_url,
     "redis_url": variables.redis_url,
@@ -230,6 +242,8 @@ _DEFAULTS: dict[str, object] = {
 
 def _shown(name: str, value: object) -> str:
     """``value`` as a person may see it: secrets masked, nothing rendered as Python."""
+    if value is None and name == "migration_url":
+        return f"as {variable('database_url')}"
     if value is None:
         return "embedded" if name in {"database_url", "broker_url"} else "not set"
     if name == "encryption_keys" and isinstance(value, tuple):

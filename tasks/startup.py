@@ -154,6 +154,11 @@ def check_app(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
             mask_url(broker),
             mask_url(settings.broker_url),
         )
+    if settings.redis_beside(broker) is None:
+        logger.warning(
+            "no Redis is named and the broker is none: each process counts limits and keeps circuits for itself alone; "
+            "set LLMTEAM_REDIS_URL, or LLMTEAM_LIMIT_WORKERS to the number of processes"
+        )
     if not getattr(app.backend, "supports_native_join", False):
         logger.info("no result backend that counts chords: joins are hinted at by the last branch, or a sweep")
 
@@ -181,6 +186,8 @@ def _same_server(one: str, other: str) -> bool:
 def check_database(settings: Settings) -> None:
     """Whether the database is there, has our tables, and binds our login by row security.
 
+    A login that could lift that, by becoming the owner of the tables, is warned of.
+
     Raises :class:`ConfigurationError` (no URL, insecure login) or :class:`InfrastructureError`.
     """
     from llmteam.db import Database
@@ -193,6 +200,8 @@ def check_database(settings: Settings) -> None:
     database = Database(settings.database_url, application_name=f"llmteam-check-{os.getpid()}", pool_size=1)
     try:
         database.check_login()
+        if risk := database.owner_risk():
+            logger.warning("%s", risk)
         database.check_schema()
     finally:
         database.close()

@@ -137,7 +137,9 @@ def _join(settings: Settings, stack: contextlib.ExitStack) -> Installation:
     postgres, valkey = settings.database_url is None, settings.broker_url is None
     servers = stack.enter_context(start(settings.home, postgres=postgres, valkey=valkey))
     urls = settings.with_servers(
-        database_url=servers.database_url if postgres else "", broker_url=servers.broker_url if valkey else ""
+        database_url=servers.database_url if postgres else "",
+        broker_url=servers.broker_url if valkey else "",
+        migration_url=servers.migration_url if postgres else None,
     )
     return Installation(replace(urls, home=servers.home), servers)
 
@@ -150,7 +152,11 @@ def _database(place: Installation) -> Iterator[Check]:
     database = place.database("llmteam-doctor")
     try:
         database.check_login()
-        yield Check("database login", "ok", "bound by row security, owns nothing")
+        risk = database.owner_risk()
+        if risk is None:
+            yield Check("database login", "ok", "bound by row security, owns nothing, cannot become the owner")
+        else:
+            yield Check("database login", "warning", risk.found, risk.advice)
         database.check_schema()
         yield Check("database", "ok", f"{mask_url(url)}, tables at {database.current()}")
     finally:
@@ -179,21 +185,30 @@ def _backend(settings: Settings) -> Iterator[Check]:
 
 
 def _limits(settings: Settings) -> Iterator[Check]:
+    from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
     from llmteam.ratelimit.limits.redis import RedisLimitBackend
 
+    part = "all" if settings.limit_workers == 1 else f"1/{settings.limit_workers}"
+    alone = f"each process takes {part} of a limit for itself"
     if settings.redis_url is None:
-        yield Check("limits", "warning", "each process counts for itself", "set LLMTEAM_REDIS_URL")
+        fix = "set LLMTEAM_REDIS_URL, or LLMTEAM_LIMIT_WORKERS to the number of processes"
+        yield Check("limits", "warning", f"there is no Redis to share: {alone}", fix)
+        yield Check("circuits", "warning", "there is no Redis to share: each process has its own", fix)
         return
-    backend = RedisLimitBackend(settings.redis_url, workers=settings.limit_workers)
-    backend.check()
-    state = backend.backend_state()
-    backend.close()
-    if state.shared:
-        yield Check("limits", "ok", f"counted for all workers in {mask_url(settings.redis_url)}")
-    else:
-        part = "all" if settings.limit_workers == 1 else f"1/{settings.limit_workers}"
-        found = f"{state.place} does not count ({state.error}): each process takes {part} of a limit for itself"
-        yield Check("limits", "failed", found, "mend it, and set LLMTEAM_LIMIT_WORKERS to the number of processes")
+    place = mask_url(settings.redis_url)
+    limits, circuits = RedisLimitBackend(settings.redis_url), RedisCircuitBackend(settings.redis_url)
+    for name, backend, shared, away in (
+        ("limits", limits, f"counted for all workers in {place}", alone),
+        ("circuits", circuits, f"kept for all workers in {place}", "each process has its own"),
+    ):
+        backend.check()
+        state = backend.backend_state()
+        backend.close()
+        if state.shared:
+            yield Check(name, "ok", shared)
+        else:
+            found = f"{state.place} does not answer ({state.error}): {away}, or as on_backend_error says"
+            yield Check(name, "failed", found, "mend it, and set LLMTEAM_LIMIT_WORKERS to the number of processes")
 
 
 def _workers(place: Installation) -> Iterator[Check]:

@@ -317,12 +317,30 @@ result, _ = await asyncio.gather(runner.run(segment, input_data={"rows": 3}), an
 assert result.outputs["rejected"]["reason"] == "not yet", result
 """,
     ),
+    "Process Mining": Run(
+        why="a case with an activity and its time, in whose names stands what breaks XML",
+        prelude="""
+from datetime import datetime, timezone
+
+process_id, activity = "order-17", 'pack & "ship" <now>'
+timestamp = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+""",
+        afterwards="""
+import xml.etree.ElementTree as ET
+
+assert (engine.get_event_count(), engine.get_case_count()) == (1, 1)
+log = ET.fromstring(xes_data)
+xes = "{http://www.xes-standard.org/}"
+values = {one.get("key"): one.get("value") for one in log.find(f"{xes}trace/{xes}event")}
+assert log.get("xes.version") == "1.0"
+assert (values["concept:name"], values["time:timestamp"]) == (activity, "2026-01-02T03:04:05.000+00:00")
+""",
+    ),
 }
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
     "Pipeline Orchestration": "Orchestration intelligence and operations",
-    "Process Mining": "Orchestration intelligence and operations",
 }
 
 
