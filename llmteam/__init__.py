@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmteam.human import *
     from llmteam.licensing import *
     from llmteam.ratelimit import *
+    from llmteam.roles import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
 
@@ -56,6 +57,12 @@ _NAMES = {
     "ratelimit": (
         "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "
         "register_limit"
+    ),
+    "roles": (
+        "ContentBasedRoutingStrategy GroupDecisionType GroupOrchestrationDecision GroupOrchestrationStrategy "
+        "GroupOrchestrator LLMBasedStrategy LoadBalancingStrategy OrchestrationContext OrchestrationDecision "
+        "OrchestrationStrategy OrchestratorRole ParallelFanOutStrategy PipelineOrchestrator PipelineStatus "
+        "RuleBasedStrategy"
     ),
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "

@@ -11,14 +11,14 @@ import ast
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from llmteam.errors import NotJSONError
 from llmteam.expressions.evaluator import EXPRESSIONS, FUNCTIONS, OPERATORS, BoundedEval
 from llmteam.expressions.exceptions import ExpressionError
 from llmteam.expressions.operations import EvaluationError, MissingError
-from llmteam.errors import NotJSONError
 
 #: Characters that the text of an expression may have.
 MAX_LENGTH = 1000
@@ -132,22 +132,26 @@ def compile_expression(text: str, error: type[ExpressionError] = ExpressionError
         raise error(text, f"longer than {MAX_LENGTH:,} characters")
     if not text.strip():
         raise error(text, "it is empty")
-    return _compiled(text.strip(), error)
+    try:
+        found = _compiled(text.strip())
+    except ExpressionError as exc:
+        raise error(exc.condition, exc.reason) from None
+    return found if error is ExpressionError else replace(found, error=error)
 
 
 @lru_cache(maxsize=2048)
-def _compiled(text: str, error: type[ExpressionError]) -> Expression:
+def _compiled(text: str) -> Expression:
     for reason in _text_faults(text):
-        raise error(text, reason)
+        raise ExpressionError(text, reason)
     try:
         tree = ast.parse(text, "<expression>", mode="eval").body
     except SyntaxError as exc:
-        raise error(text, f"{exc.msg} (character {exc.offset or 1}){_hint(text)}") from None
+        raise ExpressionError(text, f"{exc.msg} (character {exc.offset or 1}){_hint(text)}") from None
     except (ValueError, RecursionError, MemoryError) as exc:
-        raise error(text, f"cannot be parsed ({type(exc).__name__})") from None
+        raise ExpressionError(text, f"cannot be parsed ({type(exc).__name__})") from None
     for reason in _tree_faults(tree):
-        raise error(text, reason)
-    return Expression(text, tree, error)
+        raise ExpressionError(text, reason)
+    return Expression(text, tree)
 
 
 def _hint(text: str) -> str:

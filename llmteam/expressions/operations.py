@@ -1,4 +1,4 @@
-"""Look-ups and operators on JSON values with their bounds: the rules that :mod:`llmteam.expressions.evaluator` applies."""
+"""Look-ups and operators on JSON values with their bounds: the rules of :mod:`llmteam.expressions.evaluator`."""
 
 from __future__ import annotations
 

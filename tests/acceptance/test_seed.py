@@ -302,11 +302,33 @@ result, _ = await asyncio.gather(runner.run(segment, input_data={"rows": 3}), an
 assert result.outputs["rejected"]["reason"] == "not yet", result
 """,
     ),
+    "Pipeline Orchestration": Run(
+        why="a task, and the rules that are left out as `...`",
+        prelude="""
+import llmteam.roles
+
+whole = llmteam.roles.RuleBasedStrategy
+given = [
+    {"when": "retry_count > 2", "decision": "escalate"},
+    {"when": "global_state.language == 'de'", "decision": "route", "targets": ["translator"], "reason": "German"},
+]
+llmteam.roles.RuleBasedStrategy = lambda rules: whole(given if rules == [...] else rules)
+task_context = {"language": "de", "available_agents": ["writer", "translator"]}
+""",
+        afterwards="""
+llmteam.roles.RuleBasedStrategy = whole
+assert (decision.decision_type, decision.target_agents) == ("route", ["translator"])
+assert (decision.reason, decision.confidence) == ("German", 1.0)
+assert (await orchestrator.decide({**task_context, "retry_count": 3})).decision_type == "escalate"
+assert (await orchestrator.decide({**task_context, "language": "en"})).target_agents == ["writer"]
+(first, *_) = orchestrator.get_execution_history()
+assert (first["step"], first["decision"]["reason"]) == ("start", "German")
+""",
+    ),
 }
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
-    "Pipeline Orchestration": "Orchestration intelligence and operations",
     "Process Mining": "Orchestration intelligence and operations",
     "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
 }
