@@ -62,7 +62,7 @@ _NAMES = {
         "ContentBasedRoutingStrategy GroupDecisionType GroupOrchestrationDecision GroupOrchestrationStrategy "
         "GroupOrchestrator LLMBasedStrategy LoadBalancingStrategy OrchestrationContext OrchestrationDecision "
         "OrchestrationStrategy OrchestratorRole ParallelFanOutStrategy PipelineOrchestrator PipelineStatus "
-        "RuleBasedStrategy"
+        "ProcessEvent ProcessMetrics ProcessMiningEngine ProcessModel RuleBasedStrategy"
     ),
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "

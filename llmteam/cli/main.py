@@ -19,6 +19,7 @@ from llmteam.cli.inbox import inbox
 from llmteam.cli.keys import keys
 from llmteam.cli.license import licenses
 from llmteam.cli.limits import limits
+from llmteam.cli.mining import mining
 from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
@@ -54,6 +55,7 @@ _COMMANDS = (
     audit,
     keys,
     limits,
+    mining,
     inbox,
     notifications,
     tenants,

@@ -1,5 +1,6 @@
-"""Orchestration: who of several agents works next, and which of several pipelines takes an input."""
+"""Orchestration: who of several agents works next, which pipeline takes an input, and what is mined of it."""
 
+from llmteam.mining import ProcessEvent, ProcessMetrics, ProcessMiningEngine, ProcessModel
 from llmteam.roles.exceptions import (
     AgentResultError,
     InvalidOrchestrationError,
@@ -47,6 +48,10 @@ __all__ = [
     "ParallelFanOutStrategy",
     "PipelineOrchestrator",
     "PipelineStatus",
+    "ProcessEvent",
+    "ProcessMetrics",
+    "ProcessMiningEngine",
+    "ProcessModel",
     "RolesError",
     "RuleBasedStrategy",
 ]

@@ -44,7 +44,7 @@ class PipelineOrchestrator:
         *,
         max_iterations: int = MAX_ITERATIONS,
         max_retries: int = MAX_RETRIES,
-        mining: Callable[[str], ProcessMining | None] = engine_for,
+        mining: Callable[[str], ProcessMining] = engine_for,
         clock: Clock = utc_now,
     ) -> None:
         if max_iterations < 1 or max_retries < 1:
@@ -57,7 +57,7 @@ class PipelineOrchestrator:
         self._mining = mining
         self._clock = clock
         self._agents: dict[str, Any] = {}
-        self._engines: dict[str, ProcessMining | None] = {}
+        self._engines: dict[str, ProcessMining] = {}
         self._histories: dict[str, _History] = {}
 
     @property

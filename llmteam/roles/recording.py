@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Protocol
+
+from llmteam.mining import ProcessMiningEngine
 
 #: Transitions of the standard lifecycle model of XES.
 STARTED, COMPLETED, ABORTED = "start", "complete", "ate_abort"
-
-_ENGINE = "llmteam.mining"
 
 
 class ProcessMining(Protocol):
@@ -34,9 +32,6 @@ class ProcessMining(Protocol):
     def export_xes(self) -> str: ...
 
 
-def engine_for(name: str) -> ProcessMining | None:
-    """An engine whose log has this name; nothing where no engine is installed."""
-    if find_spec(_ENGINE) is None:
-        return None
-    engine: ProcessMining = import_module(_ENGINE).ProcessMiningEngine(name=name)
-    return engine
+def engine_for(name: str) -> ProcessMining:
+    """An engine whose log has this name."""
+    return ProcessMiningEngine(name=name)

@@ -325,11 +325,29 @@ assert (await orchestrator.decide({**task_context, "language": "en"})).target_ag
 assert (first["step"], first["decision"]["reason"]) == ("start", "German")
 """,
     ),
+    "Process Mining": Run(
+        why="a case with an activity and its time, in whose names stands what breaks XML",
+        prelude="""
+from datetime import datetime, timezone
+
+process_id, activity = "order-17", 'pack & "ship" <now>'
+timestamp = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+""",
+        afterwards="""
+import xml.etree.ElementTree as ET
+
+assert (engine.get_event_count(), engine.get_case_count()) == (1, 1)
+log = ET.fromstring(xes_data)
+xes = "{http://www.xes-standard.org/}"
+values = {one.get("key"): one.get("value") for one in log.find(f"{xes}trace/{xes}event")}
+assert log.get("xes.version") == "1.0"
+assert (values["concept:name"], values["time:timestamp"]) == (activity, "2026-01-02T03:04:05.000+00:00")
+""",
+    ),
 }
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
-    "Process Mining": "Orchestration intelligence and operations",
     "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
 }
 
