@@ -65,7 +65,12 @@ _NAMES = {
         "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "
         "register_limit"
     ),
-    "roles": "ProcessEvent ProcessMetrics ProcessMiningEngine ProcessModel",
+    "roles": (
+        "ContentBasedRoutingStrategy GroupDecisionType GroupOrchestrationDecision GroupOrchestrationStrategy "
+        "GroupOrchestrator LLMBasedStrategy LoadBalancingStrategy OrchestrationContext OrchestrationDecision "
+        "OrchestrationStrategy OrchestratorRole ParallelFanOutStrategy PipelineOrchestrator PipelineStatus "
+        "ProcessEvent ProcessMetrics ProcessMiningEngine ProcessModel RuleBasedStrategy"
+    ),
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "
         "RuntimeContextManager SecretAccessDeniedError SecretsProvider StepContext Store StoreRegistry "

@@ -65,9 +65,3 @@ def execute(pieces: Iterable[tuple[str, str]], names: dict[str, Any] | None = No
 
     asyncio.run(run())
     return namespace
-
-
-def imports_of(text: str) -> list[str]:
-    """The import statements of a Python text, one text each."""
-    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
-    return [ast.unparse(node) for node in nodes]

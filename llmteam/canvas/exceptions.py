@@ -37,6 +37,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmteam.errors import LLMTeamError
+from llmteam.expressions.exceptions import ExpressionError
 
 if TYPE_CHECKING:
     from llmteam.canvas.validation import ValidationResult
@@ -120,17 +121,8 @@ class InvalidStepConfigError(CanvasError):
         super().__init__(f"Configuration of step type '{type_id}': {_listed(self.errors)}")
 
 
-class InvalidConditionError(CanvasError):
-    """An expression (edge condition, condition step, transform) does not parse or cannot be evaluated.
-
-    ``missing`` says that the only fault is a name, key or index that is not there.
-    """
-
-    def __init__(self, condition: str, reason: str, missing: bool = False) -> None:
-        super().__init__(f"Expression {_clipped(condition)!r}: {reason}")
-        self.condition = condition
-        self.reason = reason
-        self.missing = missing
+class InvalidConditionError(CanvasError, ExpressionError):
+    """An expression (edge condition, condition step, transform) does not parse or cannot be evaluated."""
 
 
 class InvalidOutputError(CanvasError):

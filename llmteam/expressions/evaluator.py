@@ -1,4 +1,4 @@
-"""Evaluation of a checked expression tree under budgets; :mod:`llmteam.canvas.expressions` is its face.
+"""Evaluation of a checked expression tree under budgets; :mod:`llmteam.expressions.language` is its face.
 
 Built on simpleeval, with everything that reaches a Python attribute replaced by key look-up. Work is paid for before
 it is done: reading costs steps, building texts and lists costs room, integers are bounded in bits.
@@ -13,7 +13,7 @@ from typing import Any
 from simpleeval import SimpleEval
 
 from llmteam import codec
-from llmteam.canvas.operations import (
+from llmteam.expressions.operations import (
     BINARY,
     COMPARE,
     UNARY,

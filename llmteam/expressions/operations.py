@@ -1,4 +1,4 @@
-"""Look-ups and operators on JSON values with their bounds: the rules that :mod:`llmteam.canvas.evaluator` applies."""
+"""Look-ups and operators on JSON values with their bounds: the rules of :mod:`llmteam.expressions.evaluator`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_INT_BITS = 4096
 
 
 class EvaluationError(LLMTeamError):
-    """Why an expression has no value; ``reason`` shows no data. Users see :class:`InvalidConditionError` instead."""
+    """Why an expression has no value; ``reason`` shows no data. Users see :class:`ExpressionError` instead."""
 
     retryable = False
 

@@ -1,0 +1,37 @@
+"""Where an orchestrator records what happens, so that it can be mined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from llmteam.mining import ProcessMiningEngine
+
+#: Transitions of the standard lifecycle model of XES.
+STARTED, COMPLETED, ABORTED = "start", "complete", "ate_abort"
+
+
+class ProcessMining(Protocol):
+    """Records events of cases and tells what is learned from them."""
+
+    def record_event(
+        self,
+        process_id: str,
+        activity: str,
+        timestamp: datetime,
+        *,
+        resource: str = "",
+        lifecycle: str = COMPLETED,
+        duration_ms: int = 0,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Any: ...
+
+    def calculate_metrics(self) -> Any: ...
+
+    def export_xes(self) -> str: ...
+
+
+def engine_for(name: str) -> ProcessMining:
+    """An engine whose log has this name."""
+    return ProcessMiningEngine(name=name)
