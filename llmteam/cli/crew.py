@@ -117,6 +117,8 @@ class Crew:
     """
 
     log: Path | None = None
+    #: When the children were last looked after, by the clock that never goes back.
+    looked: float = field(default_factory=time.monotonic)
     _children: list[_Child] = field(default_factory=list)
     _orders: Orders | None = None
 
@@ -145,6 +147,11 @@ class Crew:
     def ready(self) -> bool:
         """Whether every worker and beat has said that it works."""
         return all(child.ready or child.program.name == "flower" for child in self._children)
+
+    @property
+    def starting(self) -> list[str]:
+        """The names of those that do not run, or have not said yet that they work. From any thread."""
+        return [child.program.name for child in self._children if child.process is None or not child.ready]
 
     @property
     def refusal(self) -> Refusal | None:
@@ -209,6 +216,7 @@ class Crew:
 
     def tick(self) -> None:
         """Look after the children: hear what they say, and start again those that ended."""
+        self.looked = time.monotonic()
         for child in self._children:
             self._hear(child)
             if child.process is not None and child.process.poll() is not None:
