@@ -79,7 +79,7 @@ format: dev ## Put imports and format in order
 
 .PHONY: test
 test: lint ## Everything that CI runs: lint and all tests, JOBS=3 files at a time
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-unit
 test-unit: dev ## The tests that need no server (ARGS="-k retry" picks some)

@@ -157,6 +157,10 @@ class Settings:
             )
         return found
 
+    def redis_beside(self, broker_url: str) -> str | None:
+        """What processes share besides a Celery app's broker: the Redis that is named, else the broker if it is one."""
+        return self.redis_url or variables.redis_of(broker_url)
+
     def with_web_key(self, key: str) -> Settings:
         """These settings with ``key``, the home's own."""
         return replace(self, web_keys=(key.encode(),), origins={**self.origins, "web_keys": "kept in the home"})

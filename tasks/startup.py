@@ -157,6 +157,11 @@ def check_app(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
             mask_url(broker),
             mask_url(settings.broker_url),
         )
+    if settings.redis_beside(broker) is None:
+        logger.warning(
+            "no Redis is named and the broker is none: each process counts limits and keeps circuits for itself alone; "
+            "set LLMTEAM_REDIS_URL, or LLMTEAM_LIMIT_WORKERS to the number of processes"
+        )
     if not getattr(app.backend, "supports_native_join", False):
         logger.info("no result backend that counts chords: joins are hinted at by the last branch, or a sweep")
 

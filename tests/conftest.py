@@ -1,9 +1,10 @@
-"""What holds for every test: no setting of the caller leaks in, and Hypothesis never fails for slowness."""
+"""What holds for every test: no caller's setting leaks in, Hypothesis fails for no slowness, long files begin first."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 pytest_plugins = ["tests.services"]
@@ -16,3 +17,14 @@ for _name in list(os.environ):
 settings.register_profile("home", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
+
+#: Files that take minutes: begun last, one of them would keep a single worker busy when all others are done.
+_LONG = (
+    *("test_docs.py", "test_packaging.py", "test_cli_surgery.py", "test_bench.py", "test_cli_services.py"),
+    *("test_canaries.py", "test_limited_fleet.py", "test_chaos.py", "test_simulation.py", "test_stores.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(_LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(_LONG)))

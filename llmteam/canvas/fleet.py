@@ -28,9 +28,12 @@ from llmteam.events.emitter import EventEmitter
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.ids import Clock
+from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
 from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
+from llmteam.ratelimit.decisions import CircuitBackend, LimitBackend
 from llmteam.ratelimit.executor import RateLimitedExecutor
 from llmteam.ratelimit.gate import Gate
+from llmteam.ratelimit.limits.memory import MemoryLimitBackend
 from llmteam.ratelimit.limits.redis import RedisLimitBackend
 from llmteam.regions import queue_in
 from llmteam.runtime.context import RuntimeContext
@@ -66,12 +69,11 @@ def connect(
     app = app or celery_app(settings)
     database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)
-    redis_url = settings.redis_url or str(app.conf.broker_url)
-    wakeup = RedisWakeup(redis_url)
+    broker = str(app.conf.broker_url)
+    wakeup = RedisWakeup(settings.redis_url or broker)
     catalog = catalog or StepCatalog.get_instance()
     clock = DatabaseClock(database)
-    limits = RedisLimitBackend(redis_url, workers=settings.limit_workers)
-    circuits = RedisCircuitBackend(redis_url)
+    limits, circuits = shared_limits(settings.redis_beside(broker), settings.limit_workers)
     interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
     store = PostgresRunStore(
         database,
@@ -103,12 +105,20 @@ def connect(
 
     def close() -> None:
         engine.denials.flush()
-        limits.close()
-        circuits.close()
+        for backend in (limits, circuits):
+            if isinstance(backend, RedisLimitBackend | RedisCircuitBackend):
+                backend.close()
         wakeup.close()
         database.close()
 
     return Runs(engine, events, wakeup, catalog, PostgresSegmentRegistry(database), close=close, unattended=unattended)
+
+
+def shared_limits(redis_url: str | None, workers: int) -> tuple[LimitBackend, CircuitBackend]:
+    """Where this process counts limits and keeps circuits: for itself alone when there is no Redis to share."""
+    if redis_url is None:
+        return MemoryLimitBackend(workers=workers), MemoryCircuitBackend()
+    return RedisLimitBackend(redis_url, workers=workers), RedisCircuitBackend(redis_url)
 
 
 def limits_of(settings: Settings) -> Limits:

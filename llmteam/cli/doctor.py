@@ -179,21 +179,30 @@ def _backend(settings: Settings) -> Iterator[Check]:
 
 
 def _limits(settings: Settings) -> Iterator[Check]:
+    from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
     from llmteam.ratelimit.limits.redis import RedisLimitBackend
 
+    part = "all" if settings.limit_workers == 1 else f"1/{settings.limit_workers}"
+    alone = f"each process takes {part} of a limit for itself"
     if settings.redis_url is None:
-        yield Check("limits", "warning", "each process counts for itself", "set LLMTEAM_REDIS_URL")
+        fix = "set LLMTEAM_REDIS_URL, or LLMTEAM_LIMIT_WORKERS to the number of processes"
+        yield Check("limits", "warning", f"there is no Redis to share: {alone}", fix)
+        yield Check("circuits", "warning", "there is no Redis to share: each process has its own", fix)
         return
-    backend = RedisLimitBackend(settings.redis_url, workers=settings.limit_workers)
-    backend.check()
-    state = backend.backend_state()
-    backend.close()
-    if state.shared:
-        yield Check("limits", "ok", f"counted for all workers in {mask_url(settings.redis_url)}")
-    else:
-        part = "all" if settings.limit_workers == 1 else f"1/{settings.limit_workers}"
-        found = f"{state.place} does not count ({state.error}): each process takes {part} of a limit for itself"
-        yield Check("limits", "failed", found, "mend it, and set LLMTEAM_LIMIT_WORKERS to the number of processes")
+    place = mask_url(settings.redis_url)
+    limits, circuits = RedisLimitBackend(settings.redis_url), RedisCircuitBackend(settings.redis_url)
+    for name, backend, shared, away in (
+        ("limits", limits, f"counted for all workers in {place}", alone),
+        ("circuits", circuits, f"kept for all workers in {place}", "each process has its own"),
+    ):
+        backend.check()
+        state = backend.backend_state()
+        backend.close()
+        if state.shared:
+            yield Check(name, "ok", shared)
+        else:
+            found = f"{state.place} does not answer ({state.error}): {away}, or as on_backend_error says"
+            yield Check(name, "failed", found, "mend it, and set LLMTEAM_LIMIT_WORKERS to the number of processes")
 
 
 def _workers(place: Installation) -> Iterator[Check]:

@@ -1,16 +1,17 @@
-"""``llmteam limits``: the circuits of all processes, as the shared server has them; and setting them by hand."""
+"""``llmteam limits``: limits and circuits of all processes, as the shared server has them; and setting them by hand."""
 
 from __future__ import annotations
 
 import getpass
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmteam.cli.options import json_option, load_settings
+from llmteam.cli.limiters import limits_shown, limits_table
+from llmteam.cli.options import import_modules, imports_option, json_option, load_settings
 from llmteam.cli.render import print_json, say, table
 from llmteam.cli.servers import Installation, installation
 from llmteam.errors import ConfigurationError, InfrastructureError
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
     from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
     from llmteam.ratelimit.circuits.rules import Circuit
     from llmteam.ratelimit.decisions import LimitKey
+    from llmteam.ratelimit.limits.redis import RedisLimitBackend
     from llmteam.ratelimit.models import CircuitState
+    from llmteam.settings import Settings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 @click.group()
 def limits() -> None:
-    """Circuits of what workers call: list, show, open, reset."""
+    """Limits and circuits of what workers call: list, show, open, reset."""
 
 
 def _circuit_options(command: _Command) -> _Command:
@@ -43,18 +46,23 @@ def _circuit_options(command: _Command) -> _Command:
 
 
 @limits.command(name="list")
+@imports_option
 @json_option
-def list_circuits(as_json: bool) -> None:
-    """List the circuits that were used in the last day, those that are not closed first."""
-    _show(None, as_json)
+def list_limits(imports: tuple[str, ...], as_json: bool) -> None:
+    """List what limits have room for, then the circuits of the last day, those that are not closed first.
+
+    Limits are known by their settings when the modules are imported that register them.
+    """
+    _show(None, imports, as_json)
 
 
 @limits.command()
 @click.argument("name")
+@imports_option
 @json_option
-def show(name: str, as_json: bool) -> None:
-    """Show the circuits of NAME, of all tenants."""
-    _show(name, as_json)
+def show(name: str, imports: tuple[str, ...], as_json: bool) -> None:
+    """Show the limits and circuits of NAME, of all tenants."""
+    _show(name, imports, as_json)
 
 
 @limits.command(name="open")
@@ -74,19 +82,23 @@ def open_circuit(name: str, seconds: float, as_json: bool, **which: Any) -> None
 @_circuit_options
 @json_option
 def reset(name: str, as_json: bool, **which: Any) -> None:
-    """Close the circuit of NAME and forget its failures."""
+    """Close the circuit of NAME and forget its failures; its limits begin to count anew."""
     from llmteam.ratelimit.models import CircuitState
 
-    _set(name, CircuitState.CLOSED, as_json, **which)
+    _set(name, CircuitState.CLOSED, as_json, forget=True, **which)
 
 
-def _show(name: str | None, as_json: bool) -> None:
-    with _circuits() as (_, backend):
-        found = [_described(*one) for one in backend.circuits() if name in {None, one[0].resource}]
-    found.sort(key=lambda one: (one["state"] == "closed", one["name"], one["tenant_id"], one["part"]))
+def _show(name: str | None, imports: tuple[str, ...], as_json: bool) -> None:
+    settings = load_settings(imports)
+    import_modules(settings)
+    with _shared(settings) as (_, limiters, backend):
+        counted = list(limits_shown(limiters, name))
+        circuits = [_described(*one) for one in backend.circuits() if name in {None, one[0].resource}]
+    circuits.sort(key=lambda one: (one["state"] == "closed", one["name"], one["tenant_id"], one["part"]))
     if as_json:
-        print_json(found)
+        print_json({"limits": counted, "circuits": circuits})
         return
+    limits_table(counted)
     rows = [
         [
             one["name"],
@@ -98,9 +110,9 @@ def _show(name: str | None, as_json: bool) -> None:
             one["trials"],
             f"{one['failures']} of {one['outcomes']}",
         ]
-        for one in found
+        for one in circuits
     ]
-    headings = ["NAME", "TENANT", "PART", "STATE", "SINCE", "TRIED IN", "TRIALS", "FAILED"]
+    headings = ["CIRCUIT", "TENANT", "PART", "STATE", "SINCE", "TRIED IN", "TRIALS", "FAILED"]
     table(headings, rows, "no circuit was used in the last day")
 
 
@@ -130,6 +142,7 @@ def _set(
     part: str,
     by: str,
     seconds: float = 0.0,
+    forget: bool = False,
 ) -> None:
     from llmteam.ratelimit.decisions import LimitKey
     from llmteam.ratelimit.models import CircuitBreakerConfig
@@ -137,29 +150,34 @@ def _set(
     check_identifier("tenant_id", tenant)
     key = LimitKey(name, "" if all_tenants else tenant, part)
     config = CircuitBreakerConfig(open_timeout=timedelta(seconds=seconds), open_jitter=0)
-    with _circuits() as (place, backend):
+    with _shared(load_settings()) as (place, limiters, backend):
         before = backend.look(key, config).state
         _check_shared(backend, name)
+        counted = forget and any(used == key for used, _ in limiters.used())
         # First, so that no change is without its record.
-        _audit(place, tenant, key, before, state, by)
+        _audit(place, tenant, key, "circuit", state.value, {"before": before.value}, by)
+        if counted:
+            _audit(place, tenant, key, "limit", "reset", {}, by)
         backend.force(key, config, state)
         _check_shared(backend, name)
+        forgotten = counted and limiters.forget(key)
     if as_json:
         told = {"name": name, "tenant_id": key.tenant_id, "part": part}
-        print_json({**told, "before": before.value, "state": state.value})
+        print_json({**told, "before": before.value, "state": state.value, "counts_anew": forgotten})
     else:
-        say(f"the circuit of {name} was {before.value} and is {state.value}")
+        also = ", and its limit counts anew" if forgotten else ""
+        say(f"the circuit of {name} was {before.value} and is {state.value}{also}")
 
 
 def _check_shared(backend: RedisCircuitBackend, name: str) -> None:
-    if backend.backend_state() != "shared":
+    if not backend.backend_state().shared:
         raise InfrastructureError(
             f"the circuit of '{name}' is as it was: the Redis or Valkey that LLMTEAM_REDIS_URL names does not answer"
         )
 
 
 def _audit(
-    place: Installation, tenant: str, key: LimitKey, before: CircuitState, after: CircuitState, actor_id: str
+    place: Installation, tenant: str, key: LimitKey, kind: str, act: str, facts: dict[str, str], actor_id: str
 ) -> None:
     """Whoever shares it, the act is recorded with the tenant that ``--tenant`` names."""
     from llmteam.audit import AuditEventType, AuditTrail, PostgresAuditStore
@@ -170,24 +188,23 @@ def _audit(
             AuditEventType.CONFIG_CHANGED,
             actor_type="operator",
             actor_id=actor_id,
-            action=f"circuit.{after.value}",
-            resource_type="circuit",
+            action=f"{kind}.{act}",
+            resource_type=kind,
             resource_id=key.resource,
-            metadata={"before": before.value, "part": key.part, "all_tenants": not key.tenant_id},
+            metadata={**facts, "part": key.part, "all_tenants": not key.tenant_id},
         )
     finally:
         database.close()
 
 
 @contextmanager
-def _circuits() -> Iterator[tuple[Installation, RedisCircuitBackend]]:
+def _shared(settings: Settings) -> Iterator[tuple[Installation, RedisLimitBackend, RedisCircuitBackend]]:
     from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
+    from llmteam.ratelimit.limits.redis import RedisLimitBackend
 
-    with installation(load_settings()) as place:
+    with installation(settings) as place:
         if place.settings.redis_url is None:
-            raise ConfigurationError("circuits are shared through Redis or Valkey: set LLMTEAM_REDIS_URL")
-        backend = RedisCircuitBackend(place.settings.redis_url)
-        try:
-            yield place, backend
-        finally:
-            backend.close()
+            raise ConfigurationError("limits and circuits are shared through Redis or Valkey: set LLMTEAM_REDIS_URL")
+        limiters, circuits = RedisLimitBackend(place.settings.redis_url), RedisCircuitBackend(place.settings.redis_url)
+        with closing(limiters), closing(circuits):
+            yield place, limiters, circuits

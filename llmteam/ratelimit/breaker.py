@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import inspect
 import threading
 import time
@@ -11,17 +9,16 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from llmteam.ids import Clock, new_id, utc_now
+from llmteam.ratelimit.apart import apart, to_the_end
 from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
 from llmteam.ratelimit.circuits.rules import outcome_of
 from llmteam.ratelimit.decisions import ANY_GENERATION, CircuitBackend, CircuitPermit, LimitKey, Outcome
 from llmteam.ratelimit.exceptions import CircuitOpenError
 from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitBreakerStats, CircuitState
 from llmteam.tenancy.context import get_current_tenant
-
-T = TypeVar("T")
 
 #: Admitted calls that a breaker remembers whose outcome nobody told yet.
 MAX_UNTOLD = 1_000
@@ -127,6 +124,17 @@ class CircuitBreaker:
                 self._stats.last_failure_time = self._clock()
             self._saw(call.key, state)
 
+    async def entered(self) -> AdmittedCall:
+        """:meth:`enter` apart from the loop. A call that is granted to a task cancelled meanwhile is given back."""
+        return await apart(
+            self.enter, here=self._backend.in_process, undo=lambda call: self.leave(call, Outcome.IGNORED)
+        )
+
+    async def left(self, call: AdmittedCall, outcome: Outcome, seconds: float | None = None) -> None:
+        """:meth:`leave` apart from the loop, to its end even if this task is cancelled."""
+        took = self._monotonic() - call.since if seconds is None else seconds
+        await to_the_end(lambda: self.leave(call, outcome, took), here=self._backend.in_process)
+
     def calling(self) -> Calling:
         """A ``with`` or ``async with`` block around one call."""
         return Calling(self)
@@ -142,7 +150,7 @@ class CircuitBreaker:
 
     async def allow_request(self) -> bool:
         """Ask for one call: True, or CircuitOpenError. The next ``record_…`` of this task tells its outcome."""
-        call = await self._entered()
+        call = await self.entered()
         with self._lock:
             self._untold[call] = None
             while len(self._untold) > MAX_UNTOLD:
@@ -217,21 +225,6 @@ class CircuitBreaker:
         else:
             self._ajar[key] = (state, now)
 
-    async def _entered(self) -> AdmittedCall:
-        """:meth:`enter` apart from the loop. A call that is granted to a task cancelled meanwhile is given back."""
-        asking = asyncio.ensure_future(self._apart(self.enter))
-        try:
-            return await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            with contextlib.suppress(CircuitOpenError):
-                await self._left(await asking, Outcome.IGNORED)
-            raise
-
-    async def _left(self, call: AdmittedCall, outcome: Outcome) -> None:
-        """:meth:`leave` apart from the loop, to its end even if this task is cancelled."""
-        took = self._monotonic() - call.since
-        await asyncio.shield(self._apart(lambda: self.leave(call, outcome, took)))
-
     async def _told(self, outcome: Outcome) -> None:
         with self._lock:
             key = self.key
@@ -243,7 +236,7 @@ class CircuitBreaker:
         if call is None:
             unasked = CircuitPermit(admitted=True, state=CircuitState.CLOSED, generation=ANY_GENERATION)
             call = AdmittedCall(key, unasked, self._monotonic())
-        await self._left(call, outcome)
+        await self.left(call, outcome)
 
     def _take(self, call: AdmittedCall) -> None:
         call.told = True
@@ -251,15 +244,9 @@ class CircuitBreaker:
 
     async def _forced(self, state: CircuitState) -> None:
         key = self.key
-        await asyncio.shield(self._apart(lambda: self._backend.force(key, self.config, state)))
+        await to_the_end(lambda: self._backend.force(key, self.config, state), here=self._backend.in_process)
         with self._lock:
             self._saw(key, state)
-
-    async def _apart(self, function: Callable[[], T]) -> T:
-        """Run what may wait for a server in a thread; memory answers at once."""
-        if isinstance(self._backend, MemoryCircuitBackend):
-            return function()
-        return await asyncio.to_thread(function)
 
 
 class Calling:
@@ -292,13 +279,13 @@ class Calling:
         self._breaker.leave(self._taken(), self._judged(exc))
 
     async def __aenter__(self) -> Self:
-        self._call = await self._breaker._entered()
+        self._call = await self._breaker.entered()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._breaker._left(self._taken(), self._judged(exc))
+        await self._breaker.left(self._taken(), self._judged(exc))
 
     def _taken(self) -> AdmittedCall:
         call, self._call = self._call, None

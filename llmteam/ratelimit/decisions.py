@@ -54,7 +54,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class LimitView:
-    """One limit as it stands. ``retry_after`` (seconds) and ``limited_by`` are what one more call would be told."""
+    """One limit as it stands.
+
+    ``retry_after`` (seconds) and ``limited_by`` are what one more call would be told, ``room`` how many calls
+    each window still takes, by its name, shortest first.
+    """
 
     key: LimitKey
     tokens: float
@@ -62,6 +66,7 @@ class LimitView:
     waiting: int
     retry_after: float = 0.0
     limited_by: str = ""
+    room: tuple[tuple[str, int], ...] = ()
 
 
 #: How long a permit is held without being renewed, in seconds.
@@ -156,6 +161,9 @@ class CircuitChange:
 @runtime_checkable
 class CircuitBackend(Protocol):
     """Where circuits are kept."""
+
+    #: Whether it only knows this process: it answers at once.
+    in_process: bool
 
     def allow(self, key: LimitKey, config: CircuitBreakerConfig, caller: str) -> CircuitPermit:
         """Whether ``caller`` (any unique text) may call now."""

@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmteam.ids import random_bytes
-from llmteam.ratelimit.apart import apart, to_the_end
 from llmteam.ratelimit.breaker import CircuitBreaker
 from llmteam.ratelimit.calling import accepted, call
-from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
+from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend, chance
 from llmteam.ratelimit.circuits.rules import outcome_of
 from llmteam.ratelimit.decisions import CircuitBackend, LimitBackend, Outcome
 from llmteam.ratelimit.exceptions import CircuitOpenError, LimitNotRegisteredError, QueueFullError, RateLimitExceeded
@@ -37,11 +35,6 @@ FALLBACK_SECONDS = 30.0
 _UNLIMITED = RateLimitConfig(
     requests_per_second=None, requests_per_minute=None, requests_per_hour=None, burst_size=int(MAX_RATE)
 )
-
-
-def chance() -> float:
-    """A number in [0, 1)."""
-    return int.from_bytes(random_bytes(4)) / 2**32
 
 
 @dataclass(slots=True)
@@ -271,15 +264,14 @@ class RateLimitedExecutor:
         breaker, told = execution.endpoint.breaker, _Told()
         if breaker is None:
             return await self._limited(execution, told)
-        here = isinstance(self._circuits, MemoryCircuitBackend)
         try:
-            admitted = await apart(breaker.enter, here=here, undo=lambda late: breaker.leave(late, Outcome.IGNORED))
+            admitted = await breaker.entered()
         except CircuitOpenError as exc:
             raise _RefusedError(exc) from None
         try:
             return await self._limited(execution, told)
         finally:
-            await to_the_end(lambda: breaker.leave(admitted, told.outcome, told.seconds), here=here)
+            await breaker.left(admitted, told.outcome, told.seconds)
 
     async def _limited(self, execution: _Call, told: _Told) -> Any:
         endpoint = execution.endpoint

@@ -118,9 +118,17 @@ class Gate:
             self._limits.withdraw(asks, ticket)
 
     def renew(self, passed: Pass) -> None:
-        """Hold the permit of a call that still runs."""
-        if passed.asks and not passed.left:
+        """Hold the permit of a call that still runs, and the trials that it is."""
+        if passed.left:
+            return
+        if passed.asks:
             self._limits.renew(passed.asks, passed.permit, lease_seconds=self._lease)
+        for key, config, permit in passed.circuits:
+            if permit.trial:
+                kept = self._circuits.allow(key, config, permit.trial)
+                if kept.trial and (passed.left or kept.generation != permit.generation):
+                    # The call is over meanwhile, or this is a trial of a later period, which it cannot decide.
+                    self._circuits.record(key, config, kept, Outcome.IGNORED)
 
     def leave(self, passed: Pass, error: BaseException | None = None, *, ignored: bool = False) -> None:
         """The call is over: its permit is free, and its circuits know of ``error``, unless it is ``ignored``.

@@ -13,8 +13,10 @@ from llmteam.audit import AuditQuery, PostgresAuditStore
 from llmteam.db import Database
 from llmteam.ratelimit.breaker import CircuitBreaker
 from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
+from llmteam.ratelimit.decisions import Ask, LimitKey
 from llmteam.ratelimit.exceptions import CircuitOpenError
-from llmteam.ratelimit.models import CircuitBreakerConfig
+from llmteam.ratelimit.limits.redis import RedisLimitBackend
+from llmteam.ratelimit.models import CircuitBreakerConfig, RateLimitConfig
 from tests.acceptance.command_line import DONE, UNREACHABLE, USAGE, CommandLine
 
 pytestmark = pytest.mark.timeout(120)
@@ -49,8 +51,8 @@ def test_circuits_are_shown_with_their_state(line: CommandLine, backend: RedisCi
     use(CircuitBreaker("vendor", CONFIG, backend=backend, tenant_id=""), 2)
 
     table = line("limits", "list")
-    everything = line.json("limits", "list")
-    shown = line.json("limits", "show", "vendor")
+    everything = line.json("limits", "list")["circuits"]
+    shown = line.json("limits", "show", "vendor")["circuits"]
 
     assert "no circuit was used" in nothing.stdout + nothing.stderr
     assert (table.returncode, "vendor" in table.stdout, "(all)" in table.stdout) == (DONE, True, True)
@@ -89,6 +91,63 @@ def test_the_circuit_of_all_tenants_is_another_one(line: CommandLine, backend: R
     assert (done["tenant_id"], done["part"]) == ("", "eu")
     assert CircuitBreaker("vendor", CONFIG, backend=backend, tenant_id="", part="eu").is_open
     assert CircuitBreaker("vendor", CONFIG, backend=backend, tenant_id="default").is_closed
+
+
+LIMITS = """
+from llmteam.ratelimit import CircuitBreakerConfig, RateLimitConfig, register_limit
+
+register_limit(
+    "vendor",
+    RateLimitConfig(None, 5, 100, burst_size=9, max_concurrent=2),
+    total=RateLimitConfig(None, 50, None),
+    circuit=CircuitBreakerConfig(),
+)
+register_limit("translator", RateLimitConfig(None, 7, None))
+"""
+OWN = RateLimitConfig(None, 5, 100, burst_size=9, max_concurrent=2)
+TOTAL = RateLimitConfig(None, 50, None)
+
+
+def test_limits_are_shown_with_the_room_that_they_have_and_reset(
+    line: CommandLine, clean_valkey: str, database_url: str
+) -> None:
+    (line.folder / "mylimits.py").write_text(LIMITS)
+    nothing = line("limits", "list")
+    asks = [Ask(LimitKey("vendor", "acme"), OWN), Ask(LimitKey("vendor"), TOTAL)]
+    with closing(RedisLimitBackend(clean_valkey)) as backend:
+        for ticket in "abc":
+            backend.ask(asks, ticket, queue=True, lease_seconds=600, grace_seconds=600)
+        backend.ask([Ask(LimitKey("elsewhere", "acme", "eu"), OWN)], "d", queue=True)
+
+    table = line("limits", "list", "--import", "mylimits")
+    everything = line.json("limits", "list", "--import", "mylimits")["limits"]
+    unknown = line.json("limits", "show", "vendor")["limits"]
+    reset = line.json("limits", "reset", "vendor", "--tenant", "acme", "--by", "ada")
+    again = line.json("limits", "reset", "nothing", "--tenant", "acme")
+    after = line.json("limits", "show", "vendor", "--import", "mylimits")["limits"]
+
+    assert "no limit is registered here or in use" in nothing.stdout + nothing.stderr
+    assert "3 a minute, 98 a hour" in table.stdout
+    assert "(not registered here: --import its module)" in table.stdout
+    seen = {(one["name"], one["tenant_id"]): (one["room"], one["in_flight"], one["waiting"]) for one in everything}
+    assert seen == {
+        ("elsewhere", "acme"): (None, None, None),
+        ("vendor", ""): ({"minute": 48}, 2, 0),
+        ("vendor", "acme"): ({"minute": 3, "hour": 98}, 2, 1),
+        ("translator", None): ({"minute": 7}, 0, 0),
+    }
+    assert [(one["tenant_id"], one["known"]) for one in unknown] == [("", False), ("acme", False)]
+    assert (reset["counts_anew"], again["counts_anew"]) == (True, False)
+    assert [(one["tenant_id"], one["room"]["minute"], one["in_flight"]) for one in after] == [
+        ("", 48, 2),
+        ("acme", 5, 2),
+    ]
+    with closing(Database(database_url)) as database:
+        store = PostgresAuditStore(database)
+        records = store.select(AuditQuery(tenant_id="acme", resource_type="limit"))
+    assert [(record.action, record.actor_id, record.resource_id) for record in records] == [
+        ("limit.reset", "ada", "vendor")
+    ]
 
 
 def test_what_cannot_be_done_says_so(line: CommandLine) -> None:

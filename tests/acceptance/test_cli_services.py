@@ -98,6 +98,7 @@ def test_beat_has_a_worker_sweep_and_doctor_sees_it(llmteam: CommandLine) -> Non
         found = wait_until(lambda: (now := checks())["sweeps"]["outcome"] == "ok" and now, "a sweep", timeout=20)
         assert found["result backend"]["outcome"] == "ok"
         assert (found["limits"]["outcome"], "counted for all workers" in found["limits"]["found"]) == ("ok", True)
+        assert (found["circuits"]["outcome"], "kept for all workers" in found["circuits"]["found"]) == ("ok", True)
         assert found["workers"]["found"] == "nobody consumes llmteam.default, llmteam.quarantine"
         assert worker.end(signal.SIGINT) == DONE
 
@@ -110,7 +111,7 @@ def test_doctor_fails_for_servers_that_are_not_there_and_shows_no_secret(llmteam
     assert done.returncode == FAILED
     assert "(LLMTEAM_DATABASE_URL) cannot be reached" in done.stdout
     assert "(LLMTEAM_BROKER_URL) cannot be reached" in done.stdout
-    assert "failed   limits: 127.0.0.1 does not count" in done.stdout
+    assert all(f"failed   {name}: 127.0.0.1 does not answer" in done.stdout for name in ("limits", "circuits"))
     assert "hunter2" not in done.stdout + done.stderr
     assert "sk-1" not in done.stdout + done.stderr
 

@@ -11,6 +11,7 @@ import click
 import pytest
 
 from llmteam.canvas import StepCatalog, compile_expression
+from llmteam.canvas.schema_check import COMMON_KEYS
 from llmteam.settings import Settings
 from tests.blocks import blocks_of
 from tests.scenario import ROOT, Scenario, scenario
@@ -69,7 +70,7 @@ def test_every_built_in_step_type_is_described_with_all_that_it_takes() -> None:
     builtin = [metadata for metadata in catalog.list_types() if metadata.type_id in described]
     assert len(builtin) == len(described) == 8
     for metadata in builtin:
-        keys = set(metadata.config_schema["properties"]) - {"retry_count", "timeout_seconds"}
+        keys = set(metadata.config_schema["properties"]) - set(COMMON_KEYS)
         ports = {port.name for port in (*metadata.input_ports, *metadata.output_ports)}
         _, _, configuration, around = described[metadata.type_id]
         assert keys <= set(codes_in(configuration)), metadata.type_id

@@ -91,7 +91,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     bench = Bench(in_redis(request.getfixturevalue("valkey")))
     yield bench
     assert isinstance(bench.backend, RedisCircuitBackend)
-    assert bench.backend.backend_state() == "shared"
+    assert bench.backend.backend_state().shared
     bench.backend.close()
 
 
@@ -416,7 +416,7 @@ def test_memory_and_redis_decide_alike_in_every_history(
     assert benches[0].changes == benches[1].changes
     shared = benches[1].backend
     assert isinstance(shared, RedisCircuitBackend)
-    assert shared.backend_state() == "shared"
+    assert shared.backend_state().shared
     shared.close()
 
 

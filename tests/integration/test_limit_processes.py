@@ -229,7 +229,7 @@ def test_every_key_has_an_end_and_all_share_one_slot_of_a_cluster(
         ends = {name.decode(): client.pttl(name) / 1000 for name in client.keys("*")}
     assert len(ends) == 8
     assert all(name.startswith("{llmteam:limit}:") and name.count("{") == 1 for name in ends)
-    assert {name.rpartition(":")[2] for name in ends} == {"bucket", "log", "held", "queue", "ends"}
+    assert {name.rpartition(":")[2] for name in ends} == {"state", "log", "held", "queue", "ends"}
     assert all(0 < end <= 3661 for end in ends.values())
 
 
@@ -257,7 +257,7 @@ FORKING = """
 
     backend, asks = RedisLimitBackend(sys.argv[1]), [Ask(LimitKey("vendor"), RateLimitConfig(None, 2, None))]
     assert backend.ask(asks, "parent", queue=False).admitted
-    with backend._lock, backend._local._lock:
+    with backend._server._lock, backend._local._lock:
         child = os.fork()
     if child == 0:
         good = backend.ask(asks, "child", queue=False).admitted and backend.backend_state().shared

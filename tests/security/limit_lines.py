@@ -51,6 +51,8 @@ LIMITS = Group(
         RedisLimitBackend: {
             "backend_state": plain(lambda s: s.store.backend_state(), SERVER),
             "check": plain(lambda s: s.store.check(), SERVER),
+            "used": operator(lambda s: s.store.used(), "lists limits for whoever runs the installation"),
+            "forget": Line(lambda s: s.store.forget(_key(s.me))),
             "close": plain(lambda s: s.store.close(), "lets go of connections"),
         }
     },
@@ -86,6 +88,7 @@ CIRCUITS = Group(
     also={
         RedisCircuitBackend: {
             "backend_state": plain(lambda s: s.store.backend_state(), SERVER),
+            "check": plain(lambda s: s.store.check(), SERVER),
             "circuits": operator(
                 lambda s: list(s.store.circuits()), "lists circuits for whoever runs the installation"
             ),

@@ -60,6 +60,7 @@ NO_STORES = {
     "llmteam.canvas.postgres.combining.Combining": "calls others' functions, several calls at once",
     "llmteam.canvas.postgres.scripts.Script": "a list of statements",
     "llmteam.human.postgres.writing.Writing": "a list of statements",
+    "llmteam.ratelimit.redis.SharedServer": "asks for the stores of limits and circuits, whatever they ask",
 }
 WALK = [(group, store, name) for group in GROUPS for store in group.stores for name in group.lines_of(store)]
 OPERATORS = [one for one in WALK if one[0].lines_of(one[1])[one[2]].kind == "operator"]

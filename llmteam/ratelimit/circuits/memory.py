@@ -50,6 +50,8 @@ class MemoryCircuitBackend:
         on_change: told of every change of state, from the thread whose call made it.
     """
 
+    in_process = True
+
     def __init__(
         self,
         *,

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
-import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from typing import Any
+from urllib.parse import quote, unquote
 
-from llmteam.errors import InfrastructureError
 from llmteam.ratelimit.circuits import rules
 from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend, chance, tell
 from llmteam.ratelimit.circuits.rules import Circuit
 from llmteam.ratelimit.circuits.script import SCRIPT
 from llmteam.ratelimit.decisions import ANY_GENERATION, CircuitChange, CircuitPermit, LimitKey, Outcome
 from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitState, OnBackendError
-from llmteam.wakeup.redis import redis_url
-
-if TYPE_CHECKING:
-    from redis import Redis
+from llmteam.ratelimit.redis import RETRY_SECONDS, SCAN, BackendState, SharedServer
 
 #: What every key begins with that is stored here.
 PREFIX = "llmteam:circuit:"
-#: Seconds for connecting, for one command, and for a free connection.
-SOCKET_SECONDS = 1.0
-#: Seconds for which a server that was away is not asked again.
-RETRY_SECONDS = 1.0
-#: Connections that one process opens at most.
-MAX_CONNECTIONS = 16
 #: Milliseconds after which a circuit is forgotten that is closed and unused, or open and never tried.
 KEEP_MILLIS = 24 * 3600 * 1000
-_SCAN = 1_000
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +27,9 @@ _log = logging.getLogger(__name__)
 class RedisCircuitBackend:
     """A :class:`~llmteam.ratelimit.decisions.CircuitBackend` for every process that knows the same server.
 
-    Each call is one atomic script on the server's clock. While the server is away, ``on_backend_error`` of each circuit
-    holds, the log says so once, and the server is asked once in :data:`RETRY_SECONDS`. A server that lost its data has
-    all circuits closed. One object may serve several threads, and goes on in a forked child.
+    Each call is one atomic script on the server's clock. While the server is away (see :class:`SharedServer`),
+    ``on_backend_error`` of each circuit holds. A server that lost its data has all circuits closed. One object may
+    serve several threads, and goes on in a forked child.
 
     Args:
         url: of Redis or Valkey; may be Celery's way to write it.
@@ -52,6 +37,8 @@ class RedisCircuitBackend:
         draw: a number in [0, 1) for the jitter of an opening circuit.
         on_change: told of every change of state that a call of this process made.
     """
+
+    in_process = False
 
     def __init__(
         self,
@@ -62,33 +49,27 @@ class RedisCircuitBackend:
         draw: Callable[[], float] = chance,
         on_change: Callable[[CircuitChange], None] | None = None,
     ) -> None:
-        self._url = redis_url(url)
         self._prefix = prefix
         self._now = now
         self._draw = draw
         self._on_change = on_change
-        self._reset()
-        _instances.add(self)
+        self._server = SharedServer(url, "circuits", afresh=self._forget_local)
+        self._forget_local()
 
-    def _reset(self) -> None:
-        """Begin anew: at construction, and in a forked child, where locks may be held."""
-        self._lock = threading.Lock()
-        self._client: Redis | None = None
-        self._run: Callable[..., Any] | None = None
-        self._away_until: float | None = None
+    def _forget_local(self) -> None:
         self._local = MemoryCircuitBackend(draw=self._draw)
 
     def close(self) -> None:
         """Close the connections; the next use opens others."""
-        with self._lock:
-            client, self._client, self._run = self._client, None, None
-        if client is not None:
-            client.close()
-            client.connection_pool.disconnect()
+        self._server.close()
 
-    def backend_state(self) -> str:
-        """``shared``, or ``away`` while the server did not answer the last time it was asked."""
-        return "shared" if self._away_until is None else "away"
+    def backend_state(self) -> BackendState:
+        """What the last use found."""
+        return self._server.state
+
+    def check(self) -> None:
+        """Ask the server something that changes nothing, so that :meth:`backend_state` tells how it is now."""
+        self.look(LimitKey("probe"), CircuitBreakerConfig())
 
     def allow(self, key: LimitKey, config: CircuitBreakerConfig, caller: str) -> CircuitPermit:
         answer = self._ask(key, config, "allow", who=caller)
@@ -122,17 +103,12 @@ class RedisCircuitBackend:
 
         Found by SCAN, which lets others through. Raises :class:`InfrastructureError`.
         """
-        try:
-            client = self._connected()
-            for name in client.scan_iter(match=f"{self._prefix}{{*", count=_SCAN):
+        with self._server.required() as client:
+            for name in client.scan_iter(match=f"{self._prefix}{{*", count=SCAN):
                 seconds, micros = client.time()
                 stored: Any = client.hgetall(name)
                 if stored:
                     yield self._key_of(name.decode()), _read(stored), seconds * 1000 + micros // 1000
-        except Exception as exc:
-            if not _is_outage(exc):
-                raise
-            raise InfrastructureError(f"circuits cannot be read: {self._place()} does not answer ({exc})") from exc
 
     def _key_of(self, name: str) -> LimitKey:
         tenant_id, resource, part = name[len(self._prefix) + 1 : -1].split(":")
@@ -154,19 +130,13 @@ class RedisCircuitBackend:
         wanted: str = "",
     ) -> CircuitPermit | None:
         """The server's answer; None while it is away."""
-        if not self._worth_asking():
-            return None
         now = "" if self._now is None else self._now()
         open_millis = rules.open_millis(config, self._draw())
         arguments = [op, now, KEEP_MILLIS + open_millis, who, generation, wanted, *_numbers(config, open_millis)]
-        try:
-            admitted, state, number, wait, lasted, before = self._script()(keys=[self.name_of(key)], args=arguments)
-        except Exception as exc:
-            if not _is_outage(exc):
-                raise
-            self._lost(exc)
+        answer = self._server.run(SCRIPT, [self.name_of(key)], arguments)
+        if answer is None:
             return None
-        self._back()
+        admitted, state, number, wait, lasted, before = answer
         after = CircuitState(state.decode())
         if after.value != before.decode():
             self._changed(CircuitChange(key, CircuitState(before.decode()), after, int(number)), op == "force")
@@ -199,80 +169,6 @@ class RedisCircuitBackend:
             local=True,
         )
 
-    def _connected(self) -> Redis:
-        with self._lock:
-            if self._client is None:
-                self._client = _connect(self._url)
-                self._run = self._client.register_script(SCRIPT)
-            return self._client
-
-    def _script(self) -> Callable[..., Any]:
-        self._connected()
-        run = self._run
-        if run is None:  # closed by another thread since
-            return self._script()
-        return run
-
-    def _worth_asking(self) -> bool:
-        """False while the server is away, but for one caller in :data:`RETRY_SECONDS`."""
-        if self._away_until is None:
-            return True
-        with self._lock:
-            now = time.monotonic()
-            if self._away_until is not None and now < self._away_until:
-                return False
-            self._away_until = now + SOCKET_SECONDS + RETRY_SECONDS
-            return True
-
-    def _lost(self, exc: Exception) -> None:
-        with self._lock:
-            known, self._away_until = self._away_until is not None, time.monotonic() + RETRY_SECONDS
-        if not known:
-            _log.warning(
-                "circuits: %s does not answer (%s: %s); until it does, each circuit's on_backend_error holds",
-                self._place(),
-                type(exc).__name__,
-                str(exc)[:200],
-            )
-
-    def _place(self) -> str:
-        """Where the server is, without what opens it."""
-        place = urlsplit(self._url)
-        return place.hostname or place.path
-
-    def _back(self) -> None:
-        if self._away_until is None:
-            return
-        with self._lock:
-            was_away, self._away_until = self._away_until is not None, None
-            self._local = MemoryCircuitBackend(draw=self._draw)
-        if was_away:
-            _log.info("circuits: shared again")
-
-
-def _connect(url: str) -> Redis:
-    from redis import BlockingConnectionPool, Redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=SOCKET_SECONDS,
-        socket_timeout=SOCKET_SECONDS,
-        socket_connect_timeout=SOCKET_SECONDS,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-    )
-    return Redis(connection_pool=pool)
-
-
-def _is_outage(exc: Exception) -> bool:
-    from redis import RedisError
-
-    return isinstance(exc, RedisError | OSError)
-
 
 def _read(stored: Mapping[bytes, bytes]) -> Circuit:
     """A circuit as its hash has it."""
@@ -303,14 +199,3 @@ def _recorded(
     local: MemoryCircuitBackend, key: LimitKey, config: CircuitBreakerConfig, permit: CircuitPermit, outcome: Outcome
 ) -> CircuitPermit:
     return CircuitPermit(admitted=True, state=local.record(key, config, permit, outcome))
-
-
-_instances: weakref.WeakSet[RedisCircuitBackend] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for instance in tuple(_instances):
-        instance._reset()
-
-
-os.register_at_fork(after_in_child=_after_fork)

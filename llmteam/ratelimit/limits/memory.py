@@ -29,12 +29,14 @@ class MemoryLimitBackend:
 
     Args:
         now: the present moment in whole microseconds.
+        workers: processes that share the limits without knowing of each other: this one takes its part of each.
     """
 
     in_process = True
 
-    def __init__(self, *, now: Callable[[], int] = monotonic_micros) -> None:
+    def __init__(self, *, now: Callable[[], int] = monotonic_micros, workers: int = 1) -> None:
         self._now = now
+        self._workers = workers
         self._begin()
         _instances.add(self)
 
@@ -108,7 +110,7 @@ class MemoryLimitBackend:
         if len(self._states) >= self._look_again:
             self._forget_unused(now)
         found = []
-        for key, rates in rules.distinct(asks):
+        for key, rates in rules.distinct(asks, self._workers):
             state = self._states.setdefault((key, rates.digest), LimitState(rates.longest))
             rules.forget_past(state, now)
             found.append(_Limit(key, state, rates))
@@ -140,7 +142,15 @@ class _Limit:
         wait = rules.wait(latest, now)
         tokens = rules.tokens(self.state, self.rates, now)
         limited_by = limited_by if latest > now else ""
-        return LimitView(self.key, tokens, len(self.state.held), len(self.state.queue), wait, limited_by)
+        return LimitView(
+            self.key,
+            tokens,
+            len(self.state.held),
+            len(self.state.queue),
+            wait,
+            limited_by,
+            rules.room(self.state, self.rates, now),
+        )
 
 
 def _admitted(limits: Sequence[_Limit], ticket: str, now: int, lease: int) -> Decision:

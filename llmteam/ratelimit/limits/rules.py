@@ -12,7 +12,7 @@ import math
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from llmteam.ratelimit.decisions import Ask, LimitKey
@@ -184,6 +184,31 @@ def leave(state: LimitState, ticket: str) -> None:
         state.queue = [entry for entry in state.queue if entry[1] != ticket]
 
 
+def share_of(config: RateLimitConfig, workers: int) -> RateLimitConfig:
+    """One process's part of a limit that ``workers`` share; a burst of one call is left to each."""
+    if workers == 1:
+        return config
+    rates = (config.requests_per_second, config.requests_per_minute, config.requests_per_hour)
+    second, minute, hour = (None if rate is None else max(rate / workers, 0.001) for rate in rates)
+    together = config.max_concurrent
+    return replace(
+        config,
+        requests_per_second=second,
+        requests_per_minute=minute,
+        requests_per_hour=hour,
+        burst_size=min(config.burst_size, max(config.burst_size // workers, 1)),
+        max_concurrent=None if together is None else max(together // workers, 1),
+    )
+
+
+def room(state: LimitState, rates: Rates, now: int) -> tuple[tuple[str, int], ...]:
+    """How many calls there is room for in each window."""
+    return tuple(
+        (window.name, max(window.capacity - sum(moment > now - window.span for moment in state.log), 0))
+        for window in rates.windows
+    )
+
+
 def tokens(state: LimitState, rates: Rates, now: int) -> float:
     """What is in the bucket."""
     taken = max(state.full - now, 0.0) / rates.interval if rates.interval > 0 else 0.0
@@ -200,10 +225,13 @@ def micros(seconds: float) -> int:
     return round(seconds * SECOND)
 
 
-def distinct(asks: Sequence[Ask]) -> list[tuple[LimitKey, Rates]]:
-    """The limits of one call, each once: named twice, a limit still counts the call once."""
+def distinct(asks: Sequence[Ask], workers: int = 1) -> list[tuple[LimitKey, Rates]]:
+    """The limits of one call, each once: named twice, a limit still counts the call once.
+
+    Of several ``workers``, one's part of each.
+    """
     found: dict[tuple[LimitKey, str], tuple[LimitKey, Rates]] = {}
     for ask in asks:
-        rates = rates_of(ask.config)
+        rates = rates_of(share_of(ask.config, workers))
         found.setdefault((ask.key, rates.digest), (ask.key, rates))
     return list(found.values())

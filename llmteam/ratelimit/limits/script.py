@@ -1,16 +1,22 @@
 """The rules of limits in Lua, where one decision is one atomic step for every process.
 
-Five keys per limit: ``bucket`` (when it is full), ``log`` (permits by admission), ``held`` (permits by the end of their
-lease), ``queue`` (tickets by arrival) and ``ends`` (tickets by the end of their place). Moments are microseconds of the
-server's clock. Numbers are written with 17 digits: Lua's own way to show them loses microseconds.
+Five keys per limit: ``state`` (``full``: when the bucket is; ``until``: for how long this key, ``log`` and ``held`` are
+kept at least), ``log`` (permits by admission), ``held`` (permits by the end of their lease), ``queue`` (tickets by
+arrival) and ``ends`` (tickets by the end of their place). Moments are microseconds of the server's clock. Numbers are
+written with 17 digits: Lua's own way to show them loses microseconds.
+
+Commands are what a script costs, so the way of a call that is let in has few: what no longer counts is passed over by
+counting, and taken out now and then; and keys are given a longer life only when theirs would end too early.
 """
 
 from __future__ import annotations
 
 from llmteam.ratelimit.limits.rules import GRACE_MOST, POLL, POLL_MOST, SPANS
 
+#: The keys of a limit, in their order.
+KEYS = ("state", "log", "held", "queue", "ends")
 #: Keys and numbers per limit.
-KEYS_EACH, NUMBERS_EACH = 5, 10
+KEYS_EACH, NUMBERS_EACH = len(KEYS), 10
 
 #: Of both scripts. KEYS: the five of each limit. ARGV: the moment (empty: the server's), ticket or nothing, permit or
 #: nothing, what to do, lease, grace, then per limit: interval, burst, calls under way, queue size, capacity and span of
@@ -34,11 +40,28 @@ end
 
 -- Milliseconds that keys outlive what they say.
 local SPARE = 60000
+-- One admission in so many takes out what no longer counts.
+local CLEANING = 16
 
 local function keep(key, span)
   local millis = math.ceil(span / 1000) + SPARE
   if redis.call('PTTL', key) < millis then
     redis.call('PEXPIRE', key, whole(millis))
+  end
+end
+
+-- All that counts is still needed after ``span``. Writes first: what is not there gets no end.
+local function last(limit, span)
+  if limit['until'] < now + span then
+    limit['until'] = now + span + SPARE * 1000
+    redis.call('HSET', limit.state, 'until', whole(limit['until']))
+    local millis = whole(math.ceil((limit['until'] - now) / 1000))
+    redis.call('PEXPIRE', limit.state, millis)
+    redis.call('PEXPIRE', limit.log, millis)
+    redis.call('PEXPIRE', limit.held, millis)
+  elseif limit.under_way == 0 then
+    -- When its last permit was given back the key was gone, and its end with it.
+    redis.call('PEXPIRE', limit.held, whole(math.ceil((limit['until'] - now) / 1000)))
   end
 end
 
@@ -50,7 +73,7 @@ end
 local function read(number)
   local k, a = (number - 1) * {KEYS_EACH}, 6 + (number - 1) * {NUMBERS_EACH}
   local limit = {{
-    bucket = KEYS[k + 1], log = KEYS[k + 2], held = KEYS[k + 3], queue = KEYS[k + 4], ends = KEYS[k + 5],
+    state = KEYS[k + 1], log = KEYS[k + 2], held = KEYS[k + 3], queue = KEYS[k + 4], ends = KEYS[k + 5],
     interval = tonumber(ARGV[a + 1]), burst = tonumber(ARGV[a + 2]), in_flight = tonumber(ARGV[a + 3]),
     queue_size = tonumber(ARGV[a + 4]), windows = {{}}, longest = 0,
   }}
@@ -61,12 +84,10 @@ local function read(number)
       limit.longest = math.max(limit.longest, span)
     end
   end
-  if limit.longest > 0 then
-    redis.call('ZREMRANGEBYSCORE', limit.log, '-inf', whole(now - limit.longest))
-  end
-  redis.call('ZREMRANGEBYSCORE', limit.held, '-inf', whole(now))
-  limit.under_way = redis.call('ZCARD', limit.held)
-  limit.full = math.max(tonumber(redis.call('GET', limit.bucket) or now), now)
+  local kept = redis.call('HMGET', limit.state, 'full', 'until')
+  limit.full = math.max(tonumber(kept[1] or now), now)
+  limit['until'] = tonumber(kept[2] or 0)
+  limit.under_way = redis.call('ZCOUNT', limit.held, '(' .. whole(now), '+inf')
   limit.waiting = redis.call('ZCARD', limit.queue)
   if limit.waiting > 0 then
     for _, gone in ipairs(redis.call('ZRANGEBYSCORE', limit.ends, '-inf', whole(now))) do
@@ -148,16 +169,19 @@ end
 
 if worst.turn <= now then
   for _, limit in ipairs(limits) do
+    local full = limit.full + limit.interval
     if limit.interval > 0 then
-      local full = limit.full + limit.interval
-      redis.call('SET', limit.bucket, text(full), 'PX', whole(math.ceil((full - now) / 1000) + SPARE))
+      redis.call('HSET', limit.state, 'full', text(full))
     end
     if limit.longest > 0 then
       redis.call('ZADD', limit.log, whole(now), permit)
-      redis.call('PEXPIRE', limit.log, whole(math.ceil(limit.longest / 1000) + SPARE))
     end
     redis.call('ZADD', limit.held, whole(now + lease), permit)
-    keep(limit.held, lease)
+    last(limit, math.max(full - now, limit.longest, lease))
+    if now % CLEANING == 0 then
+      redis.call('ZREMRANGEBYSCORE', limit.log, '-inf', whole(now - limit.longest))
+      redis.call('ZREMRANGEBYSCORE', limit.held, '-inf', whole(now))
+    end
     if limit.arrival then
       leave(limit)
     end
@@ -199,19 +223,19 @@ return {0, wait_until(worst.turn), worst.ahead, worst.why, worst.number}
 )
 
 #: Does what ARGV says: ``renew`` answers with whether the permit is still held everywhere; ``look`` with tokens, calls
-#: under way, waiting tickets, microseconds to wait and what limits, of each limit.
+#: under way, waiting tickets, microseconds to wait, what limits, and the room of each window, of each limit.
 TEND = (
     _COMMON
     + """
 if mode == 'renew' then
   for _, limit in ipairs(limits) do
-    if not redis.call('ZSCORE', limit.held, permit) then
+    if tonumber(redis.call('ZSCORE', limit.held, permit) or 0) <= now then
       return 0
     end
   end
   for _, limit in ipairs(limits) do
     redis.call('ZADD', limit.held, whole(now + lease), permit)
-    keep(limit.held, lease)
+    last(limit, lease)
   end
   return 1
 end
@@ -220,9 +244,14 @@ local found = {}
 for number, limit in ipairs(limits) do
   local taken = limit.interval > 0 and (limit.full - now) / limit.interval or 0
   local latest, why = turn(limit, limit.waiting)
+  local room = {}
+  for i, window in ipairs(limit.windows) do
+    local taken = redis.call('ZCOUNT', limit.log, '(' .. whole(now - window.span), '+inf')
+    room[i] = math.max(window.capacity - taken, 0)
+  end
   found[number] = {
     text(math.max(limit.burst - taken, 0)), limit.under_way, limit.waiting, wait_until(latest),
-    latest > now and why or '',
+    latest > now and why or '', room,
   }
 end
 return found

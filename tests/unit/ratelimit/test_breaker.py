@@ -285,6 +285,8 @@ def test_a_cancelled_trial_gives_its_place_back_and_counts_as_nothing(breaker: C
 class Hesitant:
     """A backend, as slow as the test likes."""
 
+    in_process = False
+
     def __init__(self, inner: CircuitBackend) -> None:
         self.inner = inner
         self.asked = threading.Event()
@@ -303,7 +305,7 @@ def test_a_trial_granted_to_a_caller_that_was_cancelled_meanwhile_is_given_back(
     inner = MemoryCircuitBackend(now=lambda: round(time() * 1000))
     slow = Hesitant(inner)
     config = replace(CONFIG, half_open_max_requests=1)
-    breaker = CircuitBreaker("vendor", config, backend=slow, monotonic=time)  # type: ignore[arg-type]
+    breaker = CircuitBreaker("vendor", config, backend=slow, monotonic=time)
 
     async def story() -> None:
         await breaker.force_open()

@@ -70,6 +70,18 @@ def test_another_broker_than_the_settings_is_said_without_its_password(caplog: p
     assert "hunter2" not in caplog.text
 
 
+def test_a_broker_that_is_no_redis_is_said_to_leave_limits_to_each_process(caplog: pytest.LogCaptureFixture) -> None:
+    broker = "amqp://guest:hunter2@127.0.0.1:9//"
+
+    check(celery_app(Settings(broker_url=broker)), Settings(broker_url=broker))
+    alone = caplog.text
+    caplog.clear()
+    check(celery_app(Settings(broker_url=broker)), Settings(broker_url=broker, redis_url="redis://127.0.0.1:9/0"))
+
+    assert "counts limits and keeps circuits for itself alone; set LLMTEAM_REDIS_URL" in alone
+    assert caplog.text == ""
+
+
 def test_the_same_broker_written_otherwise_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         check(foreign(), Settings(broker_url="redis://127.0.0.1:9/"))
