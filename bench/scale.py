@@ -16,6 +16,7 @@ import psutil
 import psycopg2
 
 from bench import raw
+from bench.logs import exported
 from bench.ours import TENANT, ask_of, chain_of, fan_of, wait_of
 from bench.servers import Site, Worker, connections_for, our_environment, raw_environment
 from bench.workloads import percentile
@@ -32,6 +33,8 @@ _RESULT_SECONDS = 300
 _PART = 10_000
 #: A worker that sends the sweeps too.
 BEAT = ("--beat", "--scheduler", "celery.beat:Scheduler")
+#: What ten times as many events may take more, in MB: none, but for the noise of the allocator.
+_MORE_MEMORY = 8
 #: Tenant of the runs that wait.
 _WAITING = "waiting"
 
@@ -48,6 +51,7 @@ class Scale:
     alone: int
     idle_seconds: float
     decisions: int
+    mined: int
 
 
 FULL = Scale(
@@ -59,9 +63,18 @@ FULL = Scale(
     alone=100,
     idle_seconds=30,
     decisions=4_000,
+    mined=1_000_000,
 )
 QUICK = Scale(
-    killed=4, lease_seconds=2, sweep_seconds=0.5, width=50, waiting=500, alone=3, idle_seconds=2, decisions=80
+    killed=4,
+    lease_seconds=2,
+    sweep_seconds=0.5,
+    width=50,
+    waiting=500,
+    alone=3,
+    idle_seconds=2,
+    decisions=80,
+    mined=2_000,
 )
 
 
@@ -304,4 +317,22 @@ def cpu_of(processes: Sequence[psutil.Process]) -> float:
     return found
 
 
-MEASURES: Mapping[str, Measure] = {"recovery": recovery, "wide": wide, "waiting": waiting, "answers": answers}
+def mining(place: Site, scale: Scale) -> list[Finding]:
+    """An event log of very many events, and one of a tenth of them: the same memory does for both."""
+    small = exported(place, "mined-small", scale.mined // 10)
+    large = exported(place, "mined-large", scale.mined)
+    name = f"event log of {scale.mined:,} events"
+    fewer = f"{scale.mined // 10:,} events"
+    return [
+        Finding(f"{name}: time", "s", large.seconds, small.seconds, fewer, None),
+        Finding(f"{name}: peak memory", "MB", large.peak, small.peak, fewer, small.peak + _MORE_MEMORY),
+    ]
+
+
+MEASURES: Mapping[str, Measure] = {
+    "recovery": recovery,
+    "wide": wide,
+    "waiting": waiting,
+    "answers": answers,
+    "mining": mining,
+}

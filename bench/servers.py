@@ -20,7 +20,7 @@ import redis
 from bench import raw
 from llmteam.db import Database, provision
 from llmteam.dispatch import THREAD_QUEUES
-from llmteam.embedded import DATABASE, LOGIN, EmbeddedServers, start
+from llmteam.embedded import DATABASE, LOGIN, MIGRATION_LOGIN, EmbeddedServers, start
 from llmteam.errors import LLMTeamError
 from llmteam.settings import Settings, variable
 
@@ -67,8 +67,8 @@ def embedded(prefix: str) -> Iterator[EmbeddedServers]:
     folder.chmod(0o755)
     try:
         with start(folder) as servers:
-            provision(servers.superuser_url, LOGIN, DATABASE)
-            database = Database(servers.database_url)
+            provision(servers.superuser_url, LOGIN, DATABASE, migration_login=MIGRATION_LOGIN)
+            database = Database(servers.migration_url)
             database.upgrade()
             database.close()
             yield servers

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from llmteam.context import *
     from llmteam.errors import *
     from llmteam.events import *
+    from llmteam.execution import *
     from llmteam.human import *
     from llmteam.licensing import *
+    from llmteam.persistence import *
     from llmteam.ratelimit import *
+    from llmteam.roles import *
     from llmteam.runtime import *
     from llmteam.tenancy import *
 
@@ -44,6 +47,7 @@ _NAMES = {
     ),
     "errors": "ConfigurationError InfrastructureError LLMTeamError NotJSONError PayloadTooLargeError",
     "events": "ErrorInfo EventEmitter EventSeverity EventStore EventStream EventType MemoryEventStore WorktrailEvent",
+    "execution": "ExecutionMode ExecutionStats ExecutorConfig PipelineExecutor TaskResult",
     "human": (
         "HumanInteractionManager InteractionPriority InteractionRequest InteractionResponse InteractionStatus "
         "InteractionType MemoryInteractionStore"
@@ -53,10 +57,15 @@ _NAMES = {
         "LicenseValidationError activate enterprise_only get_license_manager get_tier has_feature "
         "print_license_status professional_only"
     ),
+    "persistence": (
+        "AgentSnapshot MemorySnapshotStore PersistenceError PipelinePhase PipelineSnapshot RestoreResult "
+        "SnapshotManager SnapshotType"
+    ),
     "ratelimit": (
         "CircuitBreakerConfig CircuitState RateLimitConfig RateLimitStrategy RateLimitedExecutor RateLimiter "
         "register_limit"
     ),
+    "roles": "ProcessEvent ProcessMetrics ProcessMiningEngine ProcessModel",
     "runtime": (
         "Client ClientRegistry LLMProvider LLMRegistry ResourceNotFoundError RuntimeContext RuntimeContextError "
         "RuntimeContextManager SecretAccessDeniedError SecretsProvider StepContext Store StoreRegistry "

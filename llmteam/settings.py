@@ -27,6 +27,8 @@ class Settings:
     """
 
     database_url: str | None = None
+    #: The same database with the login that may change its tables; ``database_url`` when unset. Only migrations use it.
+    migration_url: str | None = None
     broker_url: str | None = None
     result_backend: str | None = None
     redis_url: str | None = None
@@ -37,6 +39,8 @@ class Settings:
     encryption_keys: tuple[tuple[str, bytes], ...] = ()
     #: HMAC key per tenant; when any is set, an unsigned ``llmteam.start_run`` is refused.
     start_keys: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    #: HMAC key per tenant; exported runs of these tenants are signed, and refused at import without the signature.
+    snapshot_keys: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     #: ``host-or-CIDR:port`` that segments may call although the address is private.
     allow_private_networks: tuple[str, ...] = ()
     lease_seconds: float = 30.0
@@ -123,16 +127,21 @@ class Settings:
                 origins[name] = "environment"
                 values[name] = parse(variable(name), text)
         settings = cls(**values, origins=origins)
+        if settings.migration_url is not None and settings.database_url is None:
+            raise ConfigurationError(
+                f"{variable('migration_url')} is set and {variable('database_url')} is not: "
+                "set both, to two logins of one database, or neither for the embedded servers"
+            )
         if settings.inline_bytes > settings.max_output_bytes:
             most = f"at most {variable('max_output_bytes')}"
             raise variables.bad(variable("inline_bytes"), most, settings.inline_bytes)
         return settings
 
-    def with_servers(self, *, database_url: str, broker_url: str) -> Settings:
+    def with_servers(self, *, database_url: str, broker_url: str, migration_url: str | None = None) -> Settings:
         """These settings with the embedded servers in place of every server that was not set."""
         values: dict[str, Any] = {}
         if self.database_url is None:
-            values["database_url"] = database_url
+            values |= {"database_url": database_url, "migration_url": migration_url}
         if self.broker_url is None:
             values["broker_url"] = broker_url
         origins = {**self.origins, **dict.fromkeys(values, "embedded server")}
@@ -148,7 +157,7 @@ class Settings:
         """
         found = settings or cls.load()
         if database_url is not None:
-            found = replace(found, database_url=database_url)
+            found = replace(found, database_url=database_url, migration_url=None)
         if broker_url is not None:
             found = replace(found, broker_url=broker_url, result_backend=None, redis_url=None)
         if found.database_url is None:
@@ -190,6 +199,7 @@ class Settings:
 #: Every setting that has a variable, in the order in which ``doctor`` shows them.
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "database_url": variables.postgres_url,
+    "migration_url": variables.postgres_url,
     "broker_url": variables.broker_url,
     "result_backend": variables.broker_url,
     "redis_url": variables.redis_url,
@@ -197,6 +207,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "imports": variables.modules,
     "encryption_keys": variables.encryption_keys,
     "start_keys": variables.start_keys,
+    "snapshot_keys": variables.start_keys,
     "allow_private_networks": variables.networks,
     "lease_seconds": variables.seconds(0.5, 3600),
     "sweep_seconds": variables.seconds(0.1, 3600),
@@ -234,7 +245,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "health": variables.address,
 }
 _DEFAULTS: dict[str, object] = {
-    item.name: {} if item.name == "start_keys" else item.default for item in fields(Settings)
+    item.name: {} if item.name in {"start_keys", "snapshot_keys"} else item.default for item in fields(Settings)
 }
 
 
@@ -267,11 +278,13 @@ def _in_file(name: str, path: str, *, beside: str = "") -> str:
 
 def _shown(name: str, value: object) -> str:
     """``value`` as a person may see it: secrets masked, nothing rendered as Python."""
+    if value is None and name == "migration_url":
+        return f"as {variable('database_url')}"
     if value is None:
         return "embedded" if name in {"database_url", "broker_url"} else "not set"
     if name == "encryption_keys" and isinstance(value, tuple):
         return ",".join(f"{key_id}:***" for key_id, _ in value) or "not set"
-    if name == "start_keys" and isinstance(value, Mapping):
+    if name in {"start_keys", "snapshot_keys"} and isinstance(value, Mapping):
         return ",".join(f"{tenant}=***" for tenant in value) or "not set"
     if name == "web_keys" and isinstance(value, tuple):
         return ",".join("***" for _ in value) or "not set"

@@ -189,6 +189,8 @@ def _same_server(one: str, other: str) -> bool:
 def check_database(settings: Settings) -> None:
     """Whether the database is there, has our tables, and binds our login by row security.
 
+    A login that could lift that, by becoming the owner of the tables, is warned of.
+
     Raises :class:`ConfigurationError` (no URL, insecure login) or :class:`InfrastructureError`.
     """
     from llmteam.db import Database
@@ -201,6 +203,8 @@ def check_database(settings: Settings) -> None:
     database = Database(settings.database_url, application_name=f"llmteam-check-{os.getpid()}", pool_size=1)
     try:
         database.check_login()
+        if risk := database.owner_risk():
+            logger.warning("%s", risk)
         database.check_schema()
     finally:
         database.close()

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmteam.embedded import BROKER_DATABASES, DATABASE, LOGIN, EmbeddedServers, start
+from llmteam.embedded import BROKER_DATABASES, DATABASE, LOGIN, MIGRATION_LOGIN, EmbeddedServers, start
 
 if TYPE_CHECKING:
     import redis
+    from sqlalchemy import Connection
 
     from llmteam.db import Database
 
@@ -36,14 +37,14 @@ _POINTER = "embedded-home"
 
 @dataclass
 class PostgresService:
-    """The Postgres of this run: makes databases and drops them."""
+    """The Postgres of this run: makes databases and drops them. ``login_url`` is for what runs, as workers have it."""
 
     superuser_url: str
     login_url: str
     _made: list[str] = field(default_factory=list)
 
     def create(self, *, migrated: bool = True) -> str:
-        """The URL of a fresh database for the login role: with all tables, or provisioned only."""
+        """The URL of a fresh database for the login of what runs: with all tables, or provisioned only."""
         from llmteam.db import provision
 
         name = f"test_{secrets.token_hex(6)}"
@@ -51,7 +52,7 @@ class PostgresService:
         if migrated:
             self.as_superuser(f'CREATE DATABASE "{name}" TEMPLATE {_TEMPLATE}')
         else:
-            provision(self.superuser_url, login=LOGIN, database=name)
+            provision(self.superuser_url, LOGIN, name, migration_login=MIGRATION_LOGIN)
         return url_of(self.login_url, name)
 
     def drop_all(self) -> None:
@@ -70,6 +71,26 @@ class PostgresService:
             connection.cursor().execute(sql)
         finally:
             connection.close()
+
+
+def migration_url_of(url: str) -> str:
+    """``url`` with the login of migrations."""
+    from sqlalchemy import make_url
+
+    return make_url(url).set(username=MIGRATION_LOGIN).render_as_string(hide_password=False)
+
+
+@contextmanager
+def owner_transaction(database: Database) -> Iterator[Connection]:
+    """A transaction as the owner of the tables, in the same database but with the login of migrations."""
+    from llmteam.db import Database
+
+    migrations = Database(migration_url_of(database.url.render_as_string(hide_password=False)))
+    try:
+        with migrations.owner_transaction() as connection:
+            yield connection
+    finally:
+        migrations.close()
 
 
 def url_of(url: str, database: str) -> str:
@@ -93,10 +114,10 @@ def postgres(embedded_servers: EmbeddedServers) -> PostgresService:
     """The Postgres of this run, with a migrated template."""
     from llmteam.db import Database, provision
 
-    template = url_of(embedded_servers.database_url, _TEMPLATE)
+    template = url_of(embedded_servers.migration_url, _TEMPLATE)
     with _alone(embedded_servers.home / "template.lock"):
-        provision(embedded_servers.superuser_url, login=LOGIN, database=DATABASE)
-        provision(embedded_servers.superuser_url, login=LOGIN, database=_TEMPLATE)
+        for name in (DATABASE, _TEMPLATE):
+            provision(embedded_servers.superuser_url, LOGIN, name, migration_login=MIGRATION_LOGIN)
         database = Database(template)
         database.upgrade()
         # A template can only be copied while nobody is connected to it.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from llmteam.canvas.catalog import StepCatalog
+    from llmteam.canvas.records import StepRecord
     from llmteam.settings import Settings
 
 __all__ = ["SegmentClient"]
@@ -109,6 +110,10 @@ class SegmentClient:
         """The run's status; None when it is unknown."""
         record = self._runs.engine.store.record(self._tenant(), run_id)
         return None if record is None else record.status
+
+    def steps(self, run_id: str) -> list[StepRecord]:
+        """The executions of the run's steps, in the order in which they began; none when it is unknown."""
+        return self._runs.engine.store.steps(self._tenant(), run_id)
 
     def cancel(self, run_id: str, *, by: str = "") -> bool:
         """Cancel a run; False when it is unknown or over. ``by`` is, here and below, who wants that, for the audit."""

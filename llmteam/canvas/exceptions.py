@@ -14,6 +14,7 @@
         ├── InvalidOutputError          a handler returned what cannot be stored or routed
         ├── NoHandlerError              the worker knows no handler for a step type
         ├── LocalHandlerError           a live object was given where workers must import it
+        ├── LocalAgentError             a live agent was given to an executor of the fleet
         ├── LoopLimitError              a loop went round too often
         ├── StepTimeoutError            a step was not done within its time
         ├── RunNotFoundError            no run has this id in this tenant
@@ -22,6 +23,7 @@
         │   └── SnapshotStaleError      a snapshot is not that of the current pause
         ├── SnapshotNotFoundError       no snapshot has this id in this tenant
         ├── SnapshotIntegrityError      a snapshot's checksum does not fit its content
+        ├── SnapshotNotPortableError    a run cannot leave its installation, or not come to this one
         ├── UnknownSegmentError         no published segment has this id and version
         ├── SegmentExistsError          the version is published with other content
         └── SegmentArchivedError        the version is archived and starts no new run
@@ -167,6 +169,17 @@ class LocalHandlerError(CanvasError):
         self.type_id = type_id
 
 
+class LocalAgentError(CanvasError):
+    """A live agent was given to an executor whose agents are made by workers, which cannot see it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"An agent of class {kind} lives in this process only: register its class with register_agent, give an "
+            "AgentRef with its id and state, or use PipelineExecutor to run it in process"
+        )
+        self.kind = kind
+
+
 class LoopLimitError(CanvasError):
     """A loop was entered more often than ``params.max_visits`` allows."""
 
@@ -289,3 +302,14 @@ class SegmentArchivedError(CanvasError):
         )
         self.segment_id = segment_id
         self.version = version
+
+
+class SnapshotNotPortableError(CanvasError):
+    """A paused run cannot be carried to another installation, or not to this one."""
+
+    retryable = False
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(f"Run '{_clipped(run_id)}' cannot be carried over: {reason}")
+        self.run_id = run_id
+        self.reason = reason

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmteam import codec
 from llmteam.canvas.exceptions import SnapshotIntegrityError
+from llmteam.persistence.models import PipelinePhase, PipelineSnapshot, SnapshotType
 
 __all__ = ["SegmentSnapshot", "SnapshotStep"]
 
@@ -74,3 +76,43 @@ class SegmentSnapshot(BaseModel):
         if not snapshot.verify():
             raise SnapshotIntegrityError(snapshot.snapshot_id)
         return snapshot
+
+    def as_pipeline(self, pending_approvals: Sequence[str] = ()) -> PipelineSnapshot:
+        """The form in which all snapshots are kept: this one stands in its ``global_state``, under ``segment``.
+
+        ``pending_approvals`` are the requests that people have not answered.
+        """
+        asks = any(step.waits_for == "person" for step in self.steps)
+        snapshot = PipelineSnapshot(
+            snapshot_id=self.snapshot_id,
+            snapshot_type=SnapshotType.PAUSE,
+            pipeline_id=self.segment_id,
+            run_id=self.run_id,
+            tenant_id=self.tenant_id,
+            pipeline_version=self.definition_hash,
+            phase=PipelinePhase.WAITING_HUMAN if asks else PipelinePhase.PAUSED,
+            global_state={"segment": self.to_dict()},
+            completed_steps=list(self.completed_steps),
+            next_steps=[step.step_id for step in self.steps if step.state in ("ready", "running")],
+            current_step=self.current_step or "",
+            pending_approvals=list(pending_approvals),
+            created_at=self.created_at,
+            started_at=self.original_started_at,
+            paused_at=self.created_at,
+        )
+        snapshot.checksum = snapshot.compute_checksum()
+        return snapshot
+
+    @classmethod
+    def of_pipeline(cls, snapshot: PipelineSnapshot) -> Self | None:
+        """The opposite of :meth:`as_pipeline`; None when it is not the snapshot of a run's pause.
+
+        Raises :class:`SnapshotIntegrityError`.
+        """
+        document = snapshot.global_state.get("segment")
+        if snapshot.snapshot_type is not SnapshotType.PAUSE or not isinstance(document, dict):
+            return None
+        try:
+            return cls.from_dict(document)
+        except ValidationError:
+            raise SnapshotIntegrityError(snapshot.snapshot_id) from None

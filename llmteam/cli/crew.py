@@ -22,6 +22,7 @@ from typing import IO
 from llmteam.cli.child import STOP, Orders
 from llmteam.dispatch import PROCESS_QUEUES, QUARANTINE_QUEUE, THREAD_QUEUES, queues_in
 from llmteam.regions import DEFAULT_REGION
+from llmteam.settings import variable
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +188,8 @@ class Crew:
                     stdout=output,
                     stderr=output,
                     pass_fds=[theirs],
+                    # What runs steps has no business with the login that may change the tables.
+                    env={name: value for name, value in os.environ.items() if name != variable("migration_url")},
                     # Out of reach of the terminal's Ctrl-C: we say when it ends, and its group is its own.
                     start_new_session=True,
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -12,6 +12,7 @@ from llmteam.cli.options import json_option, load_settings
 from llmteam.cli.render import print_json
 from llmteam.cli.servers import installation
 from llmteam.errors import ConfigurationError
+from llmteam.settings import Settings, variable
 
 
 @click.group(name="db")
@@ -22,18 +23,27 @@ def db() -> None:
 @db.command()
 @click.option("--print-roles", is_flag=True, help="Write the SQL that a DBA runs once, and do nothing.")
 @click.option("--login", metavar="NAME", help="The login of --print-roles; by default that of LLMTEAM_DATABASE_URL.")
+@click.option(
+    "--migration-login",
+    metavar="NAME",
+    help="The other login of --print-roles; by default that of LLMTEAM_MIGRATION_URL, else the login with _migration.",
+)
 @json_option
-def upgrade(print_roles: bool, login: str | None, as_json: bool) -> None:
-    """Bring the tables to the version that this llmteam needs. Again does no harm."""
+def upgrade(print_roles: bool, login: str | None, migration_login: str | None, as_json: bool) -> None:
+    """Bring the tables to the version that this llmteam needs. Again does no harm.
+
+    Logs in as LLMTEAM_MIGRATION_URL says, which no other command uses, else as LLMTEAM_DATABASE_URL.
+    """
     settings = load_settings()
     if print_roles:
         from llmteam.db import roles_sql
 
-        click.echo(roles_sql(login or _login_of(settings.database_url)), nl=False)
+        running = login or _login_of(settings.database_url, "database_url", "--login")
+        click.echo(roles_sql(running, migration_login or _migration_login(settings, running)), nl=False)
         return
     with installation(settings) as place:
+        changed = place.migrate()
         database = place.database()
-        changed = database.upgrade()
         version = database.current()
         database.check_login()
         database.close()
@@ -62,12 +72,18 @@ def current(as_json: bool) -> None:
     sys.exit(codes.DONE if version == HEAD else codes.FAILED)
 
 
-def _login_of(url: str | None) -> str:
+def _migration_login(settings: Settings, running: str) -> str:
+    if settings.migration_url is None:
+        return f"{running}_migration"
+    return _login_of(settings.migration_url, "migration_url", "--migration-login")
+
+
+def _login_of(url: str | None, setting: str, option: str) -> str:
     from llmteam.embedded import LOGIN
 
     if url is None:
         return LOGIN
     name = urlsplit(url).username
     if not name:
-        raise ConfigurationError("LLMTEAM_DATABASE_URL names no user: say which login is meant with --login NAME")
-    return name
+        raise ConfigurationError(f"{variable(setting)} names no user: say which login is meant with {option} NAME")
+    return unquote(name)

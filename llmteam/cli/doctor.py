@@ -137,7 +137,9 @@ def _join(settings: Settings, stack: contextlib.ExitStack) -> Installation:
     postgres, valkey = settings.database_url is None, settings.broker_url is None
     servers = stack.enter_context(start(settings.home, postgres=postgres, valkey=valkey))
     urls = settings.with_servers(
-        database_url=servers.database_url if postgres else "", broker_url=servers.broker_url if valkey else ""
+        database_url=servers.database_url if postgres else "",
+        broker_url=servers.broker_url if valkey else "",
+        migration_url=servers.migration_url if postgres else None,
     )
     return Installation(replace(urls, home=servers.home), servers)
 
@@ -150,7 +152,11 @@ def _database(place: Installation) -> Iterator[Check]:
     database = place.database("llmteam-doctor")
     try:
         database.check_login()
-        yield Check("database login", "ok", "bound by row security, owns nothing")
+        risk = database.owner_risk()
+        if risk is None:
+            yield Check("database login", "ok", "bound by row security, owns nothing, cannot become the owner")
+        else:
+            yield Check("database login", "warning", risk.found, risk.advice)
         database.check_schema()
         yield Check("database", "ok", f"{mask_url(url)}, tables at {database.current()}")
     finally:

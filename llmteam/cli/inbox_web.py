@@ -68,6 +68,8 @@ def _application(place: Installation) -> FastAPI:
     database = place.database("llmteam-check")
     try:
         database.check_login()
+        if risk := database.owner_risk():
+            say(f"warning: {risk}")
         database.check_schema()
     finally:
         database.close()

@@ -19,12 +19,14 @@ from llmteam.cli.inbox import inbox
 from llmteam.cli.keys import keys
 from llmteam.cli.license import licenses
 from llmteam.cli.limits import limits
+from llmteam.cli.mining import mining
 from llmteam.cli.notifications import notifications
 from llmteam.cli.render import fail, warn
 from llmteam.cli.run import run
 from llmteam.cli.runs import runs
 from llmteam.cli.segments import catalog, segment
 from llmteam.cli.services import beat_command, flower_command, up, worker
+from llmteam.cli.snapshots import export_snapshot, import_snapshot
 from llmteam.cli.surgery import fork, pause, resume, retry
 from llmteam.cli.tenants import tenants
 from llmteam.errors import LLMTeamError
@@ -54,6 +56,7 @@ _COMMANDS = (
     audit,
     keys,
     limits,
+    mining,
     inbox,
     notifications,
     tenants,
@@ -63,7 +66,7 @@ _COMMANDS = (
 )
 for _command in _COMMANDS:
     cli.add_command(_command)
-for _command in (pause, resume, retry, fork):
+for _command in (pause, resume, retry, fork, export_snapshot, import_snapshot):
     runs.add_command(_command)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def runs() -> None:
-    """Runs: list, show, cancel, pause, resume, retry, fork."""
+    """Runs: list, show, cancel, pause, resume, retry, fork, carry elsewhere."""
 
 
 @runs.command(name="list")

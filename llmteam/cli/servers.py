@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmteam.cli.child import Orders
+from llmteam.errors import ConfigurationError, InfrastructureError
 from llmteam.settings import Settings, variable
 from llmteam.variables import encryption_keys_text
 
@@ -39,7 +40,7 @@ class Installation:
         return Orders({**self.environment(), **extra}, 1.0 if self.embedded else 10.0)
 
     def environment(self) -> dict[str, str]:
-        """The servers and modules, as variables."""
+        """The servers and modules, as variables; nothing that runs is told the login of migrations."""
         settings = self.settings
         given = {
             "database_url": settings.database_url,
@@ -60,6 +61,28 @@ class Installation:
 
         assert self.settings.database_url is not None
         return Database(self.settings.database_url, application_name=application_name, pool_size=4)
+
+    def migrate(self) -> bool:
+        """Bring the tables to this version with the login of migrations; True when there was something to do.
+
+        That login is not needed when there is nothing to do. Raises :class:`ConfigurationError` when the two logins
+        turn out to be of different databases, :class:`InfrastructureError` kinds.
+        """
+        from llmteam.db import Database
+        from llmteam.db.errors import MIGRATION_SETTING
+        from llmteam.db.schema import HEAD
+
+        with closing(self.database()) as database:
+            if database.current() == HEAD:
+                return False
+            url = self.settings.migration_url
+            if url is None:
+                return database.upgrade()
+            with closing(Database(url, application_name="llmteam-cli", setting=MIGRATION_SETTING)) as migrations:
+                changed = migrations.upgrade()
+            if database.current() != HEAD:
+                raise ConfigurationError(f"{variable('migration_url')} names another database than {database.server}")
+            return changed
 
     def runs(self) -> Runs:
         """Starting runs and asking after them."""
@@ -87,7 +110,9 @@ def installation(settings: Settings) -> Iterator[Installation]:
     postgres, valkey = settings.database_url is None, settings.broker_url is None
     with start(settings.home, postgres=postgres, valkey=valkey) as servers:
         found = settings.with_servers(
-            database_url=servers.database_url if postgres else "", broker_url=servers.broker_url if valkey else ""
+            database_url=servers.database_url if postgres else "",
+            broker_url=servers.broker_url if valkey else "",
+            migration_url=servers.migration_url if postgres else None,
         )
         found = found if found.web_keys else found.with_web_key(home_key(servers.home))
         if postgres and not found.encryption_keys:
@@ -99,17 +124,19 @@ def installation(settings: Settings) -> Iterator[Installation]:
 
 
 def _set_up(place: Installation, servers: EmbeddedServers) -> None:
-    """Make roles, database and tables of the embedded Postgres, unless they are there."""
-    from llmteam.db import provision
-    from llmteam.embedded import DATABASE, LOGIN
-    from llmteam.errors import InfrastructureError
+    """Make roles, logins, database and tables of the embedded Postgres, unless they are there and as they should be.
 
-    database = place.database()
-    try:
+    A home whose one login could become the owner gets the second login, and the first loses that right.
+    """
+    from llmteam.db import provision
+    from llmteam.embedded import DATABASE, LOGIN, MIGRATION_LOGIN
+
+    with closing(place.database()) as database:
         try:
             database.check_schema()
+            fit = database.owner_risk() is None
         except InfrastructureError:
-            provision(servers.superuser_url, LOGIN, DATABASE)
-            database.upgrade()
-    finally:
-        database.close()
+            fit = False
+    if not fit:
+        provision(servers.superuser_url, LOGIN, DATABASE, migration_login=MIGRATION_LOGIN)
+        place.migrate()

@@ -94,9 +94,7 @@ def up(
         programs.append(flower(LOOPBACK, port))
         extra[_AUTH_VARIABLE] = basic_auth or _credentials()
     with installation(settings) as place, _environment_file(place) as exports:
-        database = place.database()
-        database.upgrade()
-        database.close()
+        place.migrate()
 
         def ready() -> None:
             say(f"ready in {_shown(place.home)}: llmteam run SEGMENT.json")

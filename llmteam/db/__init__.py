@@ -13,7 +13,7 @@ from llmteam.db.errors import (
     run_transaction,
 )
 from llmteam.db.hot import HotConnection, Prepared
-from llmteam.db.roles import InsecureLoginError, check_login, provision, roles_sql
+from llmteam.db.roles import InsecureLoginError, OwnerRisk, check_login, owner_risk, provision, roles_sql
 
 __all__ = [
     "ConflictError",
@@ -23,12 +23,14 @@ __all__ = [
     "DatabaseTimeoutError",
     "HotConnection",
     "InsecureLoginError",
+    "OwnerRisk",
     "Prepared",
     "RefusedError",
     "RolesNotGrantedError",
     "StatementError",
     "check_login",
     "constraint_of",
+    "owner_risk",
     "provision",
     "roles_sql",
     "run_transaction",

@@ -1,4 +1,4 @@
-"""The pool and the transactions in which everything else runs: as one tenant, as the sweeper or as the owner.
+"""The pool and the transactions in which all else runs: as one tenant or the sweeper, migrations as the owner.
 
 Connections stay in autocommit and transactions are opened by hand, because psycopg2 would spend a round trip on
 each BEGIN. Role and tenant are set for one transaction only, together with its BEGIN, so that a connection in the
@@ -48,10 +48,11 @@ _PROCESS = "llmteam.process"
 class Database:
     """A pool of connections to one database, and the only way to a transaction in it.
 
-    ``url`` is ``postgresql://…`` as in ``LLMTEAM_DATABASE_URL``. At most ``pool_size`` connections are open; a caller
-    waits ``pool_timeout`` seconds for one. The other timeouts, in seconds, hold on the server: for a statement, for
-    a lock, and for a transaction in which nothing happens. Connecting is lazy. Safe to share between threads and to
-    keep across a fork: the child gets connections of its own.
+    ``url`` is ``postgresql://…`` as in ``LLMTEAM_DATABASE_URL``; errors name the ``setting`` that has it. At most
+    ``pool_size`` connections are open; a caller waits ``pool_timeout`` seconds for one. The other timeouts, in
+    seconds, hold on the server: for a statement, for a lock, and for a transaction in which nothing happens.
+    Connecting is lazy. Safe to share between threads and to keep across a fork: the child gets connections of its
+    own.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Database:
         url: str,
         *,
         application_name: str = "llmteam",
+        setting: str = SETTING,
         pool_size: int = 16,
         pool_timeout: float = 30.0,
         statement_timeout: float = 30.0,
@@ -68,6 +70,7 @@ class Database:
         self.url = parse_url(url)
         #: The URL as it may be shown.
         self.server = mask_url(url)
+        self.setting = setting
         #: Messages sent to the server so far and answered; for tests of the budgets, not exact under threads.
         self.round_trips = 0
         self._engine = create_engine(
@@ -113,7 +116,7 @@ class Database:
 
     def checkout(self) -> PoolProxiedConnection:
         """A connection of the pool, known not to have been closed by the server while it was idle."""
-        with translated(self.server):
+        with translated(self.server, self.setting):
             return self._engine.raw_connection()
 
     @contextmanager
@@ -130,7 +133,11 @@ class Database:
 
     @contextmanager
     def owner_transaction(self) -> Iterator[Connection]:
-        """A transaction for DDL. Row security binds the owner too, who has no policy and so sees no row."""
+        """A transaction for DDL, with the login of migrations.
+
+        Row security binds the owner too, who has no policy and so sees no row. Raises :class:`RolesNotGrantedError`
+        with a login that may not act as the owner.
+        """
         with self._transaction("llmteam_owner") as connection:
             yield connection
 
@@ -145,7 +152,10 @@ class Database:
         schema.check_schema(self)
 
     def upgrade(self) -> bool:
-        """Apply the migrations that are missing; True when there were any. Two processes at once are safe."""
+        """Apply the migrations that are missing, with the login of migrations; True when there were any.
+
+        Two processes at once are safe.
+        """
         return schema.upgrade(self)
 
     def current(self) -> str | None:
@@ -157,9 +167,14 @@ class Database:
         with self.login_transaction() as connection:
             roles.check_login(connection)
 
+    def owner_risk(self) -> roles.OwnerRisk | None:
+        """What is wrong with a login that may become the owner of the tables; None when it may not."""
+        with self.login_transaction() as connection:
+            return roles.owner_risk(connection)
+
     @contextmanager
     def _transaction(self, role: Role | None, tenant_id: str = "") -> Iterator[Connection]:
-        with translated(self.server), self._begun(role, tenant_id) as connection:
+        with translated(self.server, self.setting), self._begun(role, tenant_id) as connection:
             yield connection
             raw = connection.connection
             # COMMIT of a failed transaction rolls back and reports success.

@@ -31,6 +31,7 @@ from llmteam.errors import InfrastructureError, LLMTeamError, MigrationsNotAppli
 _Result = TypeVar("_Result")
 
 SETTING = "LLMTEAM_DATABASE_URL"
+MIGRATION_SETTING = "LLMTEAM_MIGRATION_URL"
 PRINT_ROLES = "llmteam db upgrade --print-roles"
 
 #: What functions of the schema raise when they refuse.
@@ -108,17 +109,17 @@ def run_transaction(work: Callable[[], _Result], attempts: int = 3) -> _Result:
 
 
 @contextmanager
-def translated(server: str) -> Iterator[None]:
+def translated(server: str, setting: str = SETTING) -> Iterator[None]:
     """Raise errors of the driver, of SQLAlchemy and of its pool as errors of this package."""
     try:
         yield
     except (psycopg2.Error, sa.DBAPIError, sa.TimeoutError) as exc:
-        raise translate(exc, server) from None
+        raise translate(exc, server, setting) from None
 
 
-def translate(exc: BaseException, server: str) -> Exception:
-    """``exc`` as an error of this package; ``server`` is the masked URL that it names."""
-    where = f"Postgres at {server} ({SETTING})"
+def translate(exc: BaseException, server: str, setting: str = SETTING) -> Exception:
+    """``exc`` as an error of this package; it names the masked URL ``server`` and the ``setting`` that has it."""
+    where = f"Postgres at {server} ({setting})"
     if isinstance(exc, sa.TimeoutError):
         return DatabaseTimeoutError(f"{where}: every connection of this process's pool stayed busy: run fewer at once")
     driver = exc.orig if isinstance(exc, sa.DBAPIError) else exc
@@ -130,7 +131,7 @@ def translate(exc: BaseException, server: str) -> Exception:
         or type(driver) is psycopg2.DatabaseError
     ):
         return InfrastructureError(
-            f"{where} cannot be reached: {_first_line(driver)}: check that the server runs and that {SETTING} is right"
+            f"{where} cannot be reached: {_first_line(driver)}: check that the server runs and that {setting} is right"
         )
     return _of_state(driver, state, driver.diag.message_primary or _first_line(driver), where)
 
@@ -145,7 +146,7 @@ def _of_state(driver: psycopg2.Error, state: str, primary: str, where: str) -> E
     if state in _TIMEOUTS:
         return DatabaseTimeoutError(f"{where}: {primary}: the {_TIMEOUTS[state]} timeout was reached")
     if state == "25006":
-        return InfrastructureError(f"{where} is read only: {SETTING} must name the primary server")
+        return InfrastructureError(f"{where} is read only: it must be the primary server")
     if state in _SHUTDOWNS or state.startswith(_TRANSIENT):
         return InfrastructureError(f"{where}: {primary}")
     if state == "42P01" and '"llmteam.' in primary:

@@ -116,14 +116,14 @@ class HotConnection:
             return self._run(sql, params)
         except psycopg2.Error as exc:
             if not self._lost(exc) or not begin or not self._fresh:
-                raise translate(exc, self._database.server) from None
+                raise translate(exc, self._database.server, self._database.setting) from None
         self._open()
         try:
             self._prepare(prepared)
             return self._run(sql, params)
         except psycopg2.Error as exc:
             self._lost(exc)
-            raise translate(exc, self._database.server) from None
+            raise translate(exc, self._database.server, self._database.setting) from None
 
     def rollback(self) -> None:
         """End the open transaction, if there is one, without effect; costs a round trip only then."""
@@ -133,7 +133,7 @@ class HotConnection:
             self._run("ROLLBACK", ())
         except psycopg2.Error as exc:
             self._lost(exc)
-            raise translate(exc, self._database.server) from None
+            raise translate(exc, self._database.server, self._database.setting) from None
 
     def _open(self) -> None:
         self._fairy = self._database.checkout()

@@ -1,16 +1,21 @@
-"""The three roles behind row security, the login that may act as them, and the check that the login cannot do more.
+"""The three roles behind row security, the two logins that may act as them, and the check that they cannot do more.
 
 ``llmteam_owner`` owns the schema and its tables, ``llmteam_app`` works as one tenant, ``llmteam_sweeper`` looks for
-what is due. None of them can log in. The login inherits nothing: each transaction becomes one of the roles.
+what is due. None of them can log in. Whatever runs logs in with one that may become the last two; migrations log in
+with another, which may become the owner. Logins inherit nothing: each transaction becomes one of the roles.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import psycopg2
 from psycopg2 import sql as psql
+from psycopg2.extensions import cursor
 from sqlalchemy import Connection, text
 
-from llmteam.db.errors import PRINT_ROLES, SETTING
+from llmteam.db.errors import MIGRATION_SETTING, PRINT_ROLES, SETTING
 from llmteam.errors import ConfigurationError, InfrastructureError
 from llmteam.settings import mask_url
 
@@ -18,6 +23,8 @@ OWNER = "llmteam_owner"
 APP = "llmteam_app"
 SWEEPER = "llmteam_sweeper"
 ROLES = (OWNER, APP, SWEEPER)
+#: What the login of running processes has to act as.
+RUNNING = (APP, SWEEPER)
 
 #: ``GRANT role … WITH INHERIT FALSE, SET TRUE`` came with this release.
 LEAST_SERVER = 16
@@ -45,35 +52,68 @@ def quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def roles_sql(login: str) -> str:
-    """SQL that a DBA runs once, in the database of llmteam, so that ``login`` can be used; again does no harm."""
+def roles_sql(login: str, migration_login: str) -> str:
+    """SQL that a DBA runs once, in the database of llmteam, so that both logins can be used; again does no harm.
+
+    ``login`` is for what runs, and loses the right to become the owner; ``migration_login`` has it instead. When they
+    are the same, the one login has all three roles.
+    """
     return "\n".join(
         [
             f"-- Roles and schema of llmteam; needs Postgres {LEAST_SERVER} or newer. Run as superuser. On a managed",
             f"-- server without one: the lines that create roles, then GRANT {OWNER} TO CURRENT_USER, then the rest.",
             *(_ROLE.format(role=role) for role in ROLES),
-            f"-- The login owns nothing and inherits nothing: ALTER ROLE {quoted(login)} NOSUPERUSER NOBYPASSRLS",
-            f"GRANT {', '.join(ROLES)} TO {quoted(login)} WITH INHERIT FALSE, SET TRUE;",
+            *_grants(login, migration_login),
             _SCHEMA,
             "",
         ]
     )
 
 
-def provision(superuser_url: str, login: str, database: str, *, password: str | None = None) -> None:
-    """Make the roles, the login and the database with its empty schema; what is there already stays.
+def _grants(login: str, migration_login: str) -> list[str]:
+    running, migrating = quoted(login), quoted(migration_login)
+    options = "WITH INHERIT FALSE, SET TRUE;"
+    if login == migration_login:
+        return [
+            f"-- One login, {running}: whoever can send SQL with it can become the owner and lift what binds tenants.",
+            f"GRANT {', '.join(ROLES)} TO {running} {options}",
+        ]
+    return [
+        "-- Both logins have to be there: CREATE ROLE … LOGIN NOINHERIT PASSWORD '…'. They own and inherit nothing:",
+        *(f"-- ALTER ROLE {name} NOSUPERUSER NOBYPASSRLS" for name in (running, migrating)),
+        f"-- Of {MIGRATION_SETTING}, which llmteam db upgrade uses and nothing else needs:",
+        f"GRANT {OWNER} TO {migrating} {options}",
+        f"-- Of {SETTING}, which everything uses that runs; Postgres warns when there is nothing to revoke:",
+        f"GRANT {', '.join(RUNNING)} TO {running} {options}",
+        f"REVOKE {OWNER} FROM {running};",
+    ]
 
+
+def provision(
+    superuser_url: str,
+    login: str,
+    database: str,
+    *,
+    migration_login: str,
+    password: str | None = None,
+    migration_password: str | None = None,
+) -> None:
+    """Make the roles, the logins and the database with its empty schema; what is there already stays.
+
+    A ``login`` that could become the owner cannot any more, unless it is the ``migration_login`` as well.
     ``superuser_url`` names any database of the server. Raises :class:`InfrastructureError` when the server cannot be
     reached or is older than Postgres 16.
     """
     try:
-        _provision(superuser_url, login, database, password)
+        passwords = {migration_login: migration_password, login: password}
+        _provision(superuser_url, passwords, database, roles_sql(login, migration_login))
     except psycopg2.OperationalError as exc:
         first = (str(exc).strip().splitlines() or ["?"])[0]
         raise InfrastructureError(f"Postgres at {mask_url(superuser_url)} cannot be set up: {first}") from None
 
 
-def _provision(superuser_url: str, login: str, database: str, password: str | None) -> None:
+def _provision(superuser_url: str, logins: Mapping[str, str | None], database: str, inside: str) -> None:
+    """Make the logins, with their passwords, and the database, and run ``inside`` there."""
     url = superuser_url.replace("postgresql+psycopg2://", "postgresql://", 1)
     connection = psycopg2.connect(url, connect_timeout=5, application_name="llmteam provision")
     try:
@@ -82,22 +122,27 @@ def _provision(superuser_url: str, login: str, database: str, password: str | No
         cursor = connection.cursor()
         # Roles and databases belong to the server: two who set it up at once take turns.
         cursor.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
-        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (login,))
-        if cursor.fetchone() is None:
-            cursor.execute(f"CREATE ROLE {quoted(login)} LOGIN NOINHERIT")
-        if password is not None:
-            cursor.execute(psql.SQL("ALTER ROLE {} PASSWORD {}").format(psql.Identifier(login), psql.Literal(password)))
+        for login, password in logins.items():
+            _make_login(cursor, login, password)
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,))
         if cursor.fetchone() is None:
             cursor.execute(f"CREATE DATABASE {quoted(database)} ENCODING 'UTF8' TEMPLATE template0")
-        inside = psycopg2.connect(url, dbname=database, connect_timeout=5)
+        there = psycopg2.connect(url, dbname=database, connect_timeout=5)
         try:
-            with inside, inside.cursor() as work:
-                work.execute(roles_sql(login))
+            with there, there.cursor() as work:
+                work.execute(inside)
         finally:
-            inside.close()
+            there.close()
     finally:
         connection.close()
+
+
+def _make_login(cursor: cursor, login: str, password: str | None) -> None:
+    cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (login,))
+    if cursor.fetchone() is None:
+        cursor.execute(f"CREATE ROLE {quoted(login)} LOGIN NOINHERIT")
+    if password is not None:
+        cursor.execute(psql.SQL("ALTER ROLE {} PASSWORD {}").format(psql.Identifier(login), psql.Literal(password)))
 
 
 def check_server_version(version: int) -> None:
@@ -127,10 +172,10 @@ _MEMBER = text(
 
 
 def check_login(connection: Connection) -> None:
-    """Raise :class:`InsecureLoginError` unless row security binds the login and it can act as the three roles.
+    """Raise :class:`InsecureLoginError` unless row security binds the login and it can act as tenant and sweeper.
 
     Refused are superusers, BYPASSRLS, owners of the schema or its tables, and logins that have the rights of the
-    roles without becoming one of them.
+    roles without becoming one of them. A login that may become the owner passes: see :func:`owner_risk`.
     """
     login, superuser, bypass, owns, version = connection.execute(_LOOK).one()
     check_server_version(version)
@@ -147,12 +192,40 @@ def check_login(connection: Connection) -> None:
     }
     for role in ROLES:
         inherits, can_set = found.get(role, (False, False))
-        if not can_set:
+        if role in RUNNING and not can_set:
             raise _insecure(login, f"may not act as {role}", f"the output of: {PRINT_ROLES}")
         if inherits:
             raise _insecure(
                 login, f"has the rights of {role} all the time", f"GRANT {role} TO {name} WITH INHERIT FALSE, SET TRUE"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRisk:
+    """What is wrong with a login that may become the owner, and ``advice``, what a DBA runs."""
+
+    found: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.found}: {self.advice}"
+
+
+# MEMBER counts every way there is, also one that leads through other roles or needs a grant to oneself first.
+_OWNER = text("SELECT session_user, pg_has_role(session_user, oid, 'MEMBER') FROM pg_roles WHERE rolname = :owner")
+
+
+def owner_risk(connection: Connection) -> OwnerRisk | None:
+    """What is wrong with a login that may become the owner of the tables; None when it may not."""
+    row = connection.execute(_OWNER, {"owner": OWNER}).one_or_none()
+    if row is None or not row[1]:
+        return None
+    return OwnerRisk(
+        f"the login {row[0]!r} of {SETTING} may become {OWNER}, so that whoever can send SQL of their own with it can "
+        "drop row security and the triggers of the audit trail",
+        f"have a DBA run the output of: {PRINT_ROLES} (above all: REVOKE {OWNER} FROM {quoted(row[0])}), and set "
+        f"{MIGRATION_SETTING} to the other login, for llmteam db upgrade alone",
+    )
 
 
 def _insecure(login: str, fault: str, fix: str) -> InsecureLoginError:

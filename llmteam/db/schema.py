@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import NullPool, create_engine, text
 
-from llmteam.db.errors import translated
+from llmteam.db.errors import MIGRATION_SETTING, RolesNotGrantedError, translated
 from llmteam.db.roles import LOCK, OWNER, check_server_version
 from llmteam.db.tables import SCHEMA
 from llmteam.errors import MigrationsNotAppliedError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmteam.db.engine import Database
 
 #: The newest migration, named here so that a look at the version does not load Alembic.
-HEAD = "0010"
+HEAD = "0011"
 
 VERSION_TABLE = "alembic_version"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -56,13 +56,23 @@ def upgrade(database: Database) -> bool:
     """Bring the tables to :data:`HEAD` in one transaction; True when there was something to do.
 
     Two processes at once take turns. A migration waits ten seconds for a lock on a table and then gives up, because
-    everyone else would queue behind it. Raises :class:`MigrationsNotAppliedError` when the tables are newer than this
-    package.
+    everyone else would queue behind it. The login of ``database`` needs no right but to act as the owner. Raises
+    :class:`MigrationsNotAppliedError` when the tables are newer than this package, :class:`RolesNotGrantedError` when
+    the login may not act as the owner.
     """
-    if current(database) == HEAD:
-        return False
+    try:
+        return _upgrade(database)
+    except RolesNotGrantedError as exc:
+        if database.setting == MIGRATION_SETTING or "set role" not in str(exc):
+            raise
+        raise RolesNotGrantedError(
+            f"{exc}, and set {MIGRATION_SETTING} to the login that it lets act as {OWNER}"
+        ) from None
+
+
+def _upgrade(database: Database) -> bool:
     engine = create_engine(database.url, poolclass=NullPool, use_native_hstore=False, hide_parameters=True)
-    with translated(database.server), engine.begin() as connection:
+    with translated(database.server, database.setting), engine.begin() as connection:
         version = connection.connection.dbapi_connection.server_version  # type: ignore[union-attr]
         check_server_version(version)
         connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
@@ -81,6 +91,8 @@ def _migrate(connection: Connection, server: str) -> bool:
         return MigrationContext.configure(connection, opts=options).get_current_revision()
 
     before = found()
+    if before == HEAD:
+        return False
     if before is not None and before > HEAD:
         raise MigrationsNotAppliedError(
             f"the tables in {server} are at {before}, this version of llmteam knows {HEAD}: update llmteam here"
@@ -89,4 +101,4 @@ def _migrate(connection: Connection, server: str) -> bool:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    return before != HEAD
+    return True

@@ -7,9 +7,11 @@ Documents are ``json``, not ``jsonb``: they are read whole and written often, an
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     Float,
+    Identity,
     Index,
     PrimaryKeyConstraint,
     SmallInteger,
@@ -233,8 +235,14 @@ snapshots = Table(
     _text("segment_id"),
     _json("document", null=False),
     _time("created_at", null=False),
+    _text("snapshot_type", default="pause"),
+    _text("phase", default="paused"),
+    # Of two of one moment the one with the higher number is the later one.
+    Column("number", BigInteger, Identity(always=True), nullable=False),
     PrimaryKeyConstraint("tenant_id", "snapshot_id"),
-    Index("snapshots_run", "tenant_id", "run_id", text("created_at DESC")),
+    Index("snapshots_run", "tenant_id", "run_id", text("created_at DESC"), text("number DESC")),
+    Index("snapshots_pipeline", "tenant_id", "segment_id", text("created_at DESC"), text("number DESC")),
+    Index("snapshots_created_at", "created_at"),
 )
 
 sweeps = Table(

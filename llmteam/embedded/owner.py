@@ -22,6 +22,7 @@ from llmteam.embedded.errors import (
     EmbeddedServerError,
     EmbeddedStartError,
 )
+from llmteam.embedded.names import LOGIN, MIGRATION_LOGIN
 from llmteam.embedded.places import guardian_socket
 from llmteam.embedded.processes import tail
 from llmteam.embedded.state import Control, locked
@@ -43,7 +44,8 @@ class EmbeddedServers:
     Held until :meth:`stop`, the end of a ``with`` block, or the end of this process; a forked child does not hold it.
 
     - ``database_url``: login role ``llmteam``, no superuser, database ``llmteam``. Both exist only once
-      ``llmteam.db.provision(superuser_url, login=LOGIN, database=DATABASE)`` has made them.
+      ``llmteam.db.provision`` has made them.
+    - ``migration_url``: the same database with the login role ``llmteam_migration``, which may change its tables.
     - ``superuser_url``: the bootstrap superuser, database ``postgres``; by local socket only.
     - ``broker_url``, ``result_backend_url``, ``redis_url``: one address, good for Celery, Flower and redis-py. It
       holds a password: do not print it.
@@ -63,6 +65,10 @@ class EmbeddedServers:
     @property
     def database_url(self) -> str:
         return self._address("database_url", "Postgres")
+
+    @property
+    def migration_url(self) -> str:
+        return self.database_url.replace(f"//{LOGIN}@", f"//{MIGRATION_LOGIN}@", 1)
 
     @property
     def superuser_url(self) -> str:

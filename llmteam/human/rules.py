@@ -182,7 +182,7 @@ def claim(case: Case, person: str, now: datetime, groups: Collection[str] = (), 
     if request.claimed_by == person:
         return Ruling(request)
     changed = request.changed(status=_begun(request.status), claimed_by=person, updated_at=now)
-    events = [event(EventType.HUMAN_TASK_ASSIGNED, request, assignee=person)]
+    events = [event(EventType.HUMAN_TASK_ASSIGNED, request, assignee=person, claimed=True)]
     return Ruling(changed, events=events, audit=[touched(request, "claim", person, claimed_by=person)])
 
 

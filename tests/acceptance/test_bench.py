@@ -57,7 +57,7 @@ def test_quick_bench_at_size_tells_of_kills_wide_joins_waiting_runs_and_limits(f
 
     assert process.returncode == 0, errors
     found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
-    assert len(found) == 19
+    assert len(found) == 21
     assert all(name in out for name in found)
     assert all(one["ours"] >= 0 for one in found.values())
 

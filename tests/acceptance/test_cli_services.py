@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import make_url
 
 from llmteam.embedded import EmbeddedServers
 from tests.acceptance.command_line import DONE, FAILED, UNREACHABLE, USAGE, CommandLine, argv_of
 from tests.embedding import processes_of, short_folder, wait_until_gone
-from tests.services import PostgresService, redis_client, url_of
+from tests.services import PostgresService, migration_url_of, redis_client, url_of
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -150,8 +152,72 @@ def test_a_worker_refuses_a_database_without_tables_and_upgrade_makes_them(
     refused = llmteam("worker", **fresh)
     assert (refused.returncode, "run: llmteam db upgrade" in refused.stderr) == (UNREACHABLE, True)
     assert llmteam("db", "current", **fresh).returncode == FAILED
-    assert llmteam("db", "upgrade", **fresh).returncode == DONE
+    unfit = llmteam("db", "upgrade", **fresh)
+    assert (unfit.returncode, "set LLMTEAM_MIGRATION_URL to the login" in unfit.stderr) == (UNREACHABLE, True)
+    migrating = {"LLMTEAM_MIGRATION_URL": migration_url_of(fresh["LLMTEAM_DATABASE_URL"])}
+    assert llmteam("db", "upgrade", **fresh, **migrating).returncode == DONE
     assert llmteam("db", "current", **fresh).returncode == DONE
+    assert llmteam("db", "upgrade", **fresh).stdout.endswith(", as they were\n")
+
+
+def test_migrating_another_database_than_the_one_that_is_used_is_said(
+    llmteam: CommandLine, postgres: PostgresService
+) -> None:
+    fresh, other = postgres.create(migrated=False), postgres.create(migrated=False)
+
+    done = llmteam("db", "upgrade", LLMTEAM_DATABASE_URL=fresh, LLMTEAM_MIGRATION_URL=migration_url_of(other))
+
+    assert done.returncode == USAGE
+    assert "LLMTEAM_MIGRATION_URL names another database than" in done.stderr
+
+
+@pytest.fixture
+def only_login(llmteam: CommandLine, postgres: PostgresService) -> Iterator[str]:
+    """The URL of the module's database with a login that has all three roles."""
+    name = f"only_{secrets.token_hex(4)}"
+    postgres.as_superuser(f"CREATE ROLE {name} LOGIN")
+    postgres.as_superuser(f"GRANT llmteam_owner, llmteam_app, llmteam_sweeper TO {name} WITH INHERIT FALSE, SET TRUE")
+    yield make_url(llmteam.env["LLMTEAM_DATABASE_URL"]).set(username=name).render_as_string(hide_password=False)
+    postgres.as_superuser(f"DROP ROLE {name}")
+
+
+def test_an_only_login_goes_on_working_and_is_warned_of(llmteam: CommandLine, only_login: str) -> None:
+    warning = "may become llmteam_owner, so that whoever can send SQL of their own with it"
+    with llmteam.started("worker", "--pool", "threads", LLMTEAM_DATABASE_URL=only_login) as worker:
+        text = worker.wait_for("ready: llmteam.control, llmteam.io, llmteam.llm")
+
+        found = {check["name"]: check for check in llmteam.json("doctor")["checks"]}
+        risky = llmteam("doctor", LLMTEAM_DATABASE_URL=only_login)
+
+        assert worker.end(signal.SIGINT) == DONE
+    assert text.count(warning) == 1
+    assert "have a DBA run the output of: llmteam db upgrade --print-roles" in text
+    assert found["database login"]["outcome"] == "ok"
+    assert (risky.returncode, "warning  database login: " in risky.stdout, warning in risky.stdout) == (
+        DONE,
+        True,
+        True,
+    )
+    assert "REVOKE llmteam_owner FROM" in risky.stdout
+
+
+def test_the_inbox_warns_of_an_only_login_too(llmteam: CommandLine, only_login: str) -> None:
+    given = {"LLMTEAM_DATABASE_URL": only_login, "LLMTEAM_WEB_KEYS": "a key of the web inbox for tests of it"}
+
+    with llmteam.started("inbox", "serve", "--port", "0", **given) as serving:
+        serving.wait_for("warning: the login 'only_")
+
+
+def test_workers_are_not_told_the_login_of_migrations(llmteam: CommandLine) -> None:
+    url = migration_url_of(llmteam.env["LLMTEAM_DATABASE_URL"])
+    with llmteam.started("worker", "--pool", "threads", LLMTEAM_MIGRATION_URL=url) as worker:
+        worker.wait_for("ready: llmteam.control, llmteam.io, llmteam.llm")
+
+        (child,) = children(worker.process.pid, "threads")
+
+        assert "LLMTEAM_MIGRATION_URL" not in child.environ()
+        assert child.environ()["LLMTEAM_DATABASE_URL"] == llmteam.env["LLMTEAM_DATABASE_URL"]
+        assert worker.end(signal.SIGINT) == DONE
 
 
 def test_a_worker_refuses_a_login_that_row_security_does_not_bind(

@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 from llmteam.db import Database, provision
-from llmteam.embedded import DATABASE, LOGIN, EmbeddedServers, start, status
+from llmteam.embedded import DATABASE, LOGIN, MIGRATION_LOGIN, EmbeddedServers, start, status
 from llmteam.errors import InfrastructureError
 from tests import failpoints
 from tests.acceptance.command_line import UNREACHABLE, Started
@@ -38,8 +38,8 @@ LOCK_STEP = "SELECT 1 FROM llmteam.run_steps WHERE run_id = %s AND step_id = 'a'
 def servers() -> Iterator[EmbeddedServers]:
     """Servers of this module's own: what happens to them must not happen to other tests."""
     with short_folder() as folder, start(folder / "home") as servers:
-        provision(servers.superuser_url, login=LOGIN, database=DATABASE)
-        database = Database(servers.database_url)
+        provision(servers.superuser_url, LOGIN, DATABASE, migration_login=MIGRATION_LOGIN)
+        database = Database(servers.migration_url)
         database.upgrade()
         database.close()
         yield servers

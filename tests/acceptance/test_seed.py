@@ -250,6 +250,21 @@ assert (response.approved, response.responder_id, response.comment) == (True, "a
 assert await manager.list_pending() == []
 """,
     ),
+    "Persistence": Run(
+        why="a pipeline, the state of its agents, and metadata",
+        prelude="""
+pipeline_id = "invoice_triage"
+agents_state = {"risk": {"score": 4}, "totals": {"sum": 12.5}}
+metadata = {"reason": "approval", "run_id": "run-77", "current_step": "sign_off"}
+""",
+        afterwards="""
+assert result and result.success
+assert (result.pipeline_id, result.run_id, result.current_step) == ("invoice_triage", "run-77", "sign_off")
+assert (result.agents_state, result.metadata) == (agents_state, metadata)
+assert snapshot.verify() and len(snapshot.checksum) == 64
+assert [one.snapshot_id for one in await manager.list_snapshots(pipeline_id)] == [snapshot.snapshot_id]
+""",
+    ),
     "Segment Runner": Run(
         why="a segment, a runtime, somebody who answers, and the store that is left out as `...`",
         prelude="""
@@ -302,13 +317,30 @@ result, _ = await asyncio.gather(runner.run(segment, input_data={"rows": 3}), an
 assert result.outputs["rejected"]["reason"] == "not yet", result
 """,
     ),
+    "Process Mining": Run(
+        why="a case with an activity and its time, in whose names stands what breaks XML",
+        prelude="""
+from datetime import datetime, timezone
+
+process_id, activity = "order-17", 'pack & "ship" <now>'
+timestamp = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+""",
+        afterwards="""
+import xml.etree.ElementTree as ET
+
+assert (engine.get_event_count(), engine.get_case_count()) == (1, 1)
+log = ET.fromstring(xes_data)
+xes = "{http://www.xes-standard.org/}"
+values = {one.get("key"): one.get("value") for one in log.find(f"{xes}trace/{xes}event")}
+assert log.get("xes.version") == "1.0"
+assert (values["concept:name"], values["time:timestamp"]) == (activity, "2026-01-02T03:04:05.000+00:00")
+""",
+    ),
 }
 
 #: Blocks that later work makes run, with its topic. Each moves to RUNS when its imports work.
 PENDING: dict[str, str] = {
     "Pipeline Orchestration": "Orchestration intelligence and operations",
-    "Process Mining": "Orchestration intelligence and operations",
-    "Persistence": "Nothing is lost: leases, sweeps, pause, resume",
 }
 
 

@@ -15,7 +15,7 @@ from llmteam.audit.postgres import records_wanted
 from llmteam.audit.postgres.appending import _READ_HEAD
 from llmteam.audit.postgres.retention import _REMOVE, release_in
 from llmteam.db import Database
-from tests.services import PostgresService
+from tests.services import PostgresService, owner_transaction
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -38,7 +38,7 @@ def full(postgres: PostgresService) -> Iterator[Database]:
     for tenant in ("acme", "globex"):
         with database.hot(tenant) as hot:
             hot.script(FILL, {"tenant": tenant})
-    with database.owner_transaction() as connection:
+    with owner_transaction(database) as connection:
         connection.execute(text("ANALYZE llmteam.audit_log, llmteam.audit_heads"))
     yield database
     database.close()

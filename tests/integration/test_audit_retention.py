@@ -28,7 +28,7 @@ from llmteam.tenancy.postgres import PostgresTenantStore
 from llmteam.tenancy.postgres.everything import export_lines
 from tests.integration.test_audit_chain import WRITER
 from tests.scenario import ROOT
-from tests.services import PostgresService, url_of
+from tests.services import PostgresService, owner_transaction, url_of
 
 DAY = timedelta(days=1)
 NOW = datetime(2026, 6, 15, 13, 30, tzinfo=UTC)
@@ -288,7 +288,7 @@ def test_the_door_is_as_narrow_as_a_checkpoint_of_a_record_that_is_there(
     for statement in (f"DELETE FROM {LOG} WHERE sequence_number = 1", f"DELETE FROM {BASES}"):
         with database.hot("acme") as hot, pytest.raises(StatementError, match="permission denied"):
             hot.script(statement)
-        with pytest.raises(StatementError, match="only ever added"), database.owner_transaction() as connection:
+        with pytest.raises(StatementError, match="only ever added"), owner_transaction(database) as connection:
             connection.exec_driver_sql(statement)
     with database.hot(None) as hot:
         gone = hot.script(f"DELETE FROM {LOG} RETURNING sequence_number", role="llmteam_sweeper") or []

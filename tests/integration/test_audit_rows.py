@@ -14,6 +14,7 @@ from llmteam.audit.postgres import CONDITION, append_in, append_with, write_in
 from llmteam.canvas.postgres.scripts import Script
 from llmteam.db import ConstraintError, Database, StatementError
 from llmteam.ids import utc_now
+from tests.services import owner_transaction
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -116,7 +117,7 @@ def test_records_are_neither_changed_nor_deleted_by_tenants_sweeps_or_the_owner(
         else:
             with pytest.raises(StatementError, match="permission denied"):
                 hot.script(sql, role="llmteam_sweeper")
-    with pytest.raises(StatementError, match="only ever added"), database.owner_transaction() as connection:
+    with pytest.raises(StatementError, match="only ever added"), owner_transaction(database) as connection:
         connection.exec_driver_sql(sql)
 
 
@@ -132,7 +133,7 @@ def test_the_end_of_a_chain_only_moves_on(database: Database) -> None:
         with database.hot("acme") as hot, pytest.raises(StatementError, match=said):
             hot.script(statement)
     for statement in ("DELETE FROM llmteam.audit_heads", "TRUNCATE llmteam.audit_heads"):
-        with pytest.raises(StatementError, match="only ever added"), database.owner_transaction() as connection:
+        with pytest.raises(StatementError, match="only ever added"), owner_transaction(database) as connection:
             connection.exec_driver_sql(statement)
 
 

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
+from llmteam.cli.servers import Installation, installation
 from llmteam.db import Database, StatementError
 from llmteam.db.tables import key_values, runs
 from llmteam.embedded import LOGIN
 from llmteam.errors import InfrastructureError, LLMTeamError
 from llmteam.ids import utc_now
-from tests.services import PostgresService
+from llmteam.settings import Settings
+from tests.embedding import short_folder
+from tests.services import PostgresService, owner_transaction
 from tests.waiting import wait_until
 
 STATE = "SELECT current_user::text, session_user::text, coalesce(current_setting('llmteam.tenant_id', true), '')"
@@ -112,12 +115,12 @@ def as_sweeper(database: Database, act: Callable[[Work], None]) -> None:
         act(lambda sql: connection.execute(text(sql)))
 
 
-def as_owner(database: Database, act: Callable[[Work], None]) -> None:
-    with database.owner_transaction() as connection:
+def as_login(database: Database, act: Callable[[Work], None]) -> None:
+    with database.login_transaction() as connection:
         act(lambda sql: connection.execute(text(sql)))
 
 
-USES: list[Use] = [in_hot, in_open_hot, as_sweeper_in_hot, in_transaction, in_savepoint, as_sweeper, as_owner]
+USES: list[Use] = [in_hot, in_open_hot, as_sweeper_in_hot, in_transaction, in_savepoint, as_sweeper, as_login]
 
 
 def nothing(work: Work) -> None:
@@ -311,7 +314,7 @@ def test_neither_role_can_give_or_take_rights(database: Database, role: Any) -> 
     """Postgres answers some of these with a warning only, so what counts is what the rights are afterwards."""
 
     def rights() -> Any:
-        with database.owner_transaction() as connection:
+        with owner_transaction(database) as connection:
             query = "SELECT relname, relacl::text FROM pg_class WHERE relnamespace = 'llmteam'::regnamespace"
             return sorted(map(tuple, connection.execute(text(query))))
 
@@ -334,3 +337,66 @@ def test_row_security_that_is_switched_off_shows_an_error_and_no_row(database: D
     for table in ("key_values", runs.name):
         with database.hot("acme") as hot, pytest.raises(LLMTeamError, match="row-level security"):
             hot.script(f"SET LOCAL row_security = off; SELECT * FROM llmteam.{table}")
+
+
+# -- what the login itself cannot do, as whoever sends SQL of their own with it may try
+
+
+@pytest.fixture(scope="module")
+def home_of_its_own() -> Iterator[Installation]:
+    """What `llmteam up` and its like make in a home that is empty."""
+    with short_folder() as folder, installation(Settings(home=folder / "home")) as place:
+        yield place
+
+
+@pytest.fixture(params=["of tests", "of an embedded home"])
+def running(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database with the login that workers have."""
+    if request.param == "of tests":
+        yield request.getfixturevalue("database")
+        return
+    database = request.getfixturevalue("home_of_its_own").database()
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET ROLE llmteam_owner",
+        "SET LOCAL ROLE llmteam_owner",
+        "SET ROLE llmteam_migration",
+        "SET SESSION AUTHORIZATION llmteam_migration",
+        "SELECT set_config('role', 'llmteam_owner', false)",
+        "GRANT llmteam_owner TO llmteam",
+        "GRANT llmteam_owner TO CURRENT_USER",
+        "ALTER ROLE llmteam SUPERUSER",
+        "ALTER ROLE llmteam_migration PASSWORD 'mine'",
+        "DROP POLICY tenant ON llmteam.runs",
+        "CREATE POLICY mine ON llmteam.runs USING (true)",
+        "ALTER TABLE llmteam.runs NO FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE llmteam.runs DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE llmteam.audit_log DISABLE TRIGGER ALL",
+        "DROP TRIGGER audit_log_is_kept ON llmteam.audit_log",
+        "ALTER TABLE llmteam.audit_log OWNER TO llmteam",
+        "REASSIGN OWNED BY llmteam_owner TO llmteam",
+        "DROP OWNED BY llmteam_owner",
+        "SET session_replication_role = replica",
+        "TRUNCATE llmteam.audit_log",
+        "DROP SCHEMA llmteam CASCADE",
+    ],
+)
+@pytest.mark.parametrize("first", ["", "SET ROLE llmteam_app; ", "SET ROLE llmteam_sweeper; "])
+def test_the_login_of_what_runs_cannot_lift_what_binds_tenants(running: Database, first: str, statement: str) -> None:
+    running.check_login()
+
+    with pytest.raises(LLMTeamError, match=r"permission denied|must be owner|SQLSTATE 42501"):
+        send(running, first + statement)
+
+    assert running.owner_risk() is None
+
+
+def send(database: Database, sql: str) -> None:
+    """``sql`` as it is, with the login as it is."""
+    with database.login_transaction() as connection:
+        connection.exec_driver_sql(sql)

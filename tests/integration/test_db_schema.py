@@ -16,12 +16,12 @@ from sqlalchemy import create_engine, text
 from llmteam.db import Database, RolesNotGrantedError, StatementError, provision
 from llmteam.db.schema import HEAD, MIGRATIONS, VERSION_TABLE
 from llmteam.db.tables import SCHEMA, metadata
-from llmteam.embedded import LOGIN
+from llmteam.embedded import LOGIN, MIGRATION_LOGIN
 from llmteam.errors import MigrationsNotAppliedError
 from llmteam.tenancy import TenantTier
 from llmteam.tenancy.admission import limits_of
 from llmteam.tenancy.postgres import PostgresTenantStore
-from tests.services import PostgresService
+from tests.services import PostgresService, migration_url_of, owner_transaction
 
 
 @pytest.fixture
@@ -33,16 +33,28 @@ def empty(postgres: PostgresService) -> Iterator[Database]:
     postgres.drop_all()
 
 
+@pytest.fixture
+def migrations(empty: Database) -> Iterator[Database]:
+    """The same with the login of migrations."""
+    migrations = as_migrations(empty)
+    yield migrations
+    migrations.close()
+
+
+def as_migrations(database: Database) -> Database:
+    return Database(migration_url_of(database.url.render_as_string(hide_password=False)))
+
+
 def set_version(database: Database, version: str) -> None:
-    with database.owner_transaction() as connection:
+    with owner_transaction(database) as connection:
         connection.execute(text("UPDATE llmteam.alembic_version SET version_num = :version"), {"version": version})
 
 
-def test_an_upgrade_makes_the_tables_and_a_second_one_does_nothing(empty: Database) -> None:
+def test_an_upgrade_makes_the_tables_and_a_second_one_does_nothing(empty: Database, migrations: Database) -> None:
     assert empty.current() is None
 
-    assert empty.upgrade() is True
-    assert empty.upgrade() is False
+    assert migrations.upgrade() is True
+    assert migrations.upgrade() is False
     assert empty.current() == HEAD
     empty.check_schema()
 
@@ -77,7 +89,7 @@ def test_the_tables_in_code_are_the_tables_of_the_migrations(database: Database,
 
 
 def test_two_upgrades_at_once_are_safe(empty: Database) -> None:
-    url = empty.url.render_as_string(hide_password=False)
+    url = migration_url_of(empty.url.render_as_string(hide_password=False))
     did: list[bool] = []
     start = threading.Barrier(4, timeout=10)
 
@@ -111,8 +123,10 @@ def test_older_and_newer_tables_are_told_apart(database: Database) -> None:
     set_version(database, "9999")
     with pytest.raises(MigrationsNotAppliedError, match="update llmteam here"):
         database.check_schema()
+    migrations = as_migrations(database)
     with pytest.raises(MigrationsNotAppliedError, match="update llmteam here"):
-        database.upgrade()
+        migrations.upgrade()
+    migrations.close()
 
 
 def test_a_database_that_no_dba_prepared_says_what_to_run(postgres: PostgresService) -> None:
@@ -124,22 +138,32 @@ def test_a_database_that_no_dba_prepared_says_what_to_run(postgres: PostgresServ
         connection.execute(text("DROP SCHEMA llmteam CASCADE"))
     owner.close()
 
+    migrations = as_migrations(unprepared)
     with pytest.raises(RolesNotGrantedError, match="--print-roles"):
-        unprepared.upgrade()
+        migrations.upgrade()
     with pytest.raises(MigrationsNotAppliedError):
         unprepared.check_schema()
-    provision(postgres.superuser_url, LOGIN, name)
-    assert unprepared.upgrade() is True
+    provision(postgres.superuser_url, LOGIN, name, migration_login=MIGRATION_LOGIN)
+    assert migrations.upgrade() is True
+    unprepared.check_schema()
+    migrations.close()
     unprepared.close()
     postgres.drop_all()
 
 
-def test_a_migration_that_fails_changes_nothing(empty: Database) -> None:
-    with empty.owner_transaction() as connection:
+def test_the_login_of_what_runs_is_told_which_login_migrates(empty: Database) -> None:
+    with pytest.raises(RolesNotGrantedError, match=r'to set role "llmteam_owner".*set LLMTEAM_MIGRATION_URL'):
+        empty.upgrade()
+
+    assert empty.current() is None
+
+
+def test_a_migration_that_fails_changes_nothing(empty: Database, migrations: Database) -> None:
+    with owner_transaction(empty) as connection:
         connection.execute(text("CREATE TABLE llmteam.runs (id int)"))
 
     with pytest.raises(StatementError, match="already exists"):
-        empty.upgrade()
+        migrations.upgrade()
 
     assert empty.current() is None
 
@@ -156,18 +180,18 @@ VALUES (:tenant_id, :tenant_id, :tier, :region, :document, now(), now())
     ("region", "becomes"), [("eu-west-1", "eu-west-1"), ("eu.west/1@a", "eu-west-1-a"), ("x" * 99, "x" * 63)]
 )
 def test_records_of_before_get_what_their_tier_gives_and_a_usable_region(
-    empty: Database, monkeypatch: pytest.MonkeyPatch, tier: str, region: str, becomes: str
+    empty: Database, migrations: Database, monkeypatch: pytest.MonkeyPatch, tier: str, region: str, becomes: str
 ) -> None:
     upgrade = command.upgrade
     with monkeypatch.context() as before:
         before.setattr(command, "upgrade", lambda config, _: upgrade(config, "0006"))
-        empty.upgrade()
+        migrations.upgrade()
     document = '{"features_enabled": ["beta", "persistence"], "features_disabled": ["basic_agents", "*"]}'
     row = {"tenant_id": "acme", "tier": tier, "region": region, "document": document}
     with empty.tenant_transaction("acme") as connection:
         connection.execute(text(_OLD_RECORD), row)
 
-    empty.upgrade()
+    migrations.upgrade()
 
     store = PostgresTenantStore(empty)
     config, limits = store.find("acme"), store.start_limits("acme")

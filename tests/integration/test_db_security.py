@@ -13,6 +13,7 @@ from sqlalchemy import Column, Table, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from llmteam.db import Database, InsecureLoginError, RolesNotGrantedError, StatementError, provision, roles_sql
+from llmteam.db.roles import quoted
 from llmteam.db.tables import (
     action_attempts,
     agent_contexts,
@@ -34,8 +35,8 @@ from llmteam.db.tables import (
     tenant_starts,
     tenants,
 )
-from llmteam.embedded import LOGIN
-from tests.services import PostgresService, url_of
+from llmteam.embedded import LOGIN, MIGRATION_LOGIN
+from tests.services import PostgresService, owner_transaction, url_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TENANT_TABLES = [
@@ -93,7 +94,7 @@ def superuser(database: Database, postgres: PostgresService) -> Database:
 
 
 def test_every_table_has_its_tenant_first_and_its_row_security_forced(database: Database) -> None:
-    with database.owner_transaction() as connection:
+    with owner_transaction(database) as connection:
         found = connection.execute(
             text(
                 "SELECT relname, relrowsecurity AND relforcerowsecurity, pg_get_userbyid(relowner) FROM pg_class "
@@ -217,7 +218,7 @@ def test_a_tenant_has_no_business_with_sweeps_and_tables(database: Database) -> 
 
 
 def test_row_security_binds_the_owner_too(two_tenants: Database) -> None:
-    with two_tenants.owner_transaction() as connection:
+    with owner_transaction(two_tenants) as connection:
         for table in TENANT_TABLES:
             assert connection.scalar(select(func.count()).select_from(table)) == 0
 
@@ -275,10 +276,14 @@ def test_the_login_owns_nothing_and_passes_its_check(database: Database) -> None
     [
         (["ALTER ROLE {login} SUPERUSER"], "superuser"),
         (["ALTER ROLE {login} BYPASSRLS"], "bypass"),
-        ([], "may not act as llmteam_owner"),
+        ([], "may not act as llmteam_app"),
+        (["GRANT llmteam_app TO {login} WITH INHERIT FALSE, SET TRUE"], "may not act as llmteam_sweeper"),
         (
-            ["GRANT llmteam_owner, llmteam_app TO {login} WITH INHERIT FALSE, SET TRUE"],
-            "may not act as llmteam_sweeper",
+            [
+                "GRANT llmteam_app, llmteam_sweeper TO {login} WITH INHERIT FALSE, SET TRUE",
+                "GRANT llmteam_owner TO {login} WITH INHERIT TRUE",
+            ],
+            "has the rights of llmteam_owner all the time",
         ),
         (["GRANT llmteam_owner, llmteam_app, llmteam_sweeper TO {login} WITH INHERIT TRUE"], "all the time"),
     ],
@@ -296,6 +301,38 @@ def test_a_login_that_row_security_would_not_bind_is_refused(
     assert odd_login in str(raised.value)
     assert "have a DBA run" in str(raised.value)
     other.close()
+
+
+RUNNING = "GRANT llmteam_app, llmteam_sweeper TO {login} WITH INHERIT FALSE, SET TRUE"
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "GRANT llmteam_owner TO {login} WITH INHERIT FALSE, SET TRUE",
+        "GRANT llmteam_owner TO {login} WITH INHERIT FALSE, SET FALSE, ADMIN TRUE",
+        "GRANT llmteam_migration TO {login} WITH INHERIT FALSE, SET TRUE",
+    ],
+)
+def test_a_login_that_may_become_the_owner_works_and_is_warned_of(
+    database: Database, postgres: PostgresService, odd_login: str, way: str
+) -> None:
+    for statement in (RUNNING, way):
+        postgres.as_superuser(statement.format(login=odd_login))
+    other = as_login(database, odd_login)
+
+    risk = other.owner_risk()
+
+    other.check_login()
+    other.close()
+    assert risk is not None
+    assert f"'{odd_login}' of LLMTEAM_DATABASE_URL may become llmteam_owner" in risk.found
+    assert f'REVOKE llmteam_owner FROM "{odd_login}"' in risk.advice
+    assert "llmteam db upgrade --print-roles" in risk.advice
+
+
+def test_nothing_is_said_of_the_login_of_what_runs(database: Database) -> None:
+    assert database.owner_risk() is None
 
 
 def test_a_login_that_owns_tables_is_refused(database: Database, postgres: PostgresService, odd_login: str) -> None:
@@ -317,26 +354,60 @@ def test_a_login_without_the_roles_is_told_what_a_dba_must_run(database: Databas
     other.close()
 
 
-def test_the_printed_roles_make_any_login_fit_and_can_be_run_again(
-    database: Database, postgres: PostgresService
-) -> None:
+@pytest.fixture
+def quoted_login(postgres: PostgresService) -> Iterator[str]:
+    """A login whose name has to be quoted, and another one with _migration behind it."""
     login = f'o"dd {secrets.token_hex(4)}'
-    quoted = login.replace('"', '""')
-    postgres.as_superuser(f'CREATE ROLE "{quoted}" LOGIN')
-    administrator = superuser(database, postgres)
-    for _ in range(2):
-        with administrator.login_transaction() as connection:
-            connection.exec_driver_sql(roles_sql(login))
-    other = as_login(database, login)
-    other.check_login()
-    other.close()
-    administrator.close()
+    names = [quoted(login), quoted(f"{login}_migration")]
+    for name in names:
+        postgres.as_superuser(f"CREATE ROLE {name} LOGIN")
+    yield login
     postgres.drop_all()
-    postgres.as_superuser(f'DROP ROLE "{quoted}"')
+    for name in names:
+        postgres.as_superuser(f"DROP ROLE {name}")
+
+
+def run_as_dba(database: Database, postgres: PostgresService, sql: str) -> None:
+    administrator = superuser(database, postgres)
+    with administrator.login_transaction() as connection:
+        connection.exec_driver_sql(sql)
+    administrator.close()
+
+
+def test_the_printed_roles_make_any_two_logins_fit_and_can_be_run_again(
+    database: Database, postgres: PostgresService, quoted_login: str
+) -> None:
+    migration_login = f"{quoted_login}_migration"
+    for _ in range(2):
+        run_as_dba(database, postgres, roles_sql(quoted_login, migration_login))
+    running, migrations = as_login(database, quoted_login), as_login(database, migration_login)
+
+    running.check_login()
+    assert running.owner_risk() is None
+    with migrations.owner_transaction() as connection:
+        connection.execute(text("CREATE TABLE llmteam.made (id int)"))
+    with migrations.hot("acme") as hot, pytest.raises(RolesNotGrantedError, match="permission denied to set role"):
+        hot.script("SELECT 1")
+    running.close()
+    migrations.close()
+
+
+def test_the_printed_roles_take_the_owner_from_an_only_login_unless_it_stays_one(
+    database: Database, postgres: PostgresService, quoted_login: str
+) -> None:
+    risks = []
+    for migration_login in (quoted_login, f"{quoted_login}_migration"):
+        run_as_dba(database, postgres, roles_sql(quoted_login, migration_login))
+        running = as_login(database, quoted_login)
+        running.check_login()
+        risks.append(running.owner_risk())
+        running.close()
+
+    assert [risk is None for risk in risks] == [False, True]
 
 
 def test_provisioning_again_keeps_what_is_there(two_tenants: Database, postgres: PostgresService) -> None:
-    provision(postgres.superuser_url, LOGIN, two_tenants.url.database or "")
+    provision(postgres.superuser_url, LOGIN, two_tenants.url.database or "", migration_login=MIGRATION_LOGIN)
 
     two_tenants.check_login()
     with two_tenants.tenant_transaction("acme") as connection:

@@ -12,7 +12,7 @@ from llmteam.db import Database
 from llmteam.db.hot import HotRole
 from llmteam.human.postgres import deliveries as sql
 from tests.integration.test_query_plans import explain, found_by, scans_of
-from tests.services import PostgresService
+from tests.services import PostgresService, owner_transaction
 
 FILL = """
 INSERT INTO llmteam.notifications (tenant_id, notification_id, request_id, kind, channel, recipients, state, attempts,
@@ -42,7 +42,7 @@ def full(postgres: PostgresService) -> Iterator[Database]:
     database = Database(own.create())
     with database.hot("acme") as hot:
         hot.script(FILL)
-    with database.owner_transaction() as connection:
+    with owner_transaction(database) as connection:
         connection.execute(text("ANALYZE llmteam.notifications"))
     yield database
     database.close()

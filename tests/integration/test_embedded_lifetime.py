@@ -6,14 +6,21 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import psycopg2
 import pytest
 import redis
+from sqlalchemy import insert, select
 
-from llmteam.embedded import EmbeddedServers, start, status
+from llmteam.cli.servers import installation
+from llmteam.db import Database, provision
+from llmteam.db.tables import key_values
+from llmteam.embedded import DATABASE, LOGIN, MIGRATION_LOGIN, EmbeddedServers, start, status
+from llmteam.ids import utc_now
+from llmteam.settings import Settings
 from tests.embedding import kill_all, lives, make_seed, owner, plant, processes_of, short_folder, wait_until_gone
 from tests.services import redis_client
 from tests.waiting import wait_until
@@ -82,6 +89,32 @@ def test_data_are_there_at_the_next_start(home: Path) -> None:
         assert query(again, "SELECT answer FROM written") == 42
         assert client.get("written") == b"42"
         assert (again.broker_url, again.superuser_url) == (servers.broker_url, servers.superuser_url)
+
+
+def test_a_home_whose_one_login_could_become_the_owner_gets_two_at_its_next_start() -> None:
+    with short_folder() as folder:
+        home = folder / "home"
+        with start(home) as servers:
+            provision(servers.superuser_url, LOGIN, DATABASE, migration_login=LOGIN)
+            query(servers, f"DROP ROLE IF EXISTS {MIGRATION_LOGIN}")
+            with closing(Database(servers.database_url)) as database:
+                database.upgrade()
+                assert database.owner_risk() is not None
+                with database.tenant_transaction("acme") as connection:
+                    row = {"tenant_id": "acme", "key": "k", "value": "kept", "updated_at": utc_now()}
+                    connection.execute(insert(key_values).values(row))
+
+        with installation(Settings(home=home)) as place:
+            with closing(place.database()) as database, database.tenant_transaction("acme") as connection:
+                assert connection.scalars(select(key_values.c.value)).all() == ["kept"]
+            with closing(place.database()) as database:
+                database.check_login()
+                risk = database.owner_risk()
+            with closing(Database(place.settings.migration_url or "")) as migrations:
+                assert migrations.upgrade() is False
+
+        assert risk is None
+        wait_until_gone(folder)
 
 
 def test_servers_stay_until_the_last_of_two_processes_leaves(home: Path) -> None:

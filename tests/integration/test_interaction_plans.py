@@ -14,7 +14,7 @@ from llmteam.db.hot import HotRole
 from llmteam.human.postgres import statements as sql
 from llmteam.ids import utc_now
 from tests.integration.test_query_plans import explain, found_by, scans_of
-from tests.services import PostgresService
+from tests.services import PostgresService, owner_transaction
 
 TABLES = {"interactions", "interaction_responses", "interaction_messages", "notifications", "used_links", "runs"}
 
@@ -75,7 +75,7 @@ def full(request: pytest.FixtureRequest, postgres: PostgresService) -> Iterator[
     with database.hot("acme") as hot:
         hot.script(FILL.replace("%", "%%"))
     if request.param == "counted":
-        with database.owner_transaction() as connection:
+        with owner_transaction(database) as connection:
             connection.execute(text(f"ANALYZE {', '.join(f'llmteam.{table}' for table in sorted(TABLES))}"))
     yield database
     database.close()

@@ -15,7 +15,7 @@ from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.state import StepRow
 from llmteam.db import Database, Prepared
 from llmteam.db.hot import HotConnection, HotRole, Params
-from tests.services import PostgresService
+from tests.services import PostgresService, owner_transaction
 
 #: 5,000 runs of 20 steps, all but some of them over, and one run with a join of 1,000 branches.
 FILL = """
@@ -113,7 +113,7 @@ def full(request: pytest.FixtureRequest, postgres: PostgresService) -> Iterator[
     with database.hot("acme") as hot:
         hot.script(FILL, ())
     if request.param == "counted":
-        with database.owner_transaction() as connection:
+        with owner_transaction(database) as connection:
             connection.execute(text("ANALYZE llmteam.runs, llmteam.run_steps, llmteam.events, llmteam.payloads"))
     yield database
     database.close()

@@ -24,6 +24,8 @@ from llmteam.canvas.stores import MemoryRunStore
 from llmteam.canvas.surgery import Surgery
 from llmteam.dispatch import Hint
 from llmteam.ids import new_id, utc_now
+from llmteam.mining.postgres import PostgresRunReader
+from llmteam.mining.records import Selection
 from llmteam.runtime import RuntimeContext
 from llmteam.tenancy import TenantConfig
 from llmteam.tenancy.admission import limits_of
@@ -291,6 +293,16 @@ SWEEPS = Group(
             "alone": plain(_alone, "a lock of the installation"),
         }
     },
+)
+
+
+def _mined(scene: Scene) -> list[object]:
+    """Runs with their events, which are read while the run is at hand."""
+    return [(run, list(run.events)) for run in scene.store.runs(Selection(scene.me))]
+
+
+MINING = Group(
+    stores={PostgresRunReader: lambda s: PostgresRunReader(s.db)}, seed=seed_runs, lines={"runs": Line(_mined)}
 )
 
 CHECKS = Group(

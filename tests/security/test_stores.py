@@ -22,6 +22,7 @@ from tests.security import (
     people_lines,
     postgres_functions,
     run_lines,
+    snapshot_lines,
     tenant_lines,
     trail_lines,
 )
@@ -49,7 +50,9 @@ GROUPS: list[Group] = [
         tenant_lines.WAKEUPS,
         postgres_functions.FUNCTIONS,
     ),
+    run_lines.MINING,
     *(bought_lines.LICENSES, bought_lines.ATTEMPTS),
+    *(snapshot_lines.SNAPSHOTS, snapshot_lines.CARRIED),
     *(limit_lines.LIMITS, limit_lines.CIRCUITS, tenant_lines.STORAGE),
 ]
 #: Modules in which stores are, by any part of their names.

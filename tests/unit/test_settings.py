@@ -81,6 +81,27 @@ def test_a_broker_that_is_no_redis_serves_neither_results_nor_wake_ups() -> None
     assert (settings.redis_url, settings.result_backend) == (None, None)
 
 
+def test_the_login_of_migrations_is_that_of_the_rest_unless_it_is_set() -> None:
+    one_login = {"LLMTEAM_DATABASE_URL": "postgresql://app@db/x"}
+    two_logins = one_login | {"LLMTEAM_MIGRATION_URL": "postgresql://dba:hunter2@db/x"}
+
+    shown = [value for one in (one_login, two_logins) for name, value, _ in load(**one).sources() if "MIGR" in name]
+
+    assert shown == ["as LLMTEAM_DATABASE_URL", "postgresql://dba:***@db/x"]
+
+
+def test_a_login_of_migrations_without_the_database_of_the_rest_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="LLMTEAM_MIGRATION_URL is set and LLMTEAM_DATABASE_URL is not"):
+        load(LLMTEAM_MIGRATION_URL="postgresql://dba@db/x")
+
+
+def test_embedded_servers_bring_the_login_of_migrations_with_their_database() -> None:
+    embedded = {"database_url": "postgresql://a@/x", "migration_url": "postgresql://b@/x", "broker_url": "redis://c/0"}
+
+    assert load().with_servers(**embedded).migration_url == "postgresql://b@/x"
+    assert load(LLMTEAM_DATABASE_URL="postgresql://db/app").with_servers(**embedded).migration_url is None
+
+
 def test_an_own_redis_is_not_replaced_by_the_broker() -> None:
     settings = load(LLMTEAM_BROKER_URL="redis://broker/0", LLMTEAM_REDIS_URL="redis+socket:///r.sock?virtual_host=4")
 

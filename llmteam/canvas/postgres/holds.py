@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from llmteam import codec
+from llmteam.canvas.exceptions import SnapshotIntegrityError
 from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres.scripts import Script
 from llmteam.canvas.postgres.statements import STEP_COLUMNS
@@ -15,6 +16,9 @@ from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import HINT_AFTER, Change
 from llmteam.db.hot import HotConnection
 from llmteam.human.postgres.writing import write_freeze, write_thaw
+from llmteam.persistence import documents
+from llmteam.persistence import postgres as kept
+from llmteam.persistence.exceptions import PersistenceError
 
 _RUN = """
 UPDATE llmteam.runs SET wake_at = %s, deadline = %s, paused_at = %s, snapshot_id = %s, started_at = %s
@@ -51,13 +55,12 @@ SELECT {STEP_COLUMNS}, s.queue, s.holder, s.lease_until, s.hints, s.held_owner, 
 """
 
 _INPUT = """
-SELECT COALESCE(r.input, json_build_object('$ref', r.input_ref)) FROM llmteam.runs r
+SELECT COALESCE(r.input, json_build_object('$ref', r.input_ref)),
+       ARRAY(SELECT i.request_id FROM llmteam.interactions i
+              WHERE i.tenant_id = r.tenant_id AND i.run_id = r.run_id AND i.run_id <> '' AND i.closed_at IS NULL
+              ORDER BY i.request_id)
+  FROM llmteam.runs r
  WHERE r.tenant_id = %s AND r.run_id = %s
-"""
-
-_INSERT_SNAPSHOT = """
-INSERT INTO llmteam.snapshots (tenant_id, snapshot_id, run_id, segment_id, document, created_at)
-VALUES (%s, %s, %s, %s, %s, %s);
 """
 
 READ_SNAPSHOT = "SELECT document FROM llmteam.snapshots WHERE tenant_id = %s AND snapshot_id = %s"
@@ -78,15 +81,24 @@ def write_hold(script: Script, ident: tuple[str, str], change: Change) -> None:
         write_thaw(script, ident, thaw)
 
 
-def read_all(connection: HotConnection, ident: tuple[str, str]) -> tuple[Any, Sequence[StepRecord]]:
-    """The run's input and all its steps; large values as references."""
-    given = (connection.script(_INPUT, ident) or [(None,)])[0][0]
+def read_all(connection: HotConnection, ident: tuple[str, str]) -> tuple[Any, Sequence[StepRecord], list[str]]:
+    """The run's input and all its steps, large values as references; and the requests that nobody has answered."""
+    given, asked = (connection.script(_INPUT, ident) or [(None, [])])[0]
     found = connection.script(_ALL_STEPS, ident) or []
-    return given, [rows.step_record(row) for row in found]
+    return given, [rows.step_record(row) for row in found], asked
 
 
-def write_snapshot(script: Script, snapshot: SegmentSnapshot) -> None:
-    """Add the INSERT of a snapshot."""
-    document = codec.dumps(snapshot.to_dict())
-    ident = (snapshot.tenant_id, snapshot.snapshot_id, snapshot.run_id, snapshot.segment_id)
-    script.add(_INSERT_SNAPSHOT, *ident, document, snapshot.created_at)
+def write_snapshot(script: Script, snapshot: SegmentSnapshot, asked: Sequence[str]) -> None:
+    """Add the INSERT of a snapshot. However large it is, the run has to come to a stand."""
+    kept.write_snapshot(script, snapshot.as_pipeline(asked), max_bytes=sys.maxsize)
+
+
+def read_snapshot(snapshot_id: str, document: Mapping[str, Any]) -> SegmentSnapshot | None:
+    """The snapshot of a pause, whichever version has kept it; None for one of something else.
+
+    Raises :class:`SnapshotIntegrityError`.
+    """
+    try:
+        return SegmentSnapshot.of_pipeline(documents.read(document))
+    except PersistenceError:
+        raise SnapshotIntegrityError(snapshot_id) from None

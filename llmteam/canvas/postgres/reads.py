@@ -47,7 +47,7 @@ class PostgresReads:
     def snapshot(self, tenant_id: str, snapshot_id: str) -> SegmentSnapshot | None:
         """As :meth:`RunStore.snapshot`. Raises :class:`SnapshotIntegrityError`."""
         found = self._read(tenant_id, holds.READ_SNAPSHOT, tenant_id, snapshot_id)
-        return SegmentSnapshot.from_dict(found[0][0]) if found else None
+        return holds.read_snapshot(snapshot_id, found[0][0]) if found else None
 
     def renew(self, holdings: Sequence[Holding], lease: timedelta) -> set[Holding]:
         """As :meth:`RunStore.renew`: one statement for all."""

@@ -16,6 +16,7 @@ from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
 from llmteam.canvas.postgres import statements as sql
+from llmteam.canvas.postgres.carrying import PostgresCarrying
 from llmteam.canvas.postgres.claiming import Claim, claim_many, claim_one
 from llmteam.canvas.postgres.combining import Combining
 from llmteam.canvas.postgres.creating import creation
@@ -81,6 +82,8 @@ class PostgresRunStore(PostgresReads):
             PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
         )
         self.interactions = interactions or PostgresInteractions(database)
+        #: The rows of runs that are carried to other installations, or come from them.
+        self.carrying = PostgresCarrying(database, self._unknown)
         self._known: set[tuple[str, str]] = set()
         #: The region of a tenant's runs, as this process last saw it.
         self._regions: dict[str, str] = {}
@@ -300,13 +303,14 @@ class PostgresRunStore(PostgresReads):
         ident = (header.tenant_id, header.run_id)
         with self._database.hot(header.tenant_id) as connection:
             seq, run, _ = self._slice(connection, Script().add(sql.LOCK_RUN, *ident), ident, [], begin=True)
-            change, snapshot = seal(Slice(run, (), now), *holds.read_all(connection, ident))
+            given, steps, asked = holds.read_all(connection, ident)
+            change, snapshot = seal(Slice(run, (), now), given, steps)
             if not change.applied or snapshot is None:
                 connection.rollback()
                 return change
             script = Script()
             holds.write_hold(script, ident, change)
-            holds.write_snapshot(script, snapshot)
+            holds.write_snapshot(script, snapshot, asked)
             scope = EventScope(*ident, header.instance_id, header.segment_id)
             write_events(script, scope, change.events, now, seq)
             self._write_run(script, ident, change.run, seq + len(change.events))

@@ -16,6 +16,7 @@ from llmteam.canvas.state import QUARANTINE_AFTER
 from llmteam.canvas.sweeping import Expired, LateRun
 from llmteam.db.engine import Database
 from llmteam.dispatch import Hint
+from llmteam.persistence.postgres import PURGE_SNAPSHOTS
 
 #: A step in a long queue is hinted at a few times and not every sweep: after 10 s, 20 s, 40 s … up to 5 minutes. A
 #: timer that ran out is none any more: else the claim would take the next look for the moment before which it may not
@@ -137,6 +138,7 @@ class PostgresSweeps:
         """As :meth:`Sweeps.purge`."""
         purged = len(self._run(BY_INDEX + PURGE, older_than, limit))
         self._run(BY_INDEX + PURGE_PAYLOADS, older_than, limit)
+        self._run(BY_INDEX + PURGE_SNAPSHOTS, older_than, limit)
         return purged
 
     def record(self, name: str, found: int) -> None:

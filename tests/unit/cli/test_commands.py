@@ -166,7 +166,25 @@ def test_roles_are_printed_for_a_named_login_without_a_server(
     assert llmteam("db", "upgrade", "--print-roles") == DONE
 
     shown = capsys.readouterr().out
-    assert 'TO "shop" WITH INHERIT FALSE, SET TRUE' in shown
+    assert 'GRANT llmteam_app, llmteam_sweeper TO "shop" WITH INHERIT FALSE, SET TRUE' in shown
+    assert 'GRANT llmteam_owner TO "shop_migration" WITH INHERIT FALSE, SET TRUE' in shown
+    assert 'REVOKE llmteam_owner FROM "shop"' in shown
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize("arguments", [(), ("--migration-login", "d b@")])
+def test_roles_are_printed_for_the_login_of_migrations(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMTEAM_DATABASE_URL", "postgresql://shop:secret@db.invalid/x")
+    monkeypatch.setenv(
+        "LLMTEAM_MIGRATION_URL", f"postgresql://{'d%20b%40' if not arguments else ''}:secret@db.invalid/x"
+    )
+
+    assert llmteam("db", "upgrade", "--print-roles", *arguments) == DONE
+
+    shown = capsys.readouterr().out
+    assert 'GRANT llmteam_owner TO "d b@" WITH INHERIT FALSE, SET TRUE' in shown
     assert "secret" not in shown
 
 

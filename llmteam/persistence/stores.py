@@ -1,0 +1,136 @@
+"""Where snapshots are kept: the base class and the store in memory; re-exports the one in SQL."""
+
+from __future__ import annotations
+
+import builtins
+import threading
+import zlib
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from llmteam import codec
+from llmteam.persistence.documents import MAX_BYTES, read, sealed, written
+from llmteam.persistence.models import PipelineSnapshot
+from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
+from llmteam.tenancy.exceptions import TenantContextError
+
+if TYPE_CHECKING:
+    from llmteam.persistence.postgres import PostgresSnapshotStore
+
+__all__ = ["MemorySnapshotStore", "PostgresSnapshotStore", "SnapshotStore"]
+
+
+class SnapshotStore(ABC):
+    """Snapshots of the current tenant, else of ``default``; those of other tenants are as if they were not there."""
+
+    @abstractmethod
+    async def save(self, snapshot: PipelineSnapshot) -> None:
+        """Keep a copy; of an id that is known it replaces what was kept. A snapshot without a checksum gets one.
+
+        Raises :class:`SnapshotIntegrityError` when it was changed since it was sealed, :class:`SnapshotTooLargeError`,
+        :class:`SnapshotSerializationError`, :class:`TenantContextError` when it is another tenant's.
+        """
+
+    @abstractmethod
+    async def load(self, snapshot_id: str) -> PipelineSnapshot | None:
+        """A copy; None when there is none of this id. Raises :class:`SnapshotIntegrityError`,
+        :class:`SnapshotFormatError`.
+        """
+
+    @abstractmethod
+    async def load_latest(self, run_id: str) -> PipelineSnapshot | None:
+        """The latest of a run. Raises as :meth:`load`."""
+
+    @abstractmethod
+    async def list(self, pipeline_id: str, limit: int = 10) -> builtins.list[PipelineSnapshot]:
+        """The latest of a pipeline, newest first. Raises as :meth:`load`."""
+
+    @abstractmethod
+    async def delete(self, snapshot_id: str) -> None:
+        """Forget a snapshot; one that is unknown is ignored."""
+
+
+def tenant_of(snapshot: PipelineSnapshot) -> str:
+    """The tenant under which a snapshot is kept. Raises :class:`TenantContextError` when another one is current."""
+    current, own = get_current_tenant(), snapshot.tenant_id or DEFAULT_TENANT
+    if current and current != own:
+        raise TenantContextError(f"A snapshot of tenant '{own}' was saved while '{current}' is current")
+    return own
+
+
+def reader() -> str:
+    """The tenant whose snapshots are seen."""
+    return get_current_tenant() or DEFAULT_TENANT
+
+
+def with_checksum(snapshot: PipelineSnapshot) -> PipelineSnapshot:
+    """``snapshot``, sealed when it was not yet: the caller's own object then has its checksum, too."""
+    if not snapshot.checksum:
+        snapshot.checksum, snapshot.checksum_version = sealed(snapshot).checksum, 2
+    return snapshot
+
+
+class MemorySnapshotStore(SnapshotStore):
+    """Snapshots in this process's memory, compressed; safe for threads.
+
+    Above ``max_snapshots`` of one tenant the oldest of that tenant goes. ``max_bytes`` bounds each, as JSON.
+    """
+
+    DEFAULT_MAX_SNAPSHOTS = 10_000
+
+    def __init__(self, max_snapshots: int = DEFAULT_MAX_SNAPSHOTS, *, max_bytes: int = MAX_BYTES) -> None:
+        if max_snapshots < 1:
+            raise ValueError(f"max_snapshots is {max_snapshots}: at least 1 is needed")
+        self.max_snapshots = max_snapshots
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._kept: dict[str, OrderedDict[str, bytes]] = {}
+
+    async def save(self, snapshot: PipelineSnapshot) -> None:
+        """As :meth:`SnapshotStore.save`."""
+        tenant_id = tenant_of(snapshot)
+        packed = zlib.compress(written(with_checksum(snapshot), self.max_bytes).encode())
+        with self._lock:
+            kept = self._kept.setdefault(tenant_id, OrderedDict())
+            kept[snapshot.snapshot_id] = packed
+            while len(kept) > self.max_snapshots:
+                kept.popitem(last=False)
+
+    async def load(self, snapshot_id: str) -> PipelineSnapshot | None:
+        """As :meth:`SnapshotStore.load`."""
+        with self._lock:
+            packed = self._kept.get(reader(), OrderedDict()).get(snapshot_id)
+        return None if packed is None else _unpacked(packed)
+
+    async def load_latest(self, run_id: str) -> PipelineSnapshot | None:
+        """As :meth:`SnapshotStore.load_latest`."""
+        return next((one for one in self._newest_first() if one.run_id == run_id), None)
+
+    async def list(self, pipeline_id: str, limit: int = 10) -> builtins.list[PipelineSnapshot]:
+        """As :meth:`SnapshotStore.list`."""
+        return [one for one in self._newest_first() if one.pipeline_id == pipeline_id][: max(limit, 0)]
+
+    async def delete(self, snapshot_id: str) -> None:
+        """As :meth:`SnapshotStore.delete`."""
+        with self._lock:
+            self._kept.get(reader(), OrderedDict()).pop(snapshot_id, None)
+
+    def _newest_first(self) -> builtins.list[PipelineSnapshot]:
+        with self._lock:
+            packed = list(self._kept.get(reader(), {}).values())
+        # Of one moment the one that was kept later is the newer one: sorting is stable.
+        return sorted((_unpacked(one) for one in reversed(packed)), key=lambda one: one.created_at, reverse=True)
+
+
+def _unpacked(packed: bytes) -> PipelineSnapshot:
+    return read(codec.loads(zlib.decompress(packed)))
+
+
+def __getattr__(name: str) -> Any:
+    # On first use only: it brings SQLAlchemy.
+    if name == "PostgresSnapshotStore":
+        from llmteam.persistence.postgres import PostgresSnapshotStore
+
+        return PostgresSnapshotStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,74 @@
+"""A line for each method of the stores of snapshots, and of what carries paused runs elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmteam import codec
+from llmteam.audit.models import AuditDraft, AuditEventType
+from llmteam.canvas.portable import carried, packed
+from llmteam.canvas.postgres.carrying import PostgresCarrying
+from llmteam.canvas.postgres.store import PostgresRunStore
+from llmteam.canvas.surgery import Surgery
+from llmteam.ids import utc_now
+from llmteam.persistence import MemorySnapshotStore, PipelineSnapshot, PostgresSnapshotStore
+from llmteam.persistence.documents import read
+from llmteam.tenancy.admission import StartLimits
+from llmteam.wakeup import MemoryWakeup
+from tests.conformance.desk import new_run
+from tests.drawing import draw
+from tests.security.run_lines import engine_of
+from tests.security.walking import Group, Line, Scene, plain, settled
+from tests.snapshots import snapshot
+
+
+def _taken(tenant_id: str, said: str) -> PipelineSnapshot:
+    return snapshot(tenant_id=tenant_id, global_state={"said": said})
+
+
+def _seed_snapshots(scene: Scene) -> None:
+    with scene.acting(scene.owner):
+        settled(scene.store.save(_taken(scene.owner, scene.canary)))
+
+
+SNAPSHOTS = Group(
+    stores={
+        PostgresSnapshotStore: lambda s: PostgresSnapshotStore(s.db),
+        MemorySnapshotStore: lambda s: MemorySnapshotStore(),
+    },
+    seed=_seed_snapshots,
+    look=lambda s: settled(s.store.load("s-1")),
+    lines={
+        "save": Line(
+            lambda s: s.store.save(_taken(s.me, "mine")), naming=lambda s: s.store.save(_taken(s.owner, "mine"))
+        ),
+        "load": Line(lambda s: s.store.load("s-1")),
+        "load_latest": Line(lambda s: s.store.load_latest("run-77")),
+        "list": Line(lambda s: s.store.list("invoice_triage")),
+        "delete": Line(lambda s: s.store.delete("s-1")),
+    },
+    also={PostgresSnapshotStore: {"close": plain(lambda s: s.store.close(), "lets go of connections")}},
+)
+
+
+def _seed_paused(scene: Scene) -> None:
+    engine = engine_of(PostgresRunStore(scene.db))
+    run = new_run(draw("a -> b"), "r-1", input_text=codec.dumps({"said": scene.canary}))
+    facts = {type_id: found.model_dump(mode="json") for type_id, found in run.pinned.facts.items()}
+    key = codec.digest(codec.canonical([run.pinned.definition.to_dict(), facts]))
+    assert engine.submit(replace(run, tenant_id=scene.owner, pinned=replace(run.pinned, hash=key)))
+    assert Surgery(engine, MemoryWakeup()).pause(scene.owner, "r-1", 0.0)
+    rows = scene.store.read(scene.owner, "r-1")
+    scene.things.run = carried(packed(read(rows["snapshots"][0]["document"]), rows), scene.owner)
+
+
+_TOLD = AuditDraft(event_type=AuditEventType.DATA_IMPORTED, action="import")
+
+CARRIED = Group(
+    stores={PostgresCarrying: lambda s: PostgresCarrying(s.db, StartLimits())},
+    seed=_seed_paused,
+    lines={
+        "read": Line(lambda s: s.store.read(s.me, "r-1")),
+        "write": Line(lambda s: s.store.write(s.me, s.things.run, _TOLD, utc_now())),
+    },
+)
