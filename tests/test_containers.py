@@ -92,6 +92,13 @@ def test_secrets_come_by_file_and_ports_open_to_this_machine_only() -> None:
     assert all(port.startswith("127.0.0.1:") for one in _SERVICES.values() for port in one.get("ports", ()))
 
 
+def test_only_the_migration_knows_the_login_that_may_change_tables() -> None:
+    knowing = {name for name, service in _SERVICES.items() if "migration_url" in service.get("secrets", ())}
+
+    assert knowing == {"migrate"}
+    assert file_variable("migration_url") in _SERVICES["migrate"]["environment"]
+
+
 def test_every_variable_is_a_setting() -> None:
     known = {name for variable, _, _ in Settings().sources() for name in (variable, f"{variable}_FILE")}
 
@@ -115,7 +122,7 @@ def test_every_secret_is_one_that_make_secrets_writes_and_what_is_there_stays(tm
 
 
 def test_the_roles_of_the_container_are_those_that_this_version_needs() -> None:
-    """``llmteam db upgrade --print-roles --login llmteam_login`` writes them."""
+    """``llmteam db upgrade --print-roles --login llmteam_login --migration-login llmteam_migration`` writes them."""
     written = (DOCKER / "postgres" / "20-roles.sql").read_text(encoding="utf-8")
 
-    assert written == roles_sql("llmteam_login")
+    assert written == roles_sql("llmteam_login", "llmteam_migration")

@@ -22,7 +22,7 @@ from typing import IO
 from llmteam.cli.child import STOP, Orders
 from llmteam.dispatch import PROCESS_QUEUES, QUARANTINE_QUEUE, THREAD_QUEUES, queues_in
 from llmteam.regions import DEFAULT_REGION
-from llmteam.settings import variable
+from llmteam.settings import file_variable, variable
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 #: A child that lived this many seconds has got over whatever ended the one before.
 _STABLE_SECONDS = 60.0
+#: Only the supervisor may change tables.
+_KEPT_BACK = (variable("migration_url"), file_variable("migration_url"))
 _LOG_LIMIT = 4 * 1024 * 1024
 
 
@@ -189,7 +191,7 @@ class Crew:
                     stderr=output,
                     pass_fds=[theirs],
                     # What runs steps has no business with the login that may change the tables.
-                    env={name: value for name, value in os.environ.items() if name != variable("migration_url")},
+                    env={name: value for name, value in os.environ.items() if name not in _KEPT_BACK},
                     # Out of reach of the terminal's Ctrl-C: we say when it ends, and its group is its own.
                     start_new_session=True,
                 )

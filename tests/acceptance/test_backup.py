@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
+from llmteam.embedded import LOGIN, MIGRATION_LOGIN
 from llmteam.embedded.programs import find_postgres
 from tests.acceptance.command_line import DONE, CommandLine
 from tests.services import PostgresService, redis_client, url_of
@@ -49,8 +50,7 @@ def restore(postgres: PostgresService, llmteam: CommandLine, dump: Path) -> str:
     """Restore into a database that was made ready as a fresh one is; its URL."""
     from llmteam.db import provision
 
-    login = make_url(postgres.login_url).username
-    provision(postgres.superuser_url, login=str(login), database=RESTORED)
+    provision(postgres.superuser_url, LOGIN, RESTORED, migration_login=MIGRATION_LOGIN)
     postgres_tool(postgres, "pg_restore", "--clean", "--if-exists", "--exit-on-error", "--dbname", RESTORED, dump)
     return url_of(llmteam.env["LLMTEAM_DATABASE_URL"], RESTORED)
 

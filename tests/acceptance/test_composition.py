@@ -23,6 +23,8 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 
+_PASSWORDS = ("DATABASE_PASSWORD_FILE", "MIGRATION_PASSWORD_FILE")
+
 
 @dataclass
 class Topology:
@@ -77,7 +79,7 @@ def initialize_postgres(servers: EmbeddedServers, secrets: Path) -> None:
         "PGHOST": host,
         "POSTGRES_USER": "postgres",
         "POSTGRES_DB": asked["POSTGRES_DB"],
-        "DATABASE_PASSWORD_FILE": str(secrets / Path(asked["DATABASE_PASSWORD_FILE"]).name),
+        **{name: str(secrets / Path(asked[name]).name) for name in _PASSWORDS},
     }
 
     def run(*command: str | Path) -> None:
@@ -99,8 +101,9 @@ def initialize_postgres(servers: EmbeddedServers, secrets: Path) -> None:
 def point_at(servers: EmbeddedServers, secrets: Path) -> None:
     """Put these servers where the addresses of the secrets name containers."""
     host = servers.superuser_url.partition("?")[2]
-    database = secrets / "database_url"
-    database.write_text(database.read_text().strip().replace("@postgres:5432/llmteam", f"@/llmteam?{host}"))
+    for name in ("database_url", "migration_url"):
+        url = (secrets / name).read_text().strip()
+        (secrets / name).write_text(url.replace("@postgres:5432/llmteam", f"@/llmteam?{host}"))
     (secrets / "broker_url").write_text(servers.broker_url)
 
 

@@ -14,7 +14,7 @@ import requests
 from tests.acceptance.command_line import DONE, USAGE, CommandLine
 from tests.acceptance.test_cli_services import children
 from tests.composing import free_port
-from tests.services import PostgresService, redis_client
+from tests.services import PostgresService, migration_url_of, redis_client
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -53,7 +53,7 @@ def set_version(llmteam: CommandLine, version: str) -> None:
 
     from llmteam.db.schema import VERSION_TABLE
 
-    engine = create_engine(llmteam.env["LLMTEAM_DATABASE_URL"])
+    engine = create_engine(migration_url_of(llmteam.env["LLMTEAM_DATABASE_URL"]))
     with engine.begin() as connection:
         connection.execute(text("SET ROLE llmteam_owner"))
         connection.execute(text(f"UPDATE llmteam.{VERSION_TABLE} SET version_num = :version"), {"version": version})
