@@ -11,9 +11,9 @@ from typing import Any, Literal
 from llmteam import variables
 from llmteam.errors import ConfigurationError
 from llmteam.regions import DEFAULT_REGION
-from llmteam.variables import mask_path, mask_url, variable
+from llmteam.variables import file_variable, mask_path, mask_url, variable
 
-__all__ = ["Settings", "mask_url", "variable"]
+__all__ = ["Settings", "file_variable", "mask_url", "variable"]
 
 _MIB = 1024 * 1024
 
@@ -92,6 +92,8 @@ class Settings:
     license_revoked: tuple[str, ...] = ()
     #: Whether keys without a signature are taken; see :attr:`takes_unsigned_licenses`.
     license_unsigned: bool = False
+    #: Where ``worker`` and ``beat`` tell how they are: host and port. Nowhere when unset.
+    health: tuple[str, int] | None = None
     #: Where a value came from, by field name; fields that are not listed have their default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -109,15 +111,21 @@ class Settings:
     def load(cls, env: Mapping[str, str] | None = None) -> Settings:
         """Read ``env`` (the process environment when omitted); an empty variable counts as unset.
 
+        A variable with ``_FILE`` at its end names a file with the value, as secrets come into containers.
         Raises :class:`ConfigurationError` that names the variable, the shape it needs and the fix.
         """
         environment = os.environ if env is None else env
         values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
         for name, parse in _PARSERS.items():
             text = environment.get(variable(name), "").strip()
-            if text:
+            path = environment.get(file_variable(name), "").strip()
+            if path:
+                origins[name] = f"file {path}"
+                values[name] = parse(variable(name), _in_file(file_variable(name), path, beside=text))
+            elif text:
+                origins[name] = "environment"
                 values[name] = parse(variable(name), text)
-        origins = dict.fromkeys(values, "environment")
         settings = cls(**values, origins=origins)
         if settings.migration_url is not None and settings.database_url is None:
             raise ConfigurationError(
@@ -234,10 +242,38 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "license_file": variables.path,
     "license_revoked": variables.identifiers,
     "license_unsigned": variables.flag,
+    "health": variables.address,
 }
 _DEFAULTS: dict[str, object] = {
     item.name: {} if item.name in {"start_keys", "snapshot_keys"} else item.default for item in fields(Settings)
 }
+
+
+def secret_in_file(name: str) -> str | None:
+    """What the file holds that the environment variable ``name`` names, for a secret of another program; None if unset.
+
+    Raises :class:`ConfigurationError` when it cannot be read or is empty.
+    """
+    path = os.environ.get(name, "").strip()
+    return _in_file(name, path) if path else None
+
+
+def _in_file(name: str, path: str, *, beside: str = "") -> str:
+    """The text of the file that the variable ``name`` names, without the white space around it.
+
+    ``beside`` is what the variable without ``_FILE`` has: of two values nobody could say which counts.
+    """
+    if beside:
+        plain = name.removesuffix("_FILE")
+        raise ConfigurationError(f"{plain} and {name} are both set: unset one of them")
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8", errors="surrogateescape").strip()
+    except OSError as exc:
+        why = exc.strerror or type(exc).__name__
+        raise ConfigurationError(f"{name}: {path} cannot be read ({why}): correct {name} or unset it") from None
+    if not text:
+        raise ConfigurationError(f"{name}: {path} is empty: write the value into it or unset {name}")
+    return text
 
 
 def _shown(name: str, value: object) -> str:
@@ -256,6 +292,8 @@ def _shown(name: str, value: object) -> str:
         return "a key in PEM" if str(value).startswith("-----") else str(value)
     if name.endswith("_key"):
         return "***"
+    if name == "health" and isinstance(value, tuple):
+        return variables.address_text((value[0], value[1]))
     if isinstance(value, bool):
         return str(int(value))
     if name == "smtp_url" or (name.startswith("notify_") and name.endswith("_url")):

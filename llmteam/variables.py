@@ -24,6 +24,7 @@ _USERINFO = re.compile(r"(://[^:/?#@]*|^[^:/?#@]*):(?!//).*@", re.DOTALL)
 _SECRET_QUERY = re.compile(r"((?:^|[?&\s])[^=&\s]*(?:password|secret|token)=)[^&\s]*", re.IGNORECASE)
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _PRIVATE_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:/\d{1,3})?\]|[A-Za-z0-9_*.-]+(?:/\d{1,2})?):(\d{1,5})")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: Characters of a key that signs: as many as the bytes of its digest (RFC 2104, section 3).
 _KEY_LENGTH = 32
@@ -35,6 +36,11 @@ _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 def variable(name: str) -> str:
     """The environment variable of the setting ``name``."""
     return name.upper() if name in _FOREIGN_NAMES else f"LLMTEAM_{name.upper()}"
+
+
+def file_variable(name: str) -> str:
+    """The environment variable that names a file with the setting ``name``."""
+    return f"{variable(name)}_FILE"
 
 
 def mask_url(url: str) -> str:
@@ -170,6 +176,20 @@ def path(name: str, text: str) -> Path:
 
 def _parts(text: str) -> tuple[str, ...]:
     return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
+
+
+def address(name: str, text: str) -> tuple[str, int]:
+    """Where to listen: ``host:port``, an IPv6 address in brackets; port 0 takes a free one."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match[2]) > 65535:
+        raise bad(name, "host:port, like 0.0.0.0:9808 or [::]:9808", text)
+    return match[1].strip("[]"), int(match[2])
+
+
+def address_text(address: tuple[str, int]) -> str:
+    """What :func:`address` reads."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def paths(name: str, text: str) -> tuple[Path, ...]:

@@ -20,7 +20,7 @@ from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.human.notifications.configured import channels_of_settings
 from llmteam.human.respond_links import RespondLinks
 from llmteam.regions import region_of
-from llmteam.runtime.context import current_runtime
+from llmteam.runtime.context import current_runtime, current_step
 from llmteam.settings import Settings, mask_url
 from llmteam.tasks import leaving, shutdown, watchdog
 from llmteam.tasks.worker import import_user_modules, step_worker
@@ -39,6 +39,9 @@ def log_fields() -> Mapping[str, object]:
     request = getattr(current_task, "request", None)
     if request is not None and current_task.name == RUN_STEP and len(request.args or ()) >= 3:
         return dict(zip(("tenant_id", "run_id", "step_id"), request.args, strict=False))
+    # A coroutine runs in a thread of its loop, which has no task.
+    if (step := current_step.get()) is not None:
+        return {"tenant_id": step.runtime.tenant_id, "run_id": step.runtime.run_id, "step_id": step.step_id}
     runtime = current_runtime.get()
     return {} if runtime is None else {"tenant_id": runtime.tenant_id, "run_id": runtime.run_id}
 

@@ -61,6 +61,9 @@ def main(argv: Sequence[str]) -> None:
     orders = _first_line()
     if orders is None:
         return
+    for variable in orders.environment:
+        # What came from a file is told as a value: both would be one too many.
+        os.environ.pop(f"{variable}_FILE", None)
     os.environ.update(orders.environment)
     sys.exit(_run(name, arguments, _Reporter(status), orders))
 

@@ -22,7 +22,7 @@ from typing import IO
 from llmteam.cli.child import STOP, Orders
 from llmteam.dispatch import PROCESS_QUEUES, QUARANTINE_QUEUE, THREAD_QUEUES, queues_in
 from llmteam.regions import DEFAULT_REGION
-from llmteam.settings import variable
+from llmteam.settings import file_variable, variable
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 #: A child that lived this many seconds has got over whatever ended the one before.
 _STABLE_SECONDS = 60.0
+#: Only the supervisor may change tables.
+_KEPT_BACK = (variable("migration_url"), file_variable("migration_url"))
 _LOG_LIMIT = 4 * 1024 * 1024
 
 
@@ -118,6 +120,8 @@ class Crew:
     """
 
     log: Path | None = None
+    #: When the children were last looked after, by the clock that never goes back.
+    looked: float = field(default_factory=time.monotonic)
     _children: list[_Child] = field(default_factory=list)
     _orders: Orders | None = None
 
@@ -146,6 +150,11 @@ class Crew:
     def ready(self) -> bool:
         """Whether every worker and beat has said that it works."""
         return all(child.ready or child.program.name == "flower" for child in self._children)
+
+    @property
+    def starting(self) -> list[str]:
+        """The names of those that do not run, or have not said yet that they work. From any thread."""
+        return [child.program.name for child in self._children if child.process is None or not child.ready]
 
     @property
     def refusal(self) -> Refusal | None:
@@ -182,7 +191,7 @@ class Crew:
                     stderr=output,
                     pass_fds=[theirs],
                     # What runs steps has no business with the login that may change the tables.
-                    env={name: value for name, value in os.environ.items() if name != variable("migration_url")},
+                    env={name: value for name, value in os.environ.items() if name not in _KEPT_BACK},
                     # Out of reach of the terminal's Ctrl-C: we say when it ends, and its group is its own.
                     start_new_session=True,
                 )
@@ -212,6 +221,7 @@ class Crew:
 
     def tick(self) -> None:
         """Look after the children: hear what they say, and start again those that ended."""
+        self.looked = time.monotonic()
         for child in self._children:
             self._hear(child)
             if child.process is not None and child.process.poll() is not None:

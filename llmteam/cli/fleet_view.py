@@ -47,6 +47,21 @@ def consumers(settings: Settings) -> dict[str, list[str]]:
         return {worker: [queue["name"] for queue in queues] for worker, queues in sorted(answers.items())}
 
 
+def consumed_by(settings: Settings, workers: Sequence[str]) -> set[str]:
+    """The queues that these workers of this machine consume, each named without the machine.
+
+    Takes as long as the last of them takes to answer, at most :data:`ANSWER_SECONDS`. Raises
+    :class:`InfrastructureError`.
+    """
+    from celery.utils.nodenames import host_format
+
+    names = [host_format(f"{worker}@%h") for worker in workers]
+    with _reached(settings) as (app, connection):
+        inspect = app.control.inspect(names, timeout=ANSWER_SECONDS, connection=connection)
+        answers: dict[str, list[dict[str, Any]]] = inspect.active_queues() or {}
+    return {queue["name"] for queues in answers.values() for queue in queues}
+
+
 def depths(settings: Settings, queues: Iterable[str] = ()) -> dict[str, int]:
     """How many messages wait in each of our region's queues, and in these. Raises :class:`InfrastructureError`."""
     with _reached(settings) as (_, connection):

@@ -8,24 +8,28 @@ import secrets
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from llmteam import telemetry
 from llmteam.cli.crew import Crew, Program, beat, flower, prefork_worker, quarantine_worker, threads_worker
+from llmteam.cli.health import answering, health_option
 from llmteam.cli.options import imports_option, load_settings
 from llmteam.cli.render import say
 from llmteam.cli.roster import Enlistment, members
 from llmteam.cli.servers import Installation, installation
 from llmteam.cli.supervise import Signals, supervise
 from llmteam.errors import ConfigurationError
-from llmteam.settings import Settings, mask_url, variable
+from llmteam.settings import Settings, mask_url, secret_in_file, variable
 
 #: Where Flower listens: nobody but this machine reaches it.
 LOOPBACK = "127.0.0.1"
 FLOWER_PORT = 5555
 _AUTH_VARIABLE = "FLOWER_BASIC_AUTH"
+#: Commands that say how they are when LLMTEAM_HEALTH asks for it.
+_WITH_HEALTH = ("worker", "beat")
 
 _grace_option = click.option(
     "--grace",
@@ -97,7 +101,7 @@ def up(
             if place.embedded:
                 say(f"other programs find the servers with: set -a; . {_shown(exports)}; set +a")
             if with_flower:
-                _tell_flower(LOOPBACK, port, extra[_AUTH_VARIABLE])
+                _tell_flower(LOOPBACK, port, extra[_AUTH_VARIABLE], generated=basic_auth is None)
             say("Ctrl-C stops everything")
 
         _introduce(place)
@@ -115,13 +119,16 @@ def up(
 @_concurrency_option
 @imports_option
 @_grace_option
-def worker(pool: str, concurrency: int | None, imports: tuple[str, ...], grace: float) -> None:
+@health_option
+def worker(
+    pool: str, concurrency: int | None, imports: tuple[str, ...], grace: float, health: tuple[str, int] | None
+) -> None:
     """Run steps until SIGTERM or Ctrl-C, then finish those that run.
 
     Supervises a Celery worker per pool and starts one again that ends. Refuses to start when the tables are not those
     of this version (exit code 3), or when row security would not bind the database login (2).
     """
-    settings = load_settings(imports)
+    settings = _with_health(load_settings(imports), health)
     programs = []
     if pool in {"threads", "both"}:
         programs.append(threads_worker(concurrency, region=settings.region))
@@ -134,9 +141,10 @@ def worker(pool: str, concurrency: int | None, imports: tuple[str, ...], grace: 
 
 
 @click.command(name="beat")
-def beat_command() -> None:
+@health_option
+def beat_command(health: tuple[str, int] | None) -> None:
     """Send the sweeps on time. One per installation is enough, and two do no harm."""
-    with installation(load_settings()) as place:
+    with installation(_with_health(load_settings(), health)) as place:
         _check_broker(place)
         sys.exit(_serve(place, "beat", [beat()], lambda: say("ready"), 10.0))
 
@@ -147,12 +155,18 @@ def beat_command() -> None:
 @_auth_option
 def flower_command(address: str, port: int, basic_auth: str | None) -> None:
     """Show workers and tasks in a browser."""
-    auth = basic_auth or _credentials()
+    given = basic_auth or secret_in_file(f"{_AUTH_VARIABLE}_FILE")
+    auth = given or _credentials()
     with installation(load_settings()) as place:
         _check_broker(place)
-        _tell_flower(address, port, auth)
+        _tell_flower(address, port, auth, generated=given is None)
         program = flower(address, port)
         sys.exit(_serve(place, "flower", [program], _nothing, 10.0, {_AUTH_VARIABLE: auth}))
+
+
+def _with_health(settings: Settings, health: tuple[str, int] | None) -> Settings:
+    """The settings, with the address of ``--health`` in place of the variable's."""
+    return settings if health is None else replace(settings, health=health)
 
 
 def _process_workers(concurrency: int | None, region: str) -> list[Program]:
@@ -184,7 +198,9 @@ def _serve(
         for program in programs:
             crew.add(program)
         enlistment.write(crew.names)
-        return supervise(crew, signals, patience=grace, when_ready=when_ready)
+        where = place.settings.health if command in _WITH_HEALTH else None
+        with answering(where, place, crew, signals, workers=command == "worker"):
+            return supervise(crew, signals, patience=grace, when_ready=when_ready)
     finally:
         enlistment.close()
         crew.stop(0.0)
@@ -241,9 +257,10 @@ def _credentials() -> str:
     return f"llmteam:{secrets.token_urlsafe(12)}"
 
 
-def _tell_flower(address: str, port: int, auth: str) -> None:
+def _tell_flower(address: str, port: int, auth: str, *, generated: bool) -> None:
+    """Where it is; a password that was given is known already, and has no business in a log."""
     user, _, password = auth.partition(":")
-    say(f"Flower    http://{address}:{port}/  user {user}  password {password}")
+    say(f"Flower    http://{address}:{port}/  user {user}{f'  password {password}' if generated else ''}")
 
 
 def _nothing() -> None:

@@ -244,3 +244,49 @@ def test_what_notifications_cannot_use_is_refused_without_being_told(name: str, 
 
     assert name in str(refused.value)
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_value_may_come_from_a_file_and_is_told_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "broker_url"
+    file.write_text("redis://:secret@cache:6379/3\n")
+
+    settings = load(LLMTEAM_BROKER_URL_FILE=str(file))
+
+    assert settings.broker_url == "redis://:secret@cache:6379/3"
+    assert ("LLMTEAM_BROKER_URL", "redis://:***@cache:6379/3", f"file {file}") in settings.sources()
+
+
+def test_a_value_and_a_file_with_one_are_refused_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="LLMTEAM_WEB_KEYS and LLMTEAM_WEB_KEYS_FILE are both set") as caught:
+        load(LLMTEAM_WEB_KEYS="k" * 32, LLMTEAM_WEB_KEYS_FILE=str(tmp_path / "keys"))
+
+    assert "kkk" not in str(caught.value)
+
+
+def test_a_file_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text(" \n")
+
+    with pytest.raises(ConfigurationError, match=r"LLMTEAM_REGION_FILE: .*empty is empty"):
+        load(LLMTEAM_REGION_FILE=str(tmp_path / "empty"))
+    with pytest.raises(ConfigurationError, match=r"LLMTEAM_REGION_FILE: .*missing cannot be read \(No such file"):
+        load(LLMTEAM_REGION_FILE=str(tmp_path / "missing"))
+
+
+def test_what_is_wrong_in_a_file_is_said_without_its_text(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("main:not-a-secret-to-be-shown")
+
+    with pytest.raises(ConfigurationError, match="LLMTEAM_ENCRYPTION_KEYS") as caught:
+        load(LLMTEAM_ENCRYPTION_KEYS_FILE=str(tmp_path / "keys"))
+
+    assert "not-a-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "shown"), [("0.0.0.0:9808", "0.0.0.0:9808"), ("[::1]:0", "[::1]:0")])
+def test_where_to_listen_is_a_host_and_a_port(text: str, shown: str) -> None:
+    assert dict(row[:2] for row in load(LLMTEAM_HEALTH=text).sources())["LLMTEAM_HEALTH"] == shown
+
+
+@pytest.mark.parametrize("text", ["9808", ":9808", "::1:9808", "localhost", "localhost:70000"])
+def test_what_is_no_host_and_port_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="LLMTEAM_HEALTH"):
+        load(LLMTEAM_HEALTH=text)
