@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds for connecting, for one command, and for a free connection.
+#: Seconds for connecting, and for one command.
 SOCKET_SECONDS = 1.0
+#: Seconds for a free connection: that many threads of this process ask at once says nothing of the server.
+FREE_SECONDS = 10.0
 #: Seconds for which a server that was away is not asked again.
 RETRY_SECONDS = 1.0
 #: Connections that one object opens at most.
@@ -185,7 +187,7 @@ def _connect(url: str) -> Redis:
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
-        timeout=SOCKET_SECONDS,
+        timeout=FREE_SECONDS,
         socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=SOCKET_SECONDS,
         socket_keepalive=True,
