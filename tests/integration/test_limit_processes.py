@@ -137,6 +137,7 @@ def test_the_permit_of_a_killed_process_comes_back(clean_valkey: str, backend: R
 
 def test_a_call_that_outlasts_its_lease_keeps_its_place(clean_valkey: str, backend: RedisLimitBackend) -> None:
     limiter = RateLimiter("vendor", RateLimitConfig(max_concurrent=1), backend=backend, lease_seconds=0.6)
+    before = set(threading.enumerate())
 
     def lease_end(permit: str) -> float:
         with redis_client(clean_valkey) as client:
@@ -154,7 +155,8 @@ def test_a_call_that_outlasts_its_lease_keeps_its_place(clean_valkey: str, backe
 
     asyncio.run(scene())
     wait_until(
-        lambda: not any(t.name == "llmteam-permits" for t in threading.enumerate()), "the renewing thread to end"
+        lambda: not any(one.name == "llmteam-permits" for one in set(threading.enumerate()) - before),
+        "the renewing thread to end",
     )
 
 

@@ -20,7 +20,7 @@ from llmteam.mining.postgres import EVENTS, READ_EVENTS, READ_RUNS, RUNS, batche
 from tests.conformance.desk import TENANT, Desk
 from tests.drawing import draw
 from tests.mined import at, run_of
-from tests.services import PostgresService
+from tests.services import PostgresService, owner_transaction
 
 #: Runs of the filled database, two of three of acme, an hour apart; every run has 8 events, one has very many.
 MANY = 3 * RUNS
@@ -50,7 +50,7 @@ def full(postgres: PostgresService) -> Iterator[Database]:
     for tenant in ("acme", "globex"):
         with database.hot(tenant) as hot:
             hot.script(FILL, {"tenant": tenant, "many": MANY, "long": LONG})
-    with database.owner_transaction() as connection:
+    with owner_transaction(database) as connection:
         connection.execute(text("ANALYZE llmteam.runs, llmteam.events, llmteam.run_steps"))
     yield database
     database.close()
