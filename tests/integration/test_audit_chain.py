@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
 from llmteam.audit import (
     AuditDraft,
@@ -26,7 +26,7 @@ from llmteam.crypto import SigningKey
 from llmteam.db import Database, StatementError
 from llmteam.db.tables import audit_log
 from tests.scenario import ROOT
-from tests.services import PostgresService, url_of
+from tests.services import PostgresService
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -74,21 +74,6 @@ def store(database: Database) -> PostgresAuditStore:
         payload = {"name": "Ann"} if number == 4 else None
         store.add("acme", [AuditDraft(event_type=AuditEventType.DATA_UPDATED, actor_id="ann", new_value=payload)])
     return store
-
-
-@pytest.fixture
-def tamper(database: Database, postgres: PostgresService) -> Iterator[Callable[[str], None]]:
-    """Statements of a superuser who has switched the triggers off."""
-    administrator = Database(url_of(postgres.superuser_url, database.url.database or ""))
-
-    def run(statements: str) -> None:
-        with administrator.login_transaction() as connection:
-            connection.execute(text("SET LOCAL session_replication_role = replica"))
-            for statement in statements.split(";"):
-                connection.execute(text(statement))
-
-    yield run
-    administrator.close()
 
 
 def kinds(store: PostgresAuditStore) -> list[tuple[int, str]]:

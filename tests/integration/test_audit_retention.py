@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from llmteam.audit import AuditCheckpoint, AuditDraft, AuditEventType, AuditIntegrityError, PostgresAuditStore
 from llmteam.audit.fleet import pruning
@@ -28,7 +27,7 @@ from llmteam.tenancy.postgres import PostgresTenantStore
 from llmteam.tenancy.postgres.everything import export_lines
 from tests.integration.test_audit_chain import WRITER
 from tests.scenario import ROOT
-from tests.services import PostgresService, owner_transaction, url_of
+from tests.services import owner_transaction
 
 DAY = timedelta(days=1)
 NOW = datetime(2026, 6, 15, 13, 30, tzinfo=UTC)
@@ -62,21 +61,6 @@ def store(database: Database) -> PostgresAuditStore:
 
 def cut(store: PostgresAuditStore) -> int:
     return prune(store, "acme", before=BEFORE, keys=KEYS, now=NOW).removed
-
-
-@pytest.fixture
-def tamper(database: Database, postgres: PostgresService) -> Iterator[Callable[[str], None]]:
-    """Statements of a superuser who has switched the triggers off."""
-    administrator = Database(url_of(postgres.superuser_url, database.url.database or ""))
-
-    def run(statements: str) -> None:
-        with administrator.login_transaction() as connection:
-            connection.execute(text("SET LOCAL session_replication_role = replica"))
-            for statement in statements.split(";"):
-                connection.execute(text(statement))
-
-    yield run
-    administrator.close()
 
 
 def faults(store: PostgresAuditStore) -> list[tuple[int, str]]:

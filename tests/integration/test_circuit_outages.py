@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +17,7 @@ from llmteam.ids import new_id
 from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
 from llmteam.ratelimit.decisions import LimitKey, Outcome
 from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitState, OnBackendError
-from tests.services import redis_client
+from tests.services import redis_client, valkey_url_of
 from tests.waiting import wait_until
 
 KEY = LimitKey("vendor", "acme")
@@ -27,24 +26,8 @@ CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.H
 
 
 @pytest.fixture
-def server() -> Iterator[ValkeyServer]:
-    """A server of this test's own, to stop and start again."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    server = ValkeyServer(port=port)
-    server.start()
-    yield server
-    if server.is_running():
-        server.stop()
-
-
-def url_of(server: ValkeyServer) -> str:
-    return f"redis://127.0.0.1:{server.port}/0"
-
-
-@pytest.fixture
 def backend(server: ValkeyServer) -> Iterator[RedisCircuitBackend]:
-    backend = RedisCircuitBackend(url_of(server))
+    backend = RedisCircuitBackend(valkey_url_of(server))
     yield backend
     backend.close()
 
@@ -122,7 +105,7 @@ def test_a_server_that_hangs_is_waited_for_once_and_not_by_every_call(
     server: ValkeyServer, backend: RedisCircuitBackend
 ) -> None:
     backend.allow(KEY, CONFIG, "before")
-    with redis_client(url_of(server)) as client:
+    with redis_client(valkey_url_of(server)) as client:
         process = client.info("server")["process_id"]
     answers: list[bool] = []
     os.kill(process, signal.SIGSTOP)
@@ -150,7 +133,7 @@ def test_a_server_that_forgets_everything_has_all_circuits_closed_and_takes_no_o
     fail(backend, 3, at_once)
     trial = backend.allow(KEY, at_once, "trial")
 
-    with redis_client(url_of(server)) as client:
+    with redis_client(valkey_url_of(server)) as client:
         client.flushall()
         client.script_flush()
     forgotten = backend.look(KEY, CONFIG)

