@@ -171,10 +171,17 @@ def _resources(config: dict[str, Any]) -> Iterator[str]:
     for key in RESOURCES:
         if isinstance(config.get(key), str):
             yield config[key]
-    url = config.get("url")
-    host = urlsplit(url).hostname if isinstance(url, str) and "{" not in url.split("/", 3)[2:3] else None
+    host = _host_of(config.get("url"))
     if host:
         yield host
+
+
+def _host_of(url: Any) -> str | None:
+    """The host of a step's URL; one that cannot be read is the step's own fault to tell of, when it runs."""
+    try:
+        return urlsplit(url).hostname if isinstance(url, str) else None
+    except ValueError:
+        return None
 
 
 def _part(by: str | None, node: Node, input_data: Any) -> str:

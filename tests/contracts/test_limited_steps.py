@@ -19,6 +19,8 @@ from tests.conformance.desk import TENANT, Desk, at_once
 from tests.conformance.turnstiles import NAME, Fuse, Turnstile, gate_of
 from tests.drawing import draw
 
+#: URLs under no limit, of which some have no host that could be read.
+UNKNOWN_HOSTS = [{"url": url} for url in ("http://localhost/x", "http://[", "{base}/x", "http://{host}/x", "")]
 LIMITED = draw("a -> b", config={"a": {"limits": NAME}})
 
 
@@ -267,7 +269,10 @@ def test_a_limit_that_no_process_knows_fails_the_step_with_its_name(desk: Desk, 
 
 @pytest.mark.parametrize(
     "config",
-    [{"llm_ref": NAME}, {"client_ref": NAME}, {"limits": [NAME]}, {"limits": [{"name": NAME}]}],
+    [
+        *({"llm_ref": NAME}, {"client_ref": NAME}, {"limits": [NAME]}, {"limits": [{"name": NAME}]}),
+        {"url": f"https://{NAME}/orders/{{id}}"},
+    ],
 )
 def test_a_step_is_under_the_limit_that_it_names_or_whose_resource_it_uses(
     desk: Desk, turnstile: Turnstile, config: dict[str, object]
@@ -280,7 +285,7 @@ def test_a_step_is_under_the_limit_that_it_names_or_whose_resource_it_uses(
     assert [key.tenant_id for key in turnstile.keys] == [TENANT]
 
 
-@pytest.mark.parametrize("config", [{}, {"limits": []}, {"llm_ref": "other"}, {"url": "http://localhost/x"}])
+@pytest.mark.parametrize("config", [{}, {"limits": []}, {"llm_ref": "other"}, *UNKNOWN_HOSTS])
 def test_a_step_under_no_limit_asks_nobody(desk: Desk, turnstile: Turnstile, config: dict[str, object]) -> None:
     run_id = desk.start(draw("a -> b", config={"a": config}))
 
