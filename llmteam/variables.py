@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -25,6 +25,7 @@ _SECRET_QUERY = re.compile(r"((?:^|[?&\s])[^=&\s]*(?:password|secret|token)=)[^&
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _PRIVATE_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:/\d{1,3})?\]|[A-Za-z0-9_*.-]+(?:/\d{1,2})?):(\d{1,5})")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
+_HOST_OR_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?")
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: Characters of a key that signs: as many as the bytes of its digest (RFC 2104, section 3).
 _KEY_LENGTH = 32
@@ -121,6 +122,35 @@ def http_url(name: str, text: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise bad(name, "an http or https URL", mask_url(text))
     return text
+
+
+#: Where a collector takes traces (OTLP 1.x, "OTLP/HTTP Request").
+_TRACES_PATH = "/v1/traces"
+
+
+def traces_url(name: str, text: str) -> str:
+    """A collector; one without a path takes traces where the protocol says."""
+    parts = _split(http_url(name, text))
+    return text.rstrip("/") + _TRACES_PATH if parts.path in ("", "/") and not parts.query else text
+
+
+def otlp_endpoint(environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """The collector that OpenTelemetry's own variables name, with the variable; None when spans are not to go there.
+
+    As in OpenTelemetry's "OTLP Exporter Configuration". Raises :class:`ConfigurationError`.
+    """
+
+    def value(name: str) -> str:
+        return environment.get(name, "").strip()
+
+    protocol = value("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or value("OTEL_EXPORTER_OTLP_PROTOCOL")
+    exporters = _parts(value("OTEL_TRACES_EXPORTER")) or ("otlp",)
+    if protocol not in ("", "http/protobuf") or "otlp" not in exporters:
+        return None
+    for name, path in (("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ""), ("OTEL_EXPORTER_OTLP_ENDPOINT", _TRACES_PATH)):
+        if value(name):
+            return name, http_url(name, value(name)).rstrip("/") + path
+    return None
 
 
 def public_url(name: str, text: str) -> str:
@@ -274,6 +304,25 @@ def _number(least: float, most: float, unit: str) -> Callable[[str, str], float]
         return value
 
     return parse
+
+
+def fraction(name: str, text: str) -> float:
+    """A part of a whole."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise bad(name, "a number from 0 to 1", text)
+    return value
+
+
+def hosts(name: str, text: str) -> tuple[str, ...]:
+    """Hosts with or without a port, or ``*`` for all."""
+    for part in _parts(text):
+        if part != "*" and _HOST_OR_ADDRESS.fullmatch(part) is None:
+            raise bad(name, "hosts separated by commas, like api.example.com,10.0.0.7:8080, or *", part)
+    return _parts(text)
 
 
 def days(least: float, most: float) -> Callable[[str, str], float]:

@@ -94,8 +94,9 @@ class SegmentRunner(Steering):
         self._tenants: OrderedDict[str, str] = OrderedDict()
         self._local: LocalFleet | None = LocalFleet(events.blocks)
         wakeup = self.event_stream.wakeup
+        self._store: RunStore = store or MemoryRunStore(sink=events.add)
         engine = Engine(
-            store or MemoryRunStore(sink=events.add),
+            self._store,
             handler_of=lambda type_id: self._handlers.get(type_id) or self.catalog.get_handler(type_id),
             runtime_of=self._runtime_of,
             dispatcher=self._local,
@@ -152,7 +153,7 @@ class SegmentRunner(Steering):
 
         Raises :class:`ConfigurationError` when that store and the one of the runs cannot go together.
         """
-        runs, requests = self._runs.engine.store, manager.store.core
+        runs, requests = self._store, manager.store.core
         if isinstance(runs, MemoryRunStore) and isinstance(requests, MemoryInteractions):
             runs.use_interactions(requests)
         elif isinstance(runs, MemoryRunStore) or isinstance(requests, MemoryInteractions):

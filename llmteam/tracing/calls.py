@@ -1,0 +1,53 @@
+"""Spans of calls to others, for code that knows nothing of traces: nothing happens outside of a traced step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import Any
+
+from llmteam.tracing.models import Attributes, Call
+
+__all__ = ["Call", "call", "making_calls", "sendable"]
+
+#: Makes the span of a call; None where no traced step is worked on.
+making_calls: ContextVar[Callable[[str, Attributes], AbstractContextManager[Call]] | None] = ContextVar(
+    "llmteam_tracing_calls", default=None
+)
+
+#: Headers that tell others of a trace (W3C Trace Context, W3C Baggage).
+_CARRIERS = frozenset({"traceparent", "tracestate", "baggage"})
+
+
+class _Untraced:
+    """A call of which nobody is told."""
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def set(self, name: str, value: object) -> None:
+        return None
+
+    def failed(self, error_type: str) -> None:
+        return None
+
+    def headers(self, authority: str) -> dict[str, str]:
+        return {}
+
+
+_UNTRACED = _Untraced()
+
+
+def call(name: str, attributes: Attributes) -> AbstractContextManager[Call]:
+    """A span for the block, under that of the step; nothing outside of traced steps."""
+    make = making_calls.get()
+    return _UNTRACED if make is None else make(name, attributes)
+
+
+def sendable(headers: Iterable[tuple[bytes, Any]]) -> list[tuple[bytes, Any]]:
+    """``headers`` of a library that would tell its server of a trace by itself, without those."""
+    return [(name, value) for name, value in headers if name.decode("latin-1").lower() not in _CARRIERS]
