@@ -6,9 +6,8 @@ and tells what was written. It decides nothing, and without a tracer it does not
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -22,8 +21,6 @@ from llmteam.tracing import Claim, Ident, Run, Tracer
 
 if TYPE_CHECKING:
     from llmteam.canvas.execution import Execution
-
-logger = logging.getLogger(__name__)
 
 #: Where a run's context keeps what it was started from.
 TRACEPARENT = "traceparent"
@@ -60,10 +57,10 @@ class Observed:
         if tracer is None:
             return self._store.create(run, change, nodes)
         began, traceparent = utc_now(), None
-        with _careful():
+        with tracing.careful():
             traceparent = tracer.origin(run.tenant_id, run.run_id)
         created = self._store.create(_from(run, traceparent), change, nodes)
-        with _careful():
+        with tracing.careful():
             if created and traceparent is not None:
                 told = Run(run.tenant_id, run.run_id, _segment(run), "", began, utc_now(), "")
                 tracer.started(told, traceparent)
@@ -78,7 +75,7 @@ class Observed:
         taken = self._store.claim(work, claimed, event, *args, **more)
         tracer = tracing.tracer()
         if taken is not None and tracer is not None:
-            with _careful():
+            with tracing.careful():
                 tracer.begin(_claim(work.header, claimed, event), _before(work.row, claimed))
         return taken
 
@@ -89,7 +86,7 @@ class Observed:
         change = self._store.apply(header, keys, *args, finished=finished, **more)
         tracer = tracing.tracer()
         if tracer is not None and change.applied:
-            with _careful():
+            with tracing.careful():
                 _tell(tracer, header, change, finished)
         return change
 
@@ -114,7 +111,7 @@ def over(execution: Execution, store: RunStore) -> None:
     tracer = tracing.tracer()
     if tracer is None or not tracer.is_open(_ident(execution)):
         return
-    with _careful():
+    with tracing.careful():
         header = execution.header
         rows = (one.row for one in store.steps(header.tenant_id, header.run_id, outputs=False))
         row = next((row for row in rows if row.key == execution.key), None)
@@ -251,12 +248,3 @@ def _before(row: StepRow, claimed: StepRow) -> dict[str, str | int | float]:
     if claimed.losses:
         said["llmteam.losses"] = claimed.losses
     return said
-
-
-@contextmanager
-def _careful() -> Iterator[None]:
-    """What goes wrong with telling changes nothing about the run."""
-    try:
-        yield
-    except Exception as exc:  # exporters and samplers may be anybody's
-        logger.warning("a span was not made: %s", type(exc).__name__, exc_info=exc)

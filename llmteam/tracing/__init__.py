@@ -4,7 +4,7 @@ Ids are derived from what a run's rows say (:mod:`llmteam.tracing.ids`), so that
 travels in messages. Only :mod:`llmteam.tracing.otel` imports OpenTelemetry, and only where traces are wanted.
 """
 
-from llmteam.tracing.calls import Call, call, sendable
+from llmteam.tracing.calls import Call, call, careful, sendable
 from llmteam.tracing.models import Claim, Ident, Run, Tracer
 from llmteam.tracing.process import FLUSH_SECONDS, check, flush, set_up, tracer
 
@@ -16,6 +16,7 @@ __all__ = [
     "Run",
     "Tracer",
     "call",
+    "careful",
     "check",
     "flush",
     "sendable",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from llmteam.tracing.models import Attributes, Call
 
-__all__ = ["Call", "call", "making_calls", "sendable"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["Call", "call", "careful", "making_calls", "sendable"]
 
 #: Makes the span of a call; None where no traced step is worked on.
 making_calls: ContextVar[Callable[[str, Attributes], AbstractContextManager[Call]] | None] = ContextVar(
@@ -46,6 +49,15 @@ def call(name: str, attributes: Attributes) -> AbstractContextManager[Call]:
     """A span for the block, under that of the step; nothing outside of traced steps."""
     make = making_calls.get()
     return _UNTRACED if make is None else make(name, attributes)
+
+
+@contextmanager
+def careful() -> Iterator[None]:
+    """What goes wrong with telling of something changes nothing about it."""
+    try:
+        yield
+    except Exception as exc:  # processors, samplers and exporters may be anybody's
+        logger.warning("a span was not made: %s", type(exc).__name__, exc_info=exc)
 
 
 def sendable(headers: Iterable[tuple[bytes, Any]]) -> list[tuple[bytes, Any]]:

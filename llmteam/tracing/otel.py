@@ -22,7 +22,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 import llmteam
 from llmteam.tracing import ids
 from llmteam.tracing.attributes import cleaned, error_name, of_claim, of_run, shown
-from llmteam.tracing.calls import making_calls
+from llmteam.tracing.calls import careful, making_calls
 from llmteam.tracing.export import provider_of
 
 if TYPE_CHECKING:
@@ -227,7 +227,9 @@ class OpenTelemetryTracer:
 
     @contextmanager
     def _call(self, name: str, attributes: Attributes) -> Iterator[_SpanCall]:
-        span = self._tracer.start_span(shown(name), kind=SpanKind.CLIENT, attributes=cleaned(attributes))
+        span: Span = trace.INVALID_SPAN
+        with careful():
+            span = self._tracer.start_span(shown(name), kind=SpanKind.CLIENT, attributes=cleaned(attributes))
         token = contexts.attach(trace.set_span_in_context(span))
         made = _SpanCall(span, self._hosts)
         try:
@@ -237,7 +239,8 @@ class OpenTelemetryTracer:
             raise
         finally:
             contexts.detach(token)
-            span.end()
+            with careful():
+                span.end()
 
     # -- the end
 
@@ -276,6 +279,8 @@ class _SpanCall:
         if not self._hosts & {"*", authority.lower(), host.lower()}:
             return {}
         own = self._span.get_span_context()
+        if not own.is_valid:
+            return {}
         return {"traceparent": ids.Origin(own.trace_id, own.span_id, own.trace_flags.sampled).traceparent}
 
 
