@@ -41,15 +41,10 @@ def provider_of(settings: Settings) -> TracerProvider | None:
 
 def _resource() -> Resource:
     """Who makes the spans; the variables of OpenTelemetry (``OTEL_SERVICE_NAME``, …) count more."""
-    own = {
-        "service.name": "llmteam",
-        "service.version": llmteam.__version__,
-        "service.instance.id": f"{os.uname().nodename}:{os.getpid()}",
-    }
-    told = Resource.create({}).attributes
-    if told.get("service.name", "").__str__().startswith("unknown_service"):
-        told = {name: value for name, value in told.items() if name != "service.name"}
-    return Resource({**own, **told})
+    told = dict(Resource.create({}).attributes)
+    if str(told.get("service.name", "")).startswith("unknown_service"):
+        del told["service.name"]
+    return Resource({"service.name": "llmteam", "service.version": llmteam.__version__, **told})
 
 
 class ToCollector(SpanExporter):
