@@ -40,6 +40,7 @@ class Collector(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.bodies: list[bytes] = []
+        self.spans: list[Told] = []
         self.waiting = 0
         self.answers = threading.Event()
         self.answers.set()
@@ -50,7 +51,7 @@ class Collector(ThreadingHTTPServer):
 
     def of_run(self, run_id: str) -> list[Told]:
         """All spans that name this run, or stand in its trace, in the order in which they began."""
-        every = [span for body in list(self.bodies) for span in _spans(body)]
+        every = list(self.spans)
         traces = {span.trace_id for span in every if span.attributes.get("llmteam.run_id") == run_id}
         return sorted((span for span in every if span.trace_id in traces), key=lambda span: span.start)
 
@@ -68,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.waiting += 1
             self.server.answers.wait()
         assert self.path == "/v1/traces"
+        self.server.spans.extend(_spans(body))
         self.server.bodies.append(body)
         self.send_response(200)
         self.send_header("Content-Length", "0")
