@@ -178,7 +178,7 @@ class EventStoreFace(ABC):
 def _types(given: Iterable[EventType]) -> frozenset[EventType]:
     """The types as members. A single one is refused: as text it would be read letter by letter, and nothing found."""
     if isinstance(given, str):
-        raise InvalidEventQueryError(f"event_types is a list of types: write [{given!r}]")
+        raise InvalidEventQueryError(f"event_types is a list of types: write [{str(given)!r}]")
     try:
         return frozenset(map(EventType, given))
     except ValueError as exc:

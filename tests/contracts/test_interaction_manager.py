@@ -165,7 +165,7 @@ def test_who_asks_is_the_step_that_the_code_works_for(manager: HumanInteractionM
 def test_what_is_shown_or_offered_in_another_shape_is_refused_by_name(
     manager: HumanInteractionManager, asked: Callable[[HumanInteractionManager], Awaitable[object]]
 ) -> None:
-    with pytest.raises(InvalidRequestError, match="(options.0|input_schema|context_data): Input should be"):
+    with pytest.raises(InvalidRequestError, match=r"(options\.0|input_schema|context_data): Input should be"):
         run(asked(manager))
 
 
