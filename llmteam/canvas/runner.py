@@ -18,7 +18,7 @@ from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import LocalHandlerError, RunNotFoundError
 from llmteam.canvas.execution import Limits
 from llmteam.canvas.fleet import connect
-from llmteam.canvas.handlers import HumanTaskHandler, ask_person
+from llmteam.canvas.handlers import HumanTaskHandler
 from llmteam.canvas.local import HOLDER, LocalFleet
 from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import RunHeader, RunStore
@@ -33,7 +33,6 @@ from llmteam.events.emitter import EventEmitter
 from llmteam.events.models import EventType
 from llmteam.events.stores import EventStoreFace, MemoryEventStore
 from llmteam.events.stream import EventStream
-from llmteam.human.manager import HumanInteractionManager
 from llmteam.human.memory import MemoryInteractions
 from llmteam.ids import new_id
 from llmteam.ratelimit.gate import process_gate
@@ -144,15 +143,16 @@ class SegmentRunner(Steering):
         if self._local is None:
             raise LocalHandlerError(step_type)
         if isinstance(handler, HumanTaskHandler):
-            handler = self._asks_through(handler.manager)
+            handler = self._asks_through(handler)
         self._handlers[step_type] = handler
 
-    def _asks_through(self, manager: HumanInteractionManager) -> StepHandler:
-        """Steps that ask people park, and their requests live in the manager's store.
+    def _asks_through(self, handler: HumanTaskHandler) -> StepHandler:
+        """Steps that ask people park, and their requests live in the store of the handler's manager.
 
         Raises :class:`ConfigurationError` when that store and the one of the runs cannot go together.
         """
-        runs, requests = self._runs.engine.store, manager.store.core
+        runs, manager = self._runs.engine.store, handler.manager
+        requests = manager.store.core
         if isinstance(runs, MemoryRunStore) and isinstance(requests, MemoryInteractions):
             runs.use_interactions(requests)
         elif isinstance(runs, MemoryRunStore) or isinstance(requests, MemoryInteractions):
@@ -162,7 +162,7 @@ class SegmentRunner(Steering):
             )
         assert self._local is not None
         self._local.tell_people = manager.settle
-        return ask_person
+        return handler.ask
 
     def _notifier(self, tell: Notify, fleet: LocalFleet) -> Notify:
         """``tell``; a run that is over also stops what still works for it and lets go of its runtime."""
