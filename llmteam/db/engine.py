@@ -148,15 +148,16 @@ class Database:
             yield connection
 
     def check_schema(self) -> None:
-        """Raise :class:`MigrationsNotAppliedError` unless the tables are those of this version of the package."""
+        """Raise :class:`MigrationsNotAppliedError` unless this version of the package works on the tables."""
         schema.check_schema(self)
 
-    def upgrade(self) -> bool:
+    def upgrade(self, *, stopped: bool = False) -> bool:
         """Apply the migrations that are missing, with the login of migrations; True when there were any.
 
-        Two processes at once are safe.
+        Two processes at once are safe. ``stopped`` says that nothing runs on the tables as they are: needed for
+        migrations that the version before does not work with.
         """
-        return schema.upgrade(self)
+        return schema.upgrade(self, stopped=stopped)
 
     def current(self) -> str | None:
         """The migration that the database has, or None."""
