@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -109,9 +109,7 @@ def _cost(
         return Finding(f"{kind.name}: {name}", unit, amount / runs / scaled, amount / steps / scaled, "per step", None)
 
     rows = {table: after.rows[table] - before.rows[table] for table in after.rows}
-    updated, hot = (
-        sum(after.updates[table][n] - before.updates[table][n] for table in after.updates) for n in (0, 1)
-    )
+    updated, hot = (sum(after.updates[table][n] - before.updates[table][n] for table in after.updates) for n in (0, 1))
     return [
         each("rows", "rows", sum(rows.values())),
         each("events", "rows", rows["events"]),
@@ -226,7 +224,9 @@ def _retention(place: Site, ask: Ask) -> list[Finding]:
         Finding("retention: runs deleted", "runs/s", runs / took, None, "", None),
         Finding("retention: processors, Postgres, a run", "ms", 1000 * used / runs, None, "", None),
         Finding("retention: write-ahead log, a run", "kB", float(purged - log) / runs / 1000, None, "", None),
-        Finding("retention: write-ahead log of VACUUM, a run", "kB", float(cleaned - purged) / runs / 1000, None, "", None),
+        Finding(
+            "retention: write-ahead log of VACUUM, a run", "kB", float(cleaned - purged) / runs / 1000, None, "", None
+        ),
         Finding("retention: tables after VACUUM", "kB", float(kept_heap) / 1000, float(heap) / 1000, share, None),
         Finding("retention: indexes after VACUUM", "kB", float(kept_index) / 1000, float(index) / 1000, share, None),
     ]
