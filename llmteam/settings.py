@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from llmteam import variables
+from llmteam import trace_variables, variables
 from llmteam.errors import ConfigurationError
 from llmteam.regions import DEFAULT_REGION
 from llmteam.variables import file_variable, mask_path, mask_url, variable
@@ -132,7 +132,7 @@ class Settings:
             elif text:
                 origins[name] = "environment"
                 values[name] = parse(variable(name), text)
-        if "traces" not in values and (found := variables.otlp_endpoint(environment)) is not None:
+        if "traces" not in values and (found := trace_variables.of_opentelemetry(environment)) is not None:
             origins["traces"], values["traces"] = found
         settings = cls(**values, origins=origins)
         if settings.migration_url is not None and settings.database_url is None:
@@ -251,9 +251,9 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "license_revoked": variables.identifiers,
     "license_unsigned": variables.flag,
     "health": variables.address,
-    "traces": variables.traces_url,
-    "traces_ratio": variables.fraction,
-    "traces_hosts": variables.hosts,
+    "traces": trace_variables.collector,
+    "traces_ratio": trace_variables.fraction,
+    "traces_hosts": trace_variables.hosts,
 }
 _DEFAULTS: dict[str, object] = {
     item.name: {} if item.name in {"start_keys", "snapshot_keys"} else item.default for item in fields(Settings)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from llmteam.errors import ConfigurationError, LLMTeamError
 from llmteam.ids import InvalidIdentifierError, check_identifier
@@ -20,12 +21,13 @@ from llmteam.regions import check_region
 _FOREIGN_NAMES = {"openai_api_key", "openai_base_url", "anthropic_api_key"}
 _POSTGRES_SCHEMES = {"postgresql", "postgres", "postgresql+psycopg2"}
 _REDIS_SCHEMES = {"redis", "rediss"}
+_SENTINEL_PORT = 26379
+_SENTINEL_SHAPE = "sentinel://host:26379;sentinel://other:26379/0?master_name=NAME"
 _USERINFO = re.compile(r"(://[^:/?#@]*|^[^:/?#@]*):(?!//).*@", re.DOTALL)
 _SECRET_QUERY = re.compile(r"((?:^|[?&\s])[^=&\s]*(?:password|secret|token)=)[^&\s]*", re.IGNORECASE)
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _PRIVATE_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:/\d{1,3})?\]|[A-Za-z0-9_*.-]+(?:/\d{1,2})?):(\d{1,5})")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
-_HOST_OR_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?")
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: Characters of a key that signs: as many as the bytes of its digest (RFC 2104, section 3).
 _KEY_LENGTH = 32
@@ -88,21 +90,26 @@ def broker_url(name: str, text: str) -> str:
         )
     if not scheme or "://" not in text:
         raise bad(name, "a URL like redis://host:6379/0", mask_url(text))
+    if scheme == "sentinel" and sentinels_of(text) is None:
+        raise bad(name, _SENTINEL_SHAPE, mask_url(text), "name the primary that the Sentinels watch")
     return text
 
 
 def redis_url(name: str, text: str) -> str:
     """The address of a Redis, as redis-py writes it."""
-    found = redis_of(text) or (text if text.startswith("unix://") else None)
+    found = redis_of(text)
     if found is None:
-        raise bad(name, "a URL like redis://host:6379/0 or unix:///path?db=0", mask_url(text))
+        raise bad(name, f"a URL like redis://host:6379/0, unix:///path?db=0 or {_SENTINEL_SHAPE}", mask_url(text))
     return found
 
 
 def redis_of(broker_url: str) -> str | None:
-    """What redis-py calls the server that Celery calls ``broker_url``, or None when that is no Redis."""
+    """What redis-py calls the server that Celery calls ``broker_url``, or None when that is no Redis.
+
+    Sentinels stay as they are written here; :func:`sentinels_of` reads them.
+    """
     parts = _split(broker_url)
-    if parts.scheme in _REDIS_SCHEMES:
+    if parts.scheme in {*_REDIS_SCHEMES, "unix"} or sentinels_of(broker_url) is not None:
         return broker_url
     if parts.scheme != "redis+socket":
         return None
@@ -116,41 +123,54 @@ def backend_of(broker_url: str) -> str | None:
     return broker_url if redis_of(broker_url) is not None else None
 
 
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Servers that know which Redis is the primary at the moment, the name that they have for it, and its log-in."""
+
+    addresses: tuple[tuple[str, int], ...]
+    name: str
+    database: int
+    username: str | None
+    password: str | None
+
+
+def sentinels_of(url: str) -> Sentinels | None:
+    """Read ``sentinel://user:password@host:26379;sentinel://other:26379/0?master_name=NAME``; None for another URL.
+
+    User, password and database are the primary's, in whichever part they stand.
+    """
+    parts = [_split(one.strip()) for one in url.split(";")]
+    queries = [parse_qs(part.query) for part in parts]
+    names = [name for query in queries for name in query.get("master_name", ())]
+    paths = [path for part in parts if (path := part.path.strip("/"))]
+    known = next((part for part in parts if part.username or part.password), parts[0])
+    try:
+        addresses = tuple((part.hostname or "", part.port or _SENTINEL_PORT) for part in parts)
+    except ValueError:
+        return None
+    whole = all(part.scheme == "sentinel" and host for part, (host, _) in zip(parts, addresses, strict=True))
+    if not whole or len(names) != 1 or len(paths) > 1 or not all(path.isdecimal() for path in paths):
+        return None
+    user, password = (None if text is None else unquote(text) for text in (known.username, known.password))
+    return Sentinels(addresses, names[0], int(paths[0]) if paths else 0, user or None, password)
+
+
+def celery_url(url: str) -> tuple[str, dict[str, str]]:
+    """A broker or result backend as Celery reads it, and its transport options: it takes the primary's name apart."""
+    found = sentinels_of(url)
+    if found is None:
+        return url, {}
+    login = "" if found.password is None else f"{quote(found.username or '', '')}:{quote(found.password, '')}@"
+    places = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found.addresses)
+    return ";".join(f"sentinel://{login}{place}/{found.database}" for place in places), {"master_name": found.name}
+
+
 def http_url(name: str, text: str) -> str:
     """An address on the web."""
     parts = _split(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise bad(name, "an http or https URL", mask_url(text))
     return text
-
-
-#: Where a collector takes traces (OTLP 1.x, "OTLP/HTTP Request").
-_TRACES_PATH = "/v1/traces"
-
-
-def traces_url(name: str, text: str) -> str:
-    """A collector; one without a path takes traces where the protocol says."""
-    parts = _split(http_url(name, text))
-    return text.rstrip("/") + _TRACES_PATH if parts.path in ("", "/") and not parts.query else text
-
-
-def otlp_endpoint(environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """The collector that OpenTelemetry's own variables name, with the variable; None when spans are not to go there.
-
-    As in OpenTelemetry's "OTLP Exporter Configuration". Raises :class:`ConfigurationError`.
-    """
-
-    def value(name: str) -> str:
-        return environment.get(name, "").strip()
-
-    protocol = value("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or value("OTEL_EXPORTER_OTLP_PROTOCOL")
-    exporters = _parts(value("OTEL_TRACES_EXPORTER")) or ("otlp",)
-    if protocol not in ("", "http/protobuf") or "otlp" not in exporters:
-        return None
-    for name, path in (("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ""), ("OTEL_EXPORTER_OTLP_ENDPOINT", _TRACES_PATH)):
-        if value(name):
-            return name, http_url(name, value(name)).rstrip("/") + path
-    return None
 
 
 def public_url(name: str, text: str) -> str:
@@ -304,25 +324,6 @@ def _number(least: float, most: float, unit: str) -> Callable[[str, str], float]
         return value
 
     return parse
-
-
-def fraction(name: str, text: str) -> float:
-    """A part of a whole."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= 1:
-        raise bad(name, "a number from 0 to 1", text)
-    return value
-
-
-def hosts(name: str, text: str) -> tuple[str, ...]:
-    """Hosts with or without a port, or ``*`` for all."""
-    for part in _parts(text):
-        if part != "*" and _HOST_OR_ADDRESS.fullmatch(part) is None:
-            raise bad(name, "hosts separated by commas, like api.example.com,10.0.0.7:8080, or *", part)
-    return _parts(text)
 
 
 def days(least: float, most: float) -> Callable[[str, str], float]:
