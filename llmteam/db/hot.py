@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
 
+from llmteam import metrics
 from llmteam.db.errors import StatementError, is_lost, translate
 from llmteam.errors import InfrastructureError
 
@@ -151,7 +153,12 @@ class HotConnection:
     def _run(self, sql: str, params: Params | None) -> list[tuple[Any, ...]] | None:
         cursor = self._cursor
         self._database.round_trips += 1
-        cursor.execute(sql, params)
+        if metrics.is_on():
+            began = perf_counter()
+            cursor.execute(sql, params)
+            metrics.ROUND_TRIPS.observe(perf_counter() - began)
+        else:
+            cursor.execute(sql, params)
         self._fresh = False
         return cursor.fetchall() if cursor.description is not None else None
 

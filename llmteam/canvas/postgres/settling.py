@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmteam import metrics
 from llmteam.audit.postgres import write_in
 from llmteam.canvas.auditing import change_of
 from llmteam.canvas.postgres import rows
@@ -43,4 +44,7 @@ def settle_unlocked(database: Database, move: Move, finished: Key, seen: Seen) -
         script.add(sql.READ_SETTLED)
     with database.hot(header.tenant_id) as connection:
         found = script.run(connection) or []
-    return change if found[0][0] == "yes" else None
+    if found[0][0] != "yes":
+        return None
+    metrics.AUDIT_RECORDS.add(value=len(told))
+    return change

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from llmteam import metrics
 from llmteam.audit.models import AuditDraft
 from llmteam.audit.postgres import PostgresAuditStore, key_changes, write_in
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
-from llmteam.canvas.auditing import change_of
+from llmteam.canvas.auditing import change_of, start_of
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
@@ -116,6 +117,8 @@ class PostgresRunStore(PostgresReads):
         if len(self._known) >= _KNOWN:
             self._known.clear()
             self._regions.clear()
+        if metrics.is_on():
+            metrics.AUDIT_RECORDS.add(value=len(start_of(run, change)))
         self._known.add(known)
         self._regions[run.tenant_id] = change.run.region
         return True
@@ -186,6 +189,7 @@ class PostgresRunStore(PostgresReads):
                 script = Script()
             write_in(script, header.tenant_id, told, now=move.now)
             script.add(sql.COMMIT).run(connection)
+        metrics.AUDIT_RECORDS.add(value=len(told))
         return change
 
     def _admission(self, move: Move) -> Script:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
+from llmteam import metrics
 from llmteam.audit.postgres import write_in
 from llmteam.db.engine import Database
 from llmteam.db.errors import constraint_of
@@ -134,6 +135,7 @@ class PostgresInteractions:
         write_notices(writing, request, ruling.notices)
         write_in(writing, request.tenant_id, ruling.audit, now=self._clock())
         writing.add(sql.COMMIT).run(connection)
+        metrics.AUDIT_RECORDS.add(value=len(ruling.audit))
 
     def _after(self, request: InteractionRequest, queue: str | None) -> None:
         names = [request_channel(request.tenant_id, request.request_id)]
