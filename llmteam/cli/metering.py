@@ -50,22 +50,29 @@ def metering(place: Installation, command: str, *, asked_for: bool) -> Iterator[
     if not asked_for:
         yield Metering()
         return
-    from llmteam.metrics.exposition import FOLDER_VARIABLE, Exposition, folder
-
     with contextlib.ExitStack() as stack:
         try:
-            if command == "worker":
-                path = stack.enter_context(folder())
-                exposition = Exposition(path)
-                stack.enter_context(exposition.folding())
-                yield Metering(_page_of(exposition.page), {FOLDER_VARIABLE: str(path)})
-            else:
-                fleet = Fleet(place)
-                stack.callback(fleet.close)
-                yield Metering(_page_of(fleet.page))
+            found = _of_worker(stack) if command == "worker" else _of_beat(stack, place)
         except MetricsNotInstalledError as exc:
             missing = Page(404, f"{exc}\n".encode())
-            yield Metering(lambda: missing)
+            found = Metering(lambda: missing)
+        yield found
+
+
+def _of_worker(stack: contextlib.ExitStack) -> Metering:
+    from llmteam.metrics.exposition import FOLDER_VARIABLE, Exposition, check_installed, folder
+
+    check_installed()
+    path = stack.enter_context(folder())
+    exposition = Exposition(path)
+    stack.enter_context(exposition.folding())
+    return Metering(_page_of(exposition.page), {FOLDER_VARIABLE: str(path)})
+
+
+def _of_beat(stack: contextlib.ExitStack, place: Installation) -> Metering:
+    fleet = Fleet(place)
+    stack.callback(fleet.close)
+    return Metering(_page_of(fleet.page))
 
 
 def _page_of(make: Callable[[], bytes]) -> Callable[[], Page]:
@@ -74,8 +81,6 @@ def _page_of(make: Callable[[], bytes]) -> Callable[[], Page]:
     def page() -> Page:
         try:
             return Page(200, make(), CONTENT_TYPE)
-        except MetricsNotInstalledError as exc:
-            return Page(404, f"{exc}\n".encode())
         except LLMTeamError as exc:
             return Page(503, f"{exc}\n".encode())
 
@@ -136,7 +141,7 @@ class Fleet:
         from llmteam.metrics.exposition import build_page, gauges_page
 
         counts, queues = self._counts(), self._queues()
-        up = {("database",): counts is not None, ("broker",): queues is not None}
+        up: dict[tuple[str, ...], float] = {("database",): counts is not None, ("broker",): queues is not None}
         found: dict[str, Mapping[tuple[str, ...], float]] = {"llmteam_fleet_up": up}
         found |= {} if counts is None else _of_database(counts)
         found |= {} if queues is None else _of_broker(queues)
