@@ -184,7 +184,16 @@ def _is_dead(path: Path) -> bool:
         return True
     except (PermissionError, OverflowError):
         return False
-    return False
+    return _is_zombie(match[1])
+
+
+def _is_zombie(pid: str) -> bool:
+    """Whether it has ended, and its parent has not asked how; known on Linux only."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in "ZX"
 
 
 def _mark_dead(pid: str, path: Path) -> None:

@@ -32,7 +32,7 @@ def fleet(postgres: PostgresService, line: CommandLine) -> Iterator[Fleet]:
         yield Fleet(line, superuser_url(postgres, line), (), (worker,))
 
 
-_PEOPLE = ("human_task", {"title": "May we?", "description": CANARY, "assignee_ref": CANARY})
+_PEOPLE = ("human_task", {"task_type": "approval", "title": "May we?", "description": CANARY, "assignee_ref": CANARY})
 
 _ROWS = {
     "llmteam_runs_open": "SELECT status, count(*) FROM llmteam.runs WHERE finished_at IS NULL GROUP BY 1",
@@ -53,9 +53,9 @@ _LABELS = {
 def test_beat_tells_how_the_whole_installation_stands(fleet: Fleet) -> None:
     port = free_port()
     flag = fleet.line.folder / "flag"
-    fleet.start("asking", _PEOPLE, ("works", {}), tenant=TENANTS[1], count=3)
+    fleet.start("asking", _PEOPLE, tenant=TENANTS[1], count=3)
     fleet.start("holding", ("held", {"until": str(flag)}), ("works", {}), count=1)
-    fleet.start("paused", _PEOPLE, ("works", {}), count=1)
+    fleet.start("paused", _PEOPLE, count=1)
     wait_until(lambda: fleet.rows("SELECT count(*) FROM llmteam.interactions") == [(4,)], "people", timeout=60)
     wait_until(flag.with_suffix(".pid").exists, "the step to begin", timeout=30)
     done = fleet.line("runs", "pause", f"{CANARY}-paused-0", "--tenant", TENANTS[0])

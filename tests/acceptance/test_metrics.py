@@ -59,8 +59,11 @@ def equal_to_events(fleet: Fleet, found: Scrape) -> bool:
     )
 
 
-def files(fleet: Fleet) -> list[str]:
-    return [path.name for folder in fleet.folders for path in folder.glob("*.db")]
+def scraped_without(fleet: Fleet, *gone: psutil.Process) -> bool:
+    """Whether a scrape leaves no file of these processes."""
+    fleet.scrape()
+    names = [path.name for folder in fleet.folders for path in folder.glob("*.db")]
+    return not [name for name in names for one in gone if f"_{one.pid}." in name]
 
 
 def test_what_workers_count_is_what_the_events_say_whoever_of_them_is_killed(fleet: Fleet) -> None:
@@ -87,7 +90,7 @@ def test_what_workers_count_is_what_the_events_say_whoever_of_them_is_killed(fle
     assert after.of("llmteam_claim_delay_seconds_count", queue="llmteam.io") >= 6
     assert after.of("llmteam_sweeps_total") > 0
     assert after.of("llmteam_database_round_trip_seconds_count") > 40
-    assert not [name for name in files(fleet) if f"_{victim.pid}." in name]
+    wait_until(lambda: scraped_without(fleet, victim), "the files of the killed process to be added up")
     assert CANARY not in after.text
 
 
@@ -104,7 +107,8 @@ def test_what_processes_counted_stays_when_their_pool_is_replaced(fleet: Fleet) 
     fleet.start("again", ("works", {}), count=1)
     wait_until(lambda: fleet.ended("again"), "the fleet to go on", timeout=60)
     wait_until(lambda: equal_to_events(fleet, fleet.scrape()), "the counters to go on")
-    assert not [name for name in files(fleet) for one in gone if f"_{one.pid}." in name]
+    wait_until(lambda: scraped_without(fleet, *gone), "the files of the killed processes to be added up")
+    assert equal_to_events(fleet, fleet.scrape())
 
 
 def test_a_supervisor_takes_its_folder_with_it(fleet: Fleet) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from llmteam.canvas.postgres import checks, holds, leases, links, rows, sweeps
+from llmteam.canvas.postgres import checks, gauges, holds, leases, links, rows, sweeps
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.state import StepRow
 from llmteam.db import Database, Prepared
@@ -146,6 +146,20 @@ def test_what_concerns_many_runs_reads_an_index(full: Database, name: str) -> No
     assert all(found_by(scan) for scan in scans_of(plan, {"runs", "run_steps", "events"}))
 
 
+def test_how_an_installation_stands_is_read_from_indexes_of_what_is_open(full: Database) -> None:
+    plan = explain(full, gauges.READ, (), role="llmteam_sweeper", setting=sweeps.BY_INDEX)
+
+    assert "Seq Scan" not in {scan["Node Type"] for scan in scans_of(plan, {"runs", "run_steps", "interactions"})}
+    assert set(indexes_of(plan)) >= {
+        "runs_admitted",
+        "runs_queued",
+        "run_steps_wake_at",
+        "interactions_open",
+        "notifications_wake_at",
+        "notifications_dead",
+    }
+
+
 def test_a_start_counts_the_open_runs_of_its_tenant_by_an_index_of_their_own(full: Database) -> None:
     """A function has no plan that could be asked for; how it read is in the counters of the transaction."""
     with full.hot("acme") as hot:
@@ -224,6 +238,13 @@ def found_by(scan: dict[str, Any]) -> str:
     """The condition by which an index finds the rows of a scan; empty when none does."""
     nested = (found_by(part) for part in scan.get("Plans", ()) if part["Node Type"].startswith("Bitmap"))
     return str(scan.get("Index Cond", "")) or " and ".join(nested)
+
+
+def indexes_of(plan: dict[str, Any]) -> Iterator[str]:
+    if "Index Name" in plan:
+        yield plan["Index Name"]
+    for part in plan.get("Plans", ()):
+        yield from indexes_of(part)
 
 
 def scans_of(plan: dict[str, Any], tables: set[str]) -> Iterator[dict[str, Any]]:

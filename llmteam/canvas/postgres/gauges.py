@@ -14,7 +14,7 @@ Counts = Mapping[str, Mapping[str, float]]
 #: Each part reads one partial index of what is open. Steps that wait for inputs, and those of runs that stand still,
 #: have no ``wake_at`` and are in none: runs know how many steps they have open, and the others are taken from that.
 #: Sweeps put off the ``wake_at`` of a step that lies ready, so that it does not tell since when it is due.
-_READ = """
+READ = """
 WITH open_runs AS (
   SELECT status, count(*) AS runs, sum(open) AS steps FROM llmteam.runs
    WHERE finished_at IS NULL AND status <> 'pending' GROUP BY status
@@ -46,7 +46,7 @@ UNION ALL SELECT 'sweeps', name, extract(epoch FROM now() - ended_at)::float8 FR
 def read_counts(database: Database) -> Counts:
     """All counts, as the sweeper; of what is over, nothing is read. Raises :class:`InfrastructureError`."""
     with database.hot(None) as connection:
-        found = connection.script(BY_INDEX + _READ, role="llmteam_sweeper") or []
+        found = connection.script(BY_INDEX + READ, role="llmteam_sweeper") or []
     counts: dict[str, dict[str, float]] = defaultdict(dict)
     for kind, name, value in found:
         counts[kind][name] = value

@@ -66,6 +66,16 @@ def test_processes_are_added_up_and_those_that_were_killed_stay_counted(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counter_0.db", "histogram_0.db"]
 
 
+def test_a_process_that_has_ended_counts_as_that_before_its_parent_asks(tmp_path: Path) -> None:
+    process = counting(tmp_path, 2)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+    assert Exposition(tmp_path).fold() == 2
+
+    process.communicate()
+
+
 def test_folding_again_changes_nothing(tmp_path: Path) -> None:
     page = Exposition(tmp_path)
     for count in (1, 2, 3):
