@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import requests
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+
+from llmteam import metrics
+from llmteam.metrics.instruments import Instrument
 
 Labels = frozenset[tuple[str, str]]
 
@@ -46,6 +51,18 @@ def read(texts: Iterable[str]) -> Scrape:
             key = sample.name, frozenset(sample.labels.items())
             samples[key] = samples.get(key, 0.0) + sample.value
     return Scrape(whole, samples)
+
+
+@contextmanager
+def counted() -> Iterator[Callable[[], Scrape]]:
+    """What this process counts in the block."""
+    registry = CollectorRegistry()
+    metrics.enable(registry)
+    try:
+        yield lambda: read([generate_latest(registry).decode()])
+    finally:
+        metrics.disable()
+        Instrument.values.clear()
 
 
 def scrape(*ports: int) -> Scrape:

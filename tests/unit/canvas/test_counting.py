@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
-from llmteam import metrics
 from llmteam.canvas import RunConfig, SegmentRunner, counting
 from llmteam.canvas.state import StepRow, StepState
-from llmteam.metrics.instruments import Instrument
 from llmteam.runtime import default_manager
 from llmteam.runtime.context import StepContext
 from tests.drawing import draw
-from tests.scraping import Scrape, read
+from tests.scraping import Scrape, counted
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 QUICK = RunConfig(retry_delay=0.01, max_retries=2)
 
 
 @pytest.fixture
-def registry() -> Iterator[CollectorRegistry]:
-    registry = CollectorRegistry()
-    metrics.enable(registry)
-    yield registry
-    metrics.disable()
-    Instrument.values.clear()
-
-
-def told(registry: CollectorRegistry) -> Scrape:
-    return read([generate_latest(registry).decode()])
+def told() -> Iterator[Callable[[], Scrape]]:
+    with counted() as told:
+        yield told
 
 
 def played(*lines: str, **config: dict[str, Any]) -> dict[str, int]:
@@ -53,10 +43,10 @@ def played(*lines: str, **config: dict[str, Any]) -> dict[str, int]:
     return Counter(str(event.event_type) for event in result.events)
 
 
-def test_branches_joins_and_retries_count_as_their_events(registry: CollectorRegistry) -> None:
+def test_branches_joins_and_retries_count_as_their_events(told: Callable[[], Scrape]) -> None:
     events = played("a -> if", "if.true -> b", "if.false -> c", "b -> any", "c -> any", "any -> d", b={"fails": 2})
 
-    found = told(registry)
+    found = told()
 
     assert found.of("llmteam_runs_started_total") == 1
     assert found.by("llmteam_runs_ended_total", "status") == {("completed",): 1}
@@ -72,10 +62,10 @@ def test_branches_joins_and_retries_count_as_their_events(registry: CollectorReg
     assert "canary" not in found.text
 
 
-def test_a_run_that_fails_counts_as_that(registry: CollectorRegistry) -> None:
+def test_a_run_that_fails_counts_as_that(told: Callable[[], Scrape]) -> None:
     played("a -> b", a={"fails": 9})
 
-    found = told(registry)
+    found = told()
     assert found.by("llmteam_runs_ended_total", "status") == {("failed",): 1}
     assert found.by("llmteam_steps_total", "step_type", "outcome") == {("work", "failed"): 1}
     assert found.of("llmteam_step_attempts_total") == 3
@@ -93,11 +83,11 @@ def test_a_run_that_fails_counts_as_that(registry: CollectorRegistry) -> None:
     ],
 )
 def test_the_delay_of_a_claim_is_told_where_it_can_be_known(
-    registry: CollectorRegistry, row: StepRow, seconds: int | None
+    told: Callable[[], Scrape], row: StepRow, seconds: int | None
 ) -> None:
     counting.claimed("work", "llmteam.eu-west-1.io", replace(row, state=StepState.READY), NOW)
 
-    found = told(registry)
+    found = told()
     assert found.of("llmteam_step_attempts_total") == 1
     assert found.of("llmteam_claim_delay_seconds_count", queue="llmteam.io") == (seconds is not None)
     assert found.of("llmteam_claim_delay_seconds_sum", queue="llmteam.io") == (seconds or 0)

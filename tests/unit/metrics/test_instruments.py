@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from llmteam import metrics
 from llmteam.metrics.instruments import Counter, Histogram, Instrument, MetricsNotInstalledError, Switch, Values
 from llmteam.metrics.models import MOST_VALUES, OTHER, Label, Metric
-from tests.scraping import Scrape, read
+from tests.scraping import Scrape, counted, read
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +142,7 @@ def test_no_label_can_name_a_tenant_or_a_run() -> None:
 
 
 def test_a_model_is_told_by_name_only_after_it_has_answered() -> None:
-    registry = CollectorRegistry()
-    metrics.enable(registry)
-    try:
+    with counted() as told:
         for name in ("canary", "gpt"):
             with pytest.raises(ValueError, match="no"), metrics.asking(name):
                 raise ValueError("no")
@@ -153,9 +151,7 @@ def test_a_model_is_told_by_name_only_after_it_has_answered() -> None:
         with pytest.raises(ValueError, match="no"), metrics.asking("gpt"):
             raise ValueError("no")
 
-        found = scraped(registry)
-    finally:
-        metrics.disable()
+        found = told()
 
     assert found.by("llmteam_model_calls_total", "model", "outcome") == {
         (OTHER, "failed"): 2,
