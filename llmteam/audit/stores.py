@@ -14,7 +14,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from llmteam import metrics
-from llmteam.audit import canonical
 from llmteam.audit.canonical import Sensitive
 from llmteam.audit.chain import GENESIS, ChainPoint, UnreadableRecord, link_all
 from llmteam.audit.checkpoints import AuditCheckpoint
@@ -22,6 +21,7 @@ from llmteam.audit.face import AuditStoreFace, AuditSummary, ChainEnds, refuse_p
 from llmteam.audit.models import AuditDraft, AuditQuery, AuditRecord
 from llmteam.errors import ConfigurationError
 from llmteam.ids import Clock, utc_now
+from llmteam.masking import is_secret_name
 from llmteam.tenancy.context import get_current_tenant
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class MemoryAuditStore(AuditStoreFace):
         max_records: int = DEFAULT_MAX_RECORDS,
         *,
         clock: Clock = utc_now,
-        sensitive: Sensitive = canonical.is_sensitive,
+        sensitive: Sensitive = is_secret_name,
     ) -> None:
         if max_records < 1:
             raise ConfigurationError(f"MemoryAuditStore: max_records is {max_records}; it must be at least 1")
