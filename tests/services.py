@@ -61,15 +61,17 @@ class PostgresService:
     def lent(self) -> Iterator[str]:
         """The URL of a database with all tables and no rows, for one test; the next one may get the same again.
 
+        What cannot be emptied is left to :meth:`drop_all`.
+
         Not for tests with processes of their own, of which one that was killed late could still write.
         """
         name = self._empty.pop() if self._empty else self._copy()
         self._shape = self._shape or shape_of(url_of(self.superuser_url, name))
+        self._made.append(name)
         yield url_of(self.login_url, name)
-        if emptied(url_of(self.superuser_url, name), self._shape):
+        if name in self._made and emptied(url_of(self.superuser_url, name), self._shape):
+            self._made.remove(name)
             self._empty.append(name)
-        else:
-            self._drop(name)
 
     def drop_all(self) -> None:
         """Drop what :meth:`create` made, whoever is still connected."""
