@@ -36,12 +36,12 @@ class RunConfig:
     max_retries: int = 3
     timeout: timedelta | None = None
     retry_delay: timedelta | float = timedelta(seconds=1)
-    step_timeout: float | None = None
-    started_by: str = ""
     on_step_start: Callback | None = None
     on_step_complete: Callback | None = None
     on_step_error: Callback | None = None
     on_cancel: Callback | None = None
+    step_timeout: float | None = None
+    started_by: str = ""
 
     def __post_init__(self) -> None:
         if self.timeout is not None:

@@ -168,3 +168,25 @@ class HotConnection:
             return False
         self._fairy.invalidate(exc)
         return True
+
+
+class Script:
+    """A script of statements that is sent in one round trip."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._params: list[Any] = []
+        self._prepared: list[Prepared] = []
+
+    def add(self, statement: str | Prepared, *params: Any) -> Self:
+        """Append a statement with its values."""
+        if isinstance(statement, Prepared):
+            self._prepared.append(statement)
+            statement = statement.call
+        self._texts.append(statement)
+        self._params.extend(params)
+        return self
+
+    def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
+        """As :meth:`HotConnection.script`."""
+        return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)

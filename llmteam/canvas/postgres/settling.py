@@ -8,10 +8,11 @@ from llmteam.canvas.auditing import change_of
 from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.finishing import Move
-from llmteam.canvas.postgres.scripts import FEW, Script, finished_values, run_values
+from llmteam.canvas.postgres.scripts import FEW, finished_values, run_values
 from llmteam.canvas.records import Seen
 from llmteam.canvas.state import Change, Key, NeedRows, Slice
 from llmteam.db.engine import Database
+from llmteam.db.hot import Script
 from llmteam.events.models import EventScope
 from llmteam.events.postgres import event_values
 

@@ -26,7 +26,6 @@ from llmteam.canvas.postgres.holds import write_hold
 from llmteam.canvas.postgres.reads import PostgresReads
 from llmteam.canvas.postgres.scripts import (
     FEW,
-    Script,
     finished_values,
     ids_and_visits,
     insert_steps,
@@ -43,7 +42,7 @@ from llmteam.context.runs import Contexts
 from llmteam.crypto import MasterKeys
 from llmteam.db.engine import Database
 from llmteam.db.errors import RefusedError, constraint_of
-from llmteam.db.hot import HotConnection
+from llmteam.db.hot import HotConnection, Script
 from llmteam.events.models import EventDraft, EventScope
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
