@@ -27,7 +27,8 @@ DECLARE
     gone integer;
 BEGIN
     SELECT CASE WHEN r.license_id IS NOT NULL OR COALESCE(GREATEST(now(), l.seen_at) > l.grace_until, false) THEN 10
-                ELSE COALESCE((l.document #>> '{limits,max_snapshots}')::integer,
+                ELSE COALESCE((l.document #>> '{limits,snapshots}')::integer,
+                              (l.document #>> '{limits,max_snapshots}')::integer,
                               CASE l.tier WHEN 'community' THEN 10 WHEN 'professional' THEN 100 END) END
       INTO most
       FROM llmteam.tenant_licenses l
