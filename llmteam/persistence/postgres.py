@@ -14,12 +14,9 @@ from llmteam.db.errors import RefusedError
 from llmteam.licensing.exceptions import LicenseLimitExceededError
 from llmteam.persistence.documents import MAX_BYTES, read, written
 from llmteam.persistence.models import PipelineSnapshot
-from llmteam.persistence.stores import SnapshotStore, reader, tenant_of, with_checksum
+from llmteam.persistence.stores import AUTO_KEPT, SnapshotStore, reader, tenant_of, with_checksum
 
-__all__ = ["AUTO_KEPT", "PURGE_SNAPSHOTS", "Entry", "PostgresSnapshotStore", "keep_snapshot", "write_snapshot"]
-
-#: Snapshots that a run takes by itself, of which the latest are kept.
-AUTO_KEPT = 10
+__all__ = ["PURGE_SNAPSHOTS", "Entry", "PostgresSnapshotStore", "keep_snapshot", "write_snapshot"]
 
 _COLUMNS = "tenant_id, snapshot_id, run_id, segment_id, snapshot_type, phase, document, digest, created_at"
 _VALUES = "%s, %s, %s, %s, %s, %s, %s::json, %s, %s::timestamptz"

@@ -7,7 +7,8 @@ import builtins
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from llmteam.persistence.postgres import PostgresSnapshotStore
 
 __all__ = ["MemorySnapshotStore", "PostgresSnapshotStore", "SnapshotStore"]
+
+
+#: Snapshots that a run takes by itself, of which the latest are kept.
+AUTO_KEPT = 10
 
 
 class SnapshotStore(ABC):
@@ -84,6 +89,10 @@ class _Kept:
     snapshot_type: SnapshotType
     phase: PipelinePhase
 
+    @property
+    def is_auto(self) -> bool:
+        return self.snapshot_type is SnapshotType.AUTO
+
 
 class MemorySnapshotStore(SnapshotStore):
     """Snapshots in this process's memory, compressed; safe for threads.
@@ -113,9 +122,33 @@ class MemorySnapshotStore(SnapshotStore):
     async def save(self, snapshot: PipelineSnapshot) -> None:
         """As :meth:`SnapshotStore.save`."""
         tenant_id = tenant_of(snapshot)
-        data = packed(written(with_checksum(snapshot), self.max_bytes))
-        made = _Kept(data, snapshot.run_id, snapshot.snapshot_type, snapshot.phase)
         most = None if self._limit_of is None else await asyncio.to_thread(self._limit_of, tenant_id)
+        self._put(tenant_id, snapshot, written(with_checksum(snapshot), self.max_bytes), most)
+
+    def take(self, snapshot: PipelineSnapshot) -> None:
+        """Keep what a run takes by itself, if there is room for it, or it is that of a pause.
+
+        Of type AUTO the latest :data:`AUTO_KEPT` of a run stay. Raises as :meth:`save`, but for the limit.
+        """
+        tenant_id, paused = snapshot.tenant_id or DEFAULT_TENANT, snapshot.snapshot_type is SnapshotType.PAUSE
+        most = None if self._limit_of is None or paused else self._limit_of(tenant_id)
+        with suppress(LicenseLimitExceededError):
+            self._put(tenant_id, snapshot, written(snapshot, self.max_bytes), most)
+        with self._lock:
+            kept = self._kept.get(tenant_id, OrderedDict())
+            own = [name for name, one in kept.items() if one.run_id == snapshot.run_id and one.is_auto]
+            for name in own[:-AUTO_KEPT]:
+                del kept[name]
+
+    def forget_runs(self, runs: Collection[tuple[str, str]]) -> None:
+        """Forget the snapshots of runs, named by tenant and id."""
+        with self._lock:
+            for tenant_id, kept in self._kept.items():
+                for name in [name for name, one in kept.items() if (tenant_id, one.run_id) in runs]:
+                    del kept[name]
+
+    def _put(self, tenant_id: str, snapshot: PipelineSnapshot, text: str, most: int | None) -> None:
+        made = _Kept(packed(text), snapshot.run_id, snapshot.snapshot_type, snapshot.phase)
         with self._lock:
             kept = self._kept.setdefault(tenant_id, OrderedDict())
             if most is not None and snapshot.snapshot_id not in kept and len(kept) >= most:
@@ -126,8 +159,12 @@ class MemorySnapshotStore(SnapshotStore):
 
     async def load(self, snapshot_id: str) -> PipelineSnapshot | None:
         """As :meth:`SnapshotStore.load`."""
+        return self.find(reader(), snapshot_id)
+
+    def find(self, tenant_id: str, snapshot_id: str) -> PipelineSnapshot | None:
+        """As :meth:`load`, of a tenant that is named."""
         with self._lock:
-            found = self._kept.get(reader(), OrderedDict()).get(snapshot_id)
+            found = self._kept.get(tenant_id, OrderedDict()).get(snapshot_id)
         return None if found is None else self._unpacked(found)
 
     async def load_latest(self, run_id: str) -> PipelineSnapshot | None:
@@ -159,8 +196,7 @@ def _make_room(tenant_id: str, kept: OrderedDict[str, _Kept], most: int, run_id:
     spare = [
         name
         for name, one in kept.items()
-        if one.snapshot_type is SnapshotType.AUTO
-        and (one.run_id == run_id or one.phase.is_over or latest[one.run_id] != name)
+        if one.is_auto and (one.run_id == run_id or one.phase.is_over or latest[one.run_id] != name)
     ]
     wanted = len(kept) - most + 1
     if len(spare) < wanted:
