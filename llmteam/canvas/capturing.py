@@ -51,7 +51,9 @@ def captured(
 ) -> PipelineSnapshot:
     """The run as ``change`` left it: its input, all its steps, and the requests that nobody has answered yet."""
     small = [replace(step, output=_short(step.output)) for step in steps]
-    segment = segment_snapshot(header, change.run, change.now, new_id(), _short(given), small)
+    # Of changes that meet, a later one may have an earlier time; what it saw says that it is the later one.
+    moment = max([change.now, *(step.row.finished_at for step in steps if step.row.finished_at is not None)])
+    segment = segment_snapshot(header, change.run, moment, new_id(), _short(given), small)
     error = change.run.error
     told = {"status": change.run.status.value} | ({} if error is None else {"error_type": error.error_type})
     return segment.as_pipeline(asked, snapshot_type=kind, phase=_phase(change.run, steps), metadata=told)

@@ -76,6 +76,11 @@ SNAPSHOTS = Group(
             "drop": Line(lambda s: s.store.drop(s.store.server.client, s.me, "s-1")),
         },
         HybridSnapshotStore: {"close": _CLOSES},
+        MemorySnapshotStore: {
+            "find": Line(lambda s: s.store.find(s.me, "s-1")),
+            "take": Line(lambda s: s.store.take(sealed(_taken(s.me, "mine")))),
+            "forget_runs": Line(lambda s: s.store.forget_runs({(s.me, "run-77")})),
+        },
     },
 )
 
