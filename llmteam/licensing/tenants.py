@@ -288,16 +288,16 @@ class TenantLicenses:
         return await self._maximum(tenant_id, limit_name(limit), await self.standing(tenant_id))
 
     def licensed(self, limit: str) -> Callable[[str], int | None]:
-        """A function from a tenant to how much its licence allows; None without a licence, or where nothing is counted.
+        """A function from a tenant to how much its licence allows, or one of this process that is for it.
 
-        It blocks when the cache has no answer. For ``limit_of`` of whatever counts for itself. Raises as
-        :meth:`maximum`.
+        None without a licence, or where nothing is counted. It blocks when the cache has no answer. For ``limit_of`` of
+        what counts for itself. Raises as :meth:`maximum`.
         """
         name = limit_name(limit)
 
         def of(tenant_id: str) -> int | None:
-            stands = self.standing_now(tenant_id) if tenant_id else None
-            return None if stands is None or stands.state is State.NONE else stands.limits.maximum(name)
+            stands = self.standing_for_now(tenant_id) if tenant_id else self._fallback(tenant_id)
+            return None if stands.state is State.NONE else stands.limits.maximum(name)
 
         return of
 
