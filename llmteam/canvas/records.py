@@ -49,7 +49,10 @@ class RunOptions:
         return self.snapshot_interval > 0 if self.snapshot_on_error is None else self.snapshot_on_error
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        """As it is written; what earlier versions do not know only where it says something."""
+        unsaid = {"snapshot_interval": 0, "snapshot_on_error": None}
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if name not in unsaid or unsaid[name] != value}
 
 
 @dataclass(frozen=True, slots=True)

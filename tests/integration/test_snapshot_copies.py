@@ -227,6 +227,18 @@ async def test_a_server_that_is_away_changes_no_answer(
     redis.close()
 
 
+@in_a_loop
+async def test_a_document_that_an_earlier_version_replaced_is_read_and_not_its_copy(
+    hybrid: HybridSnapshotStore, database: Database
+) -> None:
+    await hybrid.save(snapshot())
+    later = sealed(snapshot(current_step="later"))
+    with database.hot("acme") as connection:
+        connection.script("UPDATE llmteam.snapshots SET document = %s", (written(later),))
+
+    assert await load(hybrid) == later
+
+
 def test_many_at_once_never_keep_more_than_the_licence_allows(database: Database) -> None:
     PostgresLicenseStore(database).put("acme", License.of_operator(LicenseTier.COMMUNITY, NOW), "ann", NOW)
     store, refused = PostgresSnapshotStore(database), []

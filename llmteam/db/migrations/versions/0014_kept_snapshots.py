@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0013"
-down_revision = "0011"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
+#: The oldest migration whose package works on the tables that this one makes.
+works_with = "0012"
+
+# Whoever changes a document and says nothing of its digest, as earlier versions do, leaves none.
 _COLUMNS = """
 ALTER TABLE llmteam.snapshots ADD COLUMN digest text;
 GRANT UPDATE (digest) ON llmteam.snapshots TO llmteam_app;
+CREATE FUNCTION llmteam.snapshot_digest_follows() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.digest IS NOT DISTINCT FROM OLD.digest AND NEW.document::text <> OLD.document::text THEN
+        NEW.digest := NULL;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER snapshots_digest BEFORE UPDATE ON llmteam.snapshots
+    FOR EACH ROW EXECUTE FUNCTION llmteam.snapshot_digest_follows();
 """
 
 # Whether one more may be kept beside those that are there. What a licence allows stands in its document; one that is
