@@ -20,7 +20,6 @@ from enum import Enum
 from llmteam.events.models import EventType
 from llmteam.mining.records import Key, StoredEvent
 
-
 #: The last event of a run by its status.
 _LAST = {
     "completed": EventType.SEGMENT_COMPLETED,
