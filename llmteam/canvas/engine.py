@@ -345,11 +345,11 @@ class Engine:
 
     def _finish(self, execution: Execution, outcome: Outcome, output: StoredOutput | None) -> Change:
         header, graph, key = execution.header, execution.graph, execution.key
-        policy, chance = self.policy_of(header), self.chance()
+        policy, chance, ctx = self.policy_of(header), self.chance(), execution.ctx
         chord_id = new_id() if key[0] in graph.chords else None
 
         def transition(moment: Slice) -> Change:
-            return transitions.finish(
+            change = transitions.finish(
                 graph,
                 moment,
                 key,
@@ -360,8 +360,10 @@ class Engine:
                 delivered_chord=execution.delivered_chord,
                 chord_id=chord_id,
             )
+            over = change.steps.get(key)
+            change.checkpoint = ctx.wants_snapshot and over is not None and over.state is StepState.COMPLETED
+            return change
 
-        ctx = execution.ctx
         change = self.store.apply(
             header,
             transitions.prefetch(graph, key),

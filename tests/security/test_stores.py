@@ -16,6 +16,7 @@ import llmteam
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.context.stores import StoredContext
 from llmteam.db import Database
+from llmteam.persistence import HybridSnapshotStore
 from tests.security import (
     bought_lines,
     limit_lines,
@@ -132,9 +133,9 @@ def stage(database: Database, superuser_url: str, valkey: str) -> Iterator[Stage
     def stage(group: Group, store: type, opened: Database | None = None) -> Scene:
         scene = Scene(look=group.look)
         made.append(scene)
-        if "postgres" in store.__module__:
+        if store is HybridSnapshotStore or "postgres" in store.__module__:
             scene.database, scene.superuser_url, scene.look = database, superuser_url, lambda scene: None
-        if "redis" in store.__module__:
+        if store is HybridSnapshotStore or "redis" in store.__module__:
             scene.valkey = valkey
         make = group.stores[store]
         scene.store = make(scene)
@@ -147,7 +148,9 @@ def stage(database: Database, superuser_url: str, valkey: str) -> Iterator[Stage
 
     yield stage
     for scene in made:
-        if "redis" in type(scene.store).__module__:
+        if isinstance(scene.store, HybridSnapshotStore):
+            scene.store.redis.close()
+        elif "redis" in type(scene.store).__module__:
             scene.store.close()
 
 

@@ -117,6 +117,7 @@ def _own(table: str, row: Mapping[str, Any], run: Carried, tenant_id: str) -> di
         own["queue"] = queue_in(run.graph.nodes[own["step_id"]].facts.queue, DEFAULT_REGION)
     if table == "snapshots":
         own.pop("number", None)
+        own["digest"] = None
     return own
 
 

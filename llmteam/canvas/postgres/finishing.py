@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from llmteam.canvas.capturing import wanted
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
@@ -55,7 +56,7 @@ class _Batch:
             return ALONE
         if not change.applied:
             return change
-        if _is_more(move, change):
+        if _is_more(move, change) or wanted(move.header.options, self.run.completed, change) is not None:
             return ALONE
         if change.events or change.steps:
             self.made.append((move, change))

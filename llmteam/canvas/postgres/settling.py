@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmteam import metrics
 from llmteam.audit.postgres import write_in
 from llmteam.canvas.auditing import change_of
+from llmteam.canvas.capturing import wanted
 from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.finishing import Move
@@ -30,6 +31,8 @@ def settle_unlocked(database: Database, move: Move, finished: Key, seen: Seen) -
     if not few or large or more or not change.applied:
         return None
     header, ident = move.header, move.ident
+    if wanted(header.options, seen.run.completed, change) is not None:
+        return None
     values = [*run_values(change.run, seen.next_seq + len(change.events)), *ident, seen.next_seq]
     values += finished_values(change.steps[finished], move.output, move.local_state)
     values += [*ident, *finished]

@@ -13,6 +13,7 @@ from llmteam.audit.postgres import PostgresAuditStore, key_changes, write_in
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
 from llmteam.canvas.auditing import change_of, start_of
+from llmteam.canvas.capturing import wanted
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
@@ -49,6 +50,7 @@ from llmteam.human.postgres.writing import write_new, write_notices, write_withd
 from llmteam.human.rulings import withdrawal
 from llmteam.keys import TenantKeys
 from llmteam.keys.postgres import PostgresKeyStore
+from llmteam.persistence.postgres import PostgresSnapshotStore
 from llmteam.regions import DEFAULT_REGION, check_region
 from llmteam.tenancy.admission import StartLimits
 from llmteam.tenancy.postgres.admission import ADMIT, admit_values, refusal_of
@@ -82,6 +84,7 @@ class PostgresRunStore(PostgresReads):
             PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
         )
         self.interactions = interactions or PostgresInteractions(database)
+        self.snapshots = PostgresSnapshotStore(database)
         #: The rows of runs that are carried to other installations, or come from them.
         self.carrying = PostgresCarrying(database, self._unknown)
         self._known: set[tuple[str, str]] = set()
@@ -186,6 +189,9 @@ class PostgresRunStore(PostgresReads):
             if change.cancel_open or change.withdrawn:
                 told += self._withdrawals(connection, script, header, change)
                 script = Script()
+            kind = wanted(header.options, run.completed, change)
+            if kind is not None:
+                script = holds.capture(connection, script, header, change, kind)
             write_in(script, header.tenant_id, told, now=move.now)
             script.add(sql.COMMIT).run(connection)
         metrics.AUDIT_RECORDS.add(value=len(told))
