@@ -222,9 +222,7 @@ def _loop() -> SegmentDefinition:
         "again": ("condition", {"expression": "left > 0"}),
         "last": transform("via"),
     }
-    return segment(
-        "loop", steps, "begin -> tick -> post -> work -> again", "again.true -> tick", "again.false -> last"
-    )
+    return segment("loop", steps, "begin -> tick -> post -> work -> again", "again.true -> tick", "again.false -> last")
 
 
 def _choice(name: str) -> SegmentDefinition:

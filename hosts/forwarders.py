@@ -45,6 +45,7 @@ class Forwarders:
         self._gates: dict[tuple[str, str], _Gates] = {}
         self._ports: dict[tuple[str, str], int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: list[asyncio.Server] = []
         for host in hosts:
             for server in SERVERS:
                 self._ports[host, server] = self._call(self._open(host, server))
@@ -63,6 +64,7 @@ class Forwarders:
             await _forward(reader, writer, gates, self._servers[server])
 
         listening = await asyncio.start_server(forward, _LOOPBACK, 0)
+        self._listening.append(listening)
         port: int = listening.sockets[0].getsockname()[1]
         return port
 
@@ -92,6 +94,8 @@ class Forwarders:
 
     def close(self) -> None:
         async def end() -> None:
+            for listening in self._listening:
+                listening.close()
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -99,6 +103,7 @@ class Forwarders:
         self._call(end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gates: _Gates, port: int) -> None:
@@ -115,6 +120,8 @@ async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, g
     finally:
         for one in others:
             one.close()
+            with contextlib.suppress(OSError):
+                await one.wait_closed()
 
 
 async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter, gate: asyncio.Event) -> None:

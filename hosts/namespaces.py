@@ -42,9 +42,7 @@ def enter(module: str) -> None:
     command = ["unshare", *user, "--net"]
     if entered() or shutil.which("unshare") is None or shutil.which("ip") is None:
         return
-    trial = subprocess.run(
-        [*command, "ip", "link", "add", _BRIDGE, "type", "bridge"], capture_output=True, check=False
-    )
+    trial = subprocess.run([*command, "ip", "link", "add", _BRIDGE, "type", "bridge"], capture_output=True, check=False)
     if trial.returncode == 0:
         program = [sys.executable, "-m", module, *sys.argv[1:]]
         os.execvpe(command[0], [*command, *program], {**os.environ, _MARK: str(os.getpid())})

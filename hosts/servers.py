@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import secrets
@@ -11,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from llmteam.embedded.processes import Account, spawn, tail
 from llmteam.embedded.programs import find_postgres, find_valkey, reachable_postgres, reachable_valkey
 from llmteam.errors import InfrastructureError
 
+_PREFIX, _LOCK = "llmteam-hosts-", "owner.lock"
 _READY_SECONDS = 30.0
 _VALKEY = """\
 bind {address}
@@ -60,12 +62,29 @@ class Servers:
 
 
 @contextmanager
+def _folder() -> Iterator[Path]:
+    """A new folder, gone afterwards; and so are those of harnesses that were killed."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError), lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    folder.chmod(0o755)
+    with (folder / "draft").open("w") as held:
+        # Held as long as this process lives, and before anybody can see it by its name.
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (folder / "draft").rename(folder / _LOCK)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def serving(network: Network) -> Iterator[Servers]:
     """Servers with all tables in a new folder; both are gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="llmteam-hosts-"))
-    folder.chmod(0o755)
     password = secrets.token_urlsafe(24)
-    try:
+    with _folder() as folder:
         with start(folder, valkey=False) as embedded:
             _prepare(embedded, password)
         # Where the embedded servers keep their data and, for this user alone, the socket.
@@ -74,12 +93,12 @@ def serving(network: Network) -> Iterator[Servers]:
         sockets, port = base / "run" / "pg", network.listens(POSTGRES)[1]
         superuser = f"postgresql://{SUPERUSER}@/postgres?host={quote(str(sockets), safe='/')}&port={port}"
         servers = Servers(base, superuser, network, password)
-        with _running(servers, POSTGRES, _postgres(servers, account), account, signal.SIGINT):
-            with _running(servers, VALKEY, _valkey(servers, account), account, signal.SIGTERM):
-                _wait_for(servers)
-                yield servers
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with (
+            _running(servers, POSTGRES, _postgres(servers, account), account, signal.SIGINT),
+            _running(servers, VALKEY, _valkey(servers, account), account, signal.SIGTERM),
+        ):
+            _wait_for(servers)
+            yield servers
 
 
 def _prepare(embedded: EmbeddedServers, password: str) -> None:

@@ -1,4 +1,7 @@
-"""The step types of these runs: those of :mod:`chaos.steps`, and two that write down who called them. Workers import it."""
+"""The step types of these runs: those of :mod:`chaos.steps`, and two that write down who called them.
+
+Workers import this module.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -139,6 +138,9 @@ def _environment(size: Size, servers: Servers, ledger: Ledger, host: str) -> dic
         "sweep_seconds": str(size.sweep),
         "limit_workers": str(size.hosts),
     }
+    if host == BEAT:
+        # With each message that it sends: how the trial knows that it does.
+        values["log_level"] = "DEBUG"
     own = {steps.HOST: host, steps.JOURNAL: str(_journal(servers)), chaos.steps.SERVICE: ledger.url}
     return {**{variable(name): value for name, value in values.items()}, **own, "TMPDIR": str(remains)}
 

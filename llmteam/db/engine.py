@@ -33,12 +33,21 @@ from llmteam.settings import mask_url
 Role = Literal["llmteam_app", "llmteam_sweeper", "llmteam_owner"]
 
 _DRIVERS = {"postgresql", "postgres", "postgresql+psycopg2"}
-#: What libpq is told unless the URL says otherwise; a dead peer is noticed within a minute (milliseconds, seconds).
+#: What libpq is told unless the URL says otherwise: a server that went without a word is noticed within a minute
+#: (seconds, and milliseconds).
 _LIBPQ = {
     "connect_timeout": 5,
     "keepalives_idle": 20,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+#: The same for the server, which would otherwise keep the session of a host that went for two hours, with what it has
+#: locked; Unix sockets ignore them (seconds, and milliseconds).
+_SESSION = {
+    "tcp_keepalives_idle": 20,
+    "tcp_keepalives_interval": 10,
+    "tcp_keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
 _POLLER = "llmteam.poller"
@@ -247,6 +256,7 @@ def connect_args(
         "search_path": SCHEMA,
         "jit": "off",
         "plan_cache_mode": "force_generic_plan",
+        **_SESSION,
     }
     given = url.query.get("options", "")
     options = [f"-c {name}={value}" for name, value in session.items()]

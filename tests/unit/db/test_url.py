@@ -8,6 +8,8 @@ from llmteam.db import Database
 from llmteam.db.engine import connect_args, parse_url
 from llmteam.errors import ConfigurationError
 
+KEEPALIVES = ("idle", "interval", "count")
+
 
 def arguments(url: str) -> dict[str, object]:
     return connect_args(parse_url(url), "llmteam", 30.0, 0.5, 60.0)
@@ -33,6 +35,19 @@ def test_session_settings_travel_in_the_connect_options() -> None:
     assert "-c lock_timeout=500" in options
     assert "-c idle_in_transaction_session_timeout=60000" in options
     assert "-c timezone=UTC" in options
+
+
+def test_both_sides_notice_within_a_minute_that_the_other_went_without_a_word() -> None:
+    given = arguments("postgresql://db/app")
+    told = dict(part.split("=") for part in str(given["options"]).split() if "tcp_" in part)
+
+    for side in (
+        {name: given[f"keepalives_{name}"] for name in KEEPALIVES},
+        {name: told[f"tcp_keepalives_{name}"] for name in KEEPALIVES},
+    ):
+        idle, interval, count = (int(str(side[name])) for name in KEEPALIVES)
+        assert 0 < idle + interval * count <= 60
+    assert given["tcp_user_timeout"] == int(told["tcp_user_timeout"]) == 30_000
 
 
 def test_what_the_url_says_wins() -> None:
