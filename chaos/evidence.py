@@ -30,6 +30,7 @@ _ACCEPTED = f"""
 SELECT DISTINCT step_type FROM llmteam.events
  WHERE event_type = 'step.completed' AND payload ->> %s = %s AND (payload ->> '{BEGAN}')::float8 > %s
 """
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s AND backend_start < to_timestamp(%s)"
 #: Roles are taken on per transaction; the login stays what it was.
 _CUT = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{LOGIN}'"
 _RUNNING = "SELECT tenant_id, run_id FROM llmteam.runs WHERE status = 'running' ORDER BY run_id"
@@ -121,6 +122,13 @@ class Witness:
         with closing(self._connected()) as connection, connection.cursor() as cursor:
             cursor.execute(_ACCEPTED, (annotation, value, since))
             return {row[0] for row in cursor.fetchall()}
+
+    def sessions(self, address: str, before: float) -> int:
+        """How many sessions of a client are older than a moment."""
+        with closing(self._connected()) as connection, connection.cursor() as cursor:
+            cursor.execute(_SESSIONS, (address, before))
+            ((number,),) = cursor.fetchall()
+        return int(number)
 
     def known(self) -> int | None:
         """How many runs there are; None while the server is away."""

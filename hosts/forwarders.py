@@ -74,6 +74,9 @@ class Forwarders:
     def reaches(self, host: str, server: str) -> tuple[str, int]:
         return _LOOPBACK, self._ports[host, server]
 
+    def seen_as(self, host: str) -> str | None:
+        return None
+
     def command(self, host: str, account: Account | None, number: signal.Signals, argv: Sequence[str]) -> list[str]:
         return inside("-", account, number, argv)
 

@@ -106,6 +106,9 @@ class Namespaces:
     def reaches(self, host: str, server: str) -> tuple[str, int]:
         return self.listens(server)
 
+    def seen_as(self, host: str) -> str | None:
+        return f"{_SUBNET}.{self._numbers[host]}"
+
     def command(self, host: str, account: Account | None, number: signal.Signals, argv: Sequence[str]) -> list[str]:
         return inside(self._path(host), account, number, argv)
 

@@ -68,6 +68,9 @@ class Network(Protocol):
     def reaches(self, host: str, server: str) -> tuple[str, int]:
         """Where a host finds a server."""
 
+    def seen_as(self, host: str) -> str | None:
+        """The address that servers see of a host; None when they cannot tell hosts apart."""
+
     def command(self, host: str, account: Account | None, number: signal.Signals, argv: Sequence[str]) -> list[str]:
         """``argv`` on a host, as a user; it gets the signal when the harness ends."""
 

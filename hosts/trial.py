@@ -23,7 +23,7 @@ from chaos.shapes import Case, Shape
 from chaos.trial import RULES_BROKEN
 from chaos.watch import Watch, watching
 from hosts import pace, shapes, steps
-from hosts.network import CUTS, VALKEY, Kind, Network
+from hosts.network import CUTS, POSTGRES, VALKEY, Kind, Network
 from hosts.report import Report, Row
 from hosts.servers import Servers, serving
 from llmteam.canvas.client import SegmentClient
@@ -31,10 +31,15 @@ from llmteam.settings import Settings, variable
 
 Told = Callable[[str], None]
 BEAT = "beat"
-NOT_BACK, ENDED, TOO_FAST = "hosts that did not come back", "services that ended", "limited calls beyond the pace"
+NOT_BACK, ENDED = "hosts that did not come back", "services that ended"
+TOO_FAST, KEPT = "limited calls beyond the pace", "sessions that Postgres kept of hosts that were gone"
+#: Seconds in which Postgres notices that a client went without a word.
+_NOTICED_SECONDS = 25.0
 #: What beat writes before it sends, and when that failed.
 _SENT, _FAILED = "Sending due task", "Message Error"
 _LOOK_SECONDS = 0.1
+#: Characters of a log that are shown.
+_WORDS = 500
 _READY_SECONDS = 120.0
 _HELD_SECONDS = 60.0
 #: Seconds between two probes of a host that is joined again.
@@ -169,7 +174,9 @@ class _Trial:
     told: Told
     started: list[Case] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
-    found: dict[str, list[str]] = field(default_factory=lambda: {NOT_BACK: [], ENDED: [], TOO_FAST: []})
+    found: dict[str, list[str]] = field(
+        default_factory=lambda: {name: [] for name in (NOT_BACK, ENDED, TOO_FAST, KEPT)}
+    )
 
     def __post_init__(self) -> None:
         self._chance = random.Random(f"hosts {self.seed}")
@@ -188,7 +195,9 @@ class _Trial:
         try:
             for kind in self.size.kinds:
                 self._round(kind)
-            self.found[ENDED] += [f"{one.name}: {one.last_words()}" for one in self.running.all if not one.is_running]
+            self.found[ENDED] += [
+                f"{one.name}: …{one.last_words()[-_WORDS:]}" for one in self.running.all if not one.is_running
+            ]
         finally:
             people.finish()
 
@@ -204,6 +213,7 @@ class _Trial:
         began = time.time()
         self.servers.network.cut(victim.name, CUTS[kind])
         self._load(kind, victim)
+        self._look_for_sessions(kind, victim, began)
         self.servers.network.join(victim.name)
         if VALKEY in (*CUTS[kind].to, *CUTS[kind].back):
             self._cuts.append((began, time.time()))
@@ -239,6 +249,14 @@ class _Trial:
         while time.monotonic() < began + self.size.cut:
             time.sleep(_LOOK_SECONDS)
 
+    def _look_for_sessions(self, kind: Kind, victim: Service, began: float) -> None:
+        """Postgres must not keep what a host that went has begun, and locked, for longer than a minute."""
+        address = self.servers.network.seen_as(victim.name)
+        if address is None or POSTGRES not in (*CUTS[kind].to, *CUTS[kind].back) or self.size.cut < _NOTICED_SECONDS:
+            return
+        if left := self._witness.sessions(address, began):
+            self.found[KEPT].append(f"{victim.name}: {kind.word}, {left} sessions after {self.size.cut:g} s")
+
     def _start(self, shape: Shape) -> None:
         number = len(self.started)
         tenant = ("alpha", "beta")[number % 2]
@@ -261,7 +279,9 @@ class _Trial:
             if back:
                 return passed
             time.sleep(_PROBE_SECONDS)
-        self.found[NOT_BACK].append(f"{victim.name}: {kind.word}, not within {passed:.0f} s; {victim.last_words()}")
+        self.found[NOT_BACK].append(
+            f"{victim.name}: {kind.word}, not within {passed:.0f} s; …{victim.last_words()[-_WORDS:]}"
+        )
         return None
 
     def _refused(self, before: int, since: float) -> int:

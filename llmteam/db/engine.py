@@ -33,22 +33,24 @@ from llmteam.settings import mask_url
 Role = Literal["llmteam_app", "llmteam_sweeper", "llmteam_owner"]
 
 _DRIVERS = {"postgresql", "postgres", "postgresql+psycopg2"}
-#: What libpq is told unless the URL says otherwise: a server that went without a word is noticed within a minute
-#: (seconds, and milliseconds).
+#: Seconds in which the other side's kernel has to acknowledge what was sent; then the connection is dead.
+_SILENCE = 10
+#: What libpq is told unless the URL says otherwise: a server that went without a word is noticed within 20 s, also by
+#: whoever waits for its answer, and so before a lease is over (seconds, and milliseconds).
 _LIBPQ = {
     "connect_timeout": 5,
-    "keepalives_idle": 20,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": _SILENCE * 1000,
 }
-#: The same for the server, which would otherwise keep the session of a host that went for two hours, with what it has
-#: locked; Unix sockets ignore them (seconds, and milliseconds).
+#: The same for the server, which would otherwise keep the session of a host that went for two hours, and what it has
+#: locked for a minute; Unix sockets ignore them.
 _SESSION = {
-    "tcp_keepalives_idle": 20,
-    "tcp_keepalives_interval": 10,
-    "tcp_keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 2,
+    "tcp_user_timeout": _SILENCE * 1000,
 }
 _POLLER = "llmteam.poller"
 _PROCESS = "llmteam.process"
@@ -261,11 +263,13 @@ def connect_args(
     given = url.query.get("options", "")
     options = [f"-c {name}={value}" for name, value in session.items()]
     options += [given] if isinstance(given, str) else given
-    arguments = {**_LIBPQ, "application_name": application_name}
-    return {
-        **{name: value for name, value in arguments.items() if name not in url.query},
-        "options": " ".join(option for option in options if option),
-    }
+    named = {} if "application_name" in url.query else {"application_name": application_name}
+    return {**libpq_args(url), **named, "options": " ".join(option for option in options if option)}
+
+
+def libpq_args(url: URL) -> dict[str, Any]:
+    """Arguments for libpq with which it notices that a server went; what the URL says wins."""
+    return {name: value for name, value in _LIBPQ.items() if name not in url.query}
 
 
 def _remember_process(connection: Any, record: ConnectionPoolEntry) -> None:

@@ -13,7 +13,7 @@ from bench.servers import ROOT
 from chaos.checks import CHECKS
 from chaos.trial import RULES_BROKEN
 from hosts.network import Kind
-from hosts.trial import ENDED, NOT_BACK, TOO_FAST
+from hosts.trial import ENDED, KEPT, NOT_BACK, TOO_FAST
 from tests.embedding import short_folder
 
 #: Servers and three services are started, cut off for seconds, and given time to recover.
@@ -41,7 +41,7 @@ def test_hosts_that_are_cut_off_lose_and_double_nothing_and_work_again_by_themse
         document = json.loads(target.read_text())
         target.unlink()
         assert list(folder.iterdir()) == []
-    checked = [*CHECKS, RULES_BROKEN, NOT_BACK, ENDED, TOO_FAST]
+    checked = [*CHECKS, RULES_BROKEN, NOT_BACK, ENDED, TOO_FAST, KEPT]
     assert document["must_be_zero"] == dict.fromkeys(checked, 0)
     assert document["figures"]["ended as expected"] == document["figures"]["runs started"] >= 20
     apart, half = document["cuts"]
