@@ -62,7 +62,7 @@ class Size:
     settle: float
     apart: bool
     kinds: tuple[Kind, ...]
-    threads: int = 8
+    threads: int = 6
 
 
 FULL = Size(3, 60.0, 30.0, 5.0, 60, 120.0, 600.0, apart=True, kinds=tuple(Kind))
@@ -206,8 +206,6 @@ class _Trial:
     def _round(self, kind: Kind) -> None:
         victim = self.running.beat if kind is Kind.BEAT_GONE else self._chance.choice(self.running.workers)
         losses, notes = self._witness.losses(), len(steps.notes(_journal(self.servers)))
-        for _ in range(2 * self.size.hosts):
-            self._start(self._shapes[shapes.LONG])
         if kind is not Kind.BEAT_GONE:
             self._wait_until_busy(victim.name)
         began = time.time()
@@ -223,12 +221,13 @@ class _Trial:
         self.rows.append(Row(kind, victim.name, self._witness.losses() - losses, late, back, settled))
 
     def _wait_until_busy(self, host: str) -> None:
-        """Wait until a long step runs there; it is what the cut is about."""
+        """Wait until a long step runs there; it is what the cut is about. Whoever is faster takes the others."""
         give_up = time.monotonic() + _HELD_SECONDS
         while not self._held(host):
             if time.monotonic() > give_up:
                 raise NotReadyError(host, "it has taken none of the long steps")
-            time.sleep(_LOOK_SECONDS)
+            self._start(self._shapes[shapes.LONG])
+            time.sleep(_PROBE_SECONDS)
 
     def _held(self, host: str) -> bool:
         under_way = set()
