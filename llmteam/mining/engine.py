@@ -70,7 +70,7 @@ class ProcessMiningEngine:
         nothing. Raises :class:`InvalidProcessEventError`.
         """
         if isinstance(process_id, ProcessEvent):
-            event = replace(process_id, timestamp=as_utc(process_id.timestamp))
+            event = replace(process_id, timestamp=_moment(process_id.timestamp))
         else:
             if not activity or timestamp is None:
                 raise InvalidProcessEventError("record_event() takes a case, an activity and a timestamp, or an event")
@@ -88,6 +88,7 @@ class ProcessMiningEngine:
         return self._keep(event)
 
     def _keep(self, event: ProcessEvent) -> ProcessEvent:
+        _check(event)
         with self._lock:
             if event.event_id not in self._ids:
                 self._ids.add(event.event_id)
@@ -133,6 +134,16 @@ class ProcessMiningEngine:
                 Case(case_id, sorted(events, key=lambda event: event.timestamp))
                 for case_id, events in self._cases.items()
             ]
+
+
+def _check(event: ProcessEvent) -> None:
+    """Refuse what no document could be written of: it would be missed only when everything is exported."""
+    for name in ("event_id", "activity", "resource", "case_id", "lifecycle"):
+        if not isinstance(getattr(event, name), str):
+            raise InvalidProcessEventError(f"the {name} of an event is text")
+    for name in ("duration_ms", "cost"):
+        if not isinstance(getattr(event, name), int | float):
+            raise InvalidProcessEventError(f"the {name} of an event is a number")
 
 
 def _moment(given: datetime | str) -> datetime:

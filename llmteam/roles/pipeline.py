@@ -95,7 +95,7 @@ class PipelineOrchestrator:
         else:
             found = type(task_context).__name__
             raise InvalidOrchestrationError(f"A task is an OrchestrationContext or a mapping, not a {found}")
-        decision = await self.strategy.decide(context)
+        decision = await self._decided(context)
         self._record(run_id, decision)
         self._history(run_id).append(history_entry(context.current_step, decision, self._clock))
         return decision
@@ -119,7 +119,7 @@ class PipelineOrchestrator:
             history=self._history(run_id),
         )
         for _ in range(self.max_iterations):
-            decision = await self.strategy.decide(run.context())
+            decision = await self._decided(run.context())
             self._record(run_id, decision)
             if decision.decision_type == RETRY and run.retries >= self.max_retries:
                 raise OrchestrationLimitError(self.pipeline_id, run_id, "retries", self.max_retries) from run.error
@@ -146,6 +146,13 @@ class PipelineOrchestrator:
         histories = self._histories.get(current_tenant.get(), OrderedDict())
         wanted = histories.values() if run_id is None else [histories.get(run_id, [])]
         return copy.deepcopy([entry for history in wanted for entry in history])
+
+    async def _decided(self, context: OrchestrationContext) -> OrchestrationDecision:
+        decision = await self.strategy.decide(context)
+        if not isinstance(decision, OrchestrationDecision):
+            strategy, found = type(self.strategy).__name__, type(decision).__name__
+            raise InvalidOrchestrationError(f"{strategy} has to decide with an OrchestrationDecision, not a {found}")
+        return decision
 
     def _history(self, run_id: str) -> list[dict[str, Any]]:
         kept = self._histories.setdefault(current_tenant.get(), OrderedDict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmteam.db import Database
-from llmteam.db.engine import connect_args, parse_url
+from llmteam.db.engine import connect_args, parse_url, session_of
 from llmteam.errors import ConfigurationError
 from llmteam.settings import Settings
 
@@ -13,7 +13,11 @@ KEEPALIVES = ("idle", "interval", "count")
 
 
 def arguments(url: str) -> dict[str, object]:
-    return connect_args(parse_url(url), "llmteam", 30.0, 0.5, 60.0)
+    return connect_args(parse_url(url), "llmteam")
+
+
+def session(url: str) -> dict[str, str]:
+    return session_of(parse_url(url), 30.0, 0.5, 60.0)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
@@ -29,35 +33,36 @@ def test_another_driver_or_no_url_is_refused_by_the_name_of_the_setting(url: str
         Database(url)
 
 
-def test_session_settings_travel_in_the_connect_options() -> None:
-    options = str(arguments("postgresql://db/app")["options"])
+def test_times_of_a_session_are_told_in_milliseconds() -> None:
+    told = session("postgresql://db/app")
 
-    assert "-c statement_timeout=30000" in options
-    assert "-c lock_timeout=500" in options
-    assert "-c idle_in_transaction_session_timeout=60000" in options
-    assert "-c timezone=UTC" in options
+    assert told["statement_timeout"] == "30000"
+    assert told["lock_timeout"] == "500"
+    assert told["idle_in_transaction_session_timeout"] == "60000"
+    assert told["timezone"] == "UTC"
 
 
 def test_both_sides_notice_within_a_lease_that_the_other_went_without_a_word() -> None:
-    given = arguments("postgresql://db/app")
-    told = dict(part.split("=") for part in str(given["options"]).split() if "tcp_" in part)
+    ours, theirs = arguments("postgresql://db/app"), session("postgresql://db/app")
+    sides = (
+        [ours[f"keepalives_{name}"] for name in KEEPALIVES],
+        [theirs[f"tcp_keepalives_{name}"] for name in KEEPALIVES],
+    )
 
-    for side in (
-        {name: given[f"keepalives_{name}"] for name in KEEPALIVES},
-        {name: told[f"tcp_keepalives_{name}"] for name in KEEPALIVES},
-    ):
-        idle, interval, count = (int(str(side[name])) for name in KEEPALIVES)
+    for side in sides:
+        idle, interval, count = (int(str(one)) for one in side)
         assert 0 < idle + interval * count < Settings().lease_seconds
-    assert given["tcp_user_timeout"] == int(told["tcp_user_timeout"])
-    assert 0 < int(told["tcp_user_timeout"]) < Settings().lease_seconds * 1000
+    for silence in (ours["tcp_user_timeout"], theirs["tcp_user_timeout"]):
+        assert 0 < int(str(silence)) < Settings().lease_seconds * 1000
 
 
 def test_what_the_url_says_wins() -> None:
-    given = arguments("postgresql://db/app?connect_timeout=1&application_name=mine&options=-c%20statement_timeout%3D5")
+    url = "postgresql://db/app?connect_timeout=1&application_name=mine&options=-c%20statement_timeout%3D5"
+    given, told = arguments(url), session(url)
 
     assert "connect_timeout" not in given
     assert "application_name" not in given
-    assert str(given["options"]).endswith("-c statement_timeout=5")
+    assert "statement_timeout" not in told
 
 
 def test_a_database_shows_itself_without_its_password() -> None:
