@@ -270,7 +270,7 @@ class _Trial:
         while (passed := time.monotonic() - began) < self.size.patience:
             self.told(f"{kind.value}: {victim.name} joined again, not back for {passed:.0f} s")
             if kind is Kind.BEAT_GONE:
-                back = _ticks(victim.log()[written:])
+                back = sends_again(victim.log()[written:])
             else:
                 self._start(self._shapes[shapes.PROBE])
                 kinds = {steps.CALLED, steps.CALLED_APART} if self.size.apart else {steps.CALLED}
@@ -326,6 +326,6 @@ class _Trial:
         return found
 
 
-def _ticks(log: str) -> bool:
+def sends_again(log: str) -> bool:
     """Whether beat sends: it has begun to send again after a message that went out without a complaint."""
     return log.rpartition(_FAILED)[2].count(_SENT) > 1
