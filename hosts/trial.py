@@ -66,7 +66,7 @@ class Size:
 
 
 FULL = Size(3, 60.0, 30.0, 5.0, 60, 120.0, 600.0, apart=True, kinds=tuple(Kind))
-QUICK = Size(2, 9.0, 4.0, 0.5, 12, 60.0, 60.0, apart=False, kinds=(Kind.APART, Kind.NO_VALKEY))
+QUICK = Size(2, 7.0, 4.0, 0.5, 12, 60.0, 60.0, apart=False, kinds=(Kind.APART, Kind.NO_VALKEY))
 
 
 @dataclass

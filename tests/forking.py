@@ -14,7 +14,8 @@ import importlib
 import json
 import os
 import pkgutil
-import signal
+import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from tests.embedding import PYTHONPATH
+from tests.embedding import PYTHONPATH, ROOT
+from tests.forked import command
 
 #: What commands load of others, as far as they do not name it.
 _LIBRARIES = ("alembic.command", "kombu.transport.redis", "rich.live", "sqlalchemy.dialects.postgresql.psycopg2")
@@ -38,36 +40,55 @@ class ForkServer:
     """The process of which commands are forked; it ends with this one."""
 
     def __init__(self) -> None:
-        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        with theirs:
+        self._folder = Path(tempfile.mkdtemp(prefix="llmteam-fork-"))
+        self._address = str(self._folder / "socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as orders:
+            orders.bind(self._address)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tests.forking", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "tests.forking", str(orders.fileno())],
                 cwd="/",
                 env=os.environ | PYTHONPATH,
                 stdin=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[orders.fileno()],
             )
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the process. It is no use to wait for commands that still run: their test has ended."""
+        """End the process. Commands that still run are not waited for: their test has ended."""
         self._process.kill()
         self._process.communicate()
-        self._orders.close()
+        shutil.rmtree(self._folder)
 
     def run(
         self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: str | None, timeout: float
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end, as ``subprocess.run`` does; what takes longer is killed."""
-        order = json.dumps({"arguments": list(arguments), "cwd": str(cwd), "environment": dict(env)})
-        with _file(order) as what, _file(stdin or "") as given, _file("") as out, _file("") as err:
-            here, there = socket.socketpair()
-            with here:
-                with there:
-                    files = [one.fileno() for one in (there, what, given, out, err)]
-                    socket.send_fds(self._orders, [b"run"], files)
-                code = _answer(here, ["llmteam", *arguments], timeout)
-            return subprocess.CompletedProcess(["llmteam", *arguments], code, _text(out), _text(err))
+        words = ["llmteam", *arguments]
+        with _file(stdin or "") as given, _file("") as out, _file("") as err:
+            streams = [one.fileno() for one in (given, out, err)]
+            try:
+                code = command(self._address, arguments, streams, cwd=str(cwd), env=env, timeout=timeout)
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(words, timeout, _text(out), _text(err)) from None
+            return subprocess.CompletedProcess(words, code, _text(out), _text(err))
+
+    def program(self) -> Path:
+        """The folder of a program ``llmteam`` for the path of a shell."""
+        folder = self._folder / "bin"
+        if not folder.exists():
+            folder.mkdir()
+            path = folder / "llmteam"
+            path.write_text(_PROGRAM.format(python=sys.executable, root=str(ROOT), address=self._address))
+            path.chmod(0o755)
+        return folder
+
+
+_PROGRAM = """#!{python} -IS
+import sys
+sys.path.append({root!r})
+from tests.forked import main
+main({address!r})
+"""
 
 
 @functools.cache
@@ -88,30 +109,13 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode(errors="replace")
 
 
-def _answer(here: socket.socket, command: list[str], timeout: float) -> int:
-    """The exit code; negative for a signal."""
-    here.settimeout(timeout)
-    pid = int.from_bytes(_told(here), "big")
-    try:
-        return int.from_bytes(_told(here), "big", signed=True)
-    except TimeoutError:
-        os.kill(pid, signal.SIGKILL)
-        raise subprocess.TimeoutExpired(command, timeout) from None
-
-
-def _told(here: socket.socket) -> bytes:
-    answer = here.recv(8)
-    assert len(answer) == 8, "the process of which commands are forked has ended; it says why on standard error"
-    return answer
-
-
 # -- the process of which commands are forked
 
 
 def serve(orders: socket.socket) -> None:
-    """Fork a command for each order."""
+    """Fork a command for each order, until the other end of standard input is closed."""
     _load()
-    while True:
+    while orders in select.select([orders, sys.stdin], [], [])[0]:
         _, files, _, _ = socket.recv_fds(orders, 16, 5)
         if os.fork() == 0:
             orders.close()
@@ -147,7 +151,7 @@ def _watch(caller: socket.socket, files: Sequence[int]) -> NoReturn:
     if pid == 0:
         caller.close()
         os._exit(_command(*files))
-    caller.send(pid.to_bytes(8, "big"))
+    caller.send(pid.to_bytes(8, "big", signed=True))
     _, status = os.waitpid(pid, 0)
     # Whoever gave the order may have gone.
     with contextlib.suppress(OSError):

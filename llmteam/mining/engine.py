@@ -24,11 +24,12 @@ class InvalidProcessEventError(LLMTeamError, ValueError):
 class ProcessMiningEngine:
     """Records events and mines them. An event id counts once; safe to share between threads.
 
-    ``name`` is the name of the log in XES.
+    ``name`` is the name of the log in XES. Of more than ``max_cases`` the one that was first heard of is forgotten.
     """
 
-    def __init__(self, *, name: str = "") -> None:
+    def __init__(self, *, name: str = "", max_cases: int | None = None) -> None:
         self.name = name
+        self.max_cases = max_cases
         self._cases: dict[str, list[ProcessEvent]] = {}
         self._ids: set[str] = set()
         self._lock = threading.Lock()
@@ -93,7 +94,13 @@ class ProcessMiningEngine:
             if event.event_id not in self._ids:
                 self._ids.add(event.event_id)
                 self._cases.setdefault(event.case_id, []).append(event)
+                self._forget_oldest()
         return event
+
+    def _forget_oldest(self) -> None:
+        while self.max_cases is not None and len(self._cases) > self.max_cases:
+            oldest = self._cases.pop(next(iter(self._cases)))
+            self._ids.difference_update(event.event_id for event in oldest)
 
     def discover_model(self) -> ProcessModel:
         """The directly-follows graph of what was recorded."""

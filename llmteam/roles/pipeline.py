@@ -11,7 +11,7 @@ from typing import Any
 from llmteam.ids import Clock, utc_now
 from llmteam.roles.exceptions import InvalidOrchestrationError, OrchestrationLimitError
 from llmteam.roles.models import RETRY, START, OrchestrationContext, OrchestrationDecision
-from llmteam.roles.recording import ProcessMining, engine_for
+from llmteam.roles.recording import RUNS_KEPT, ProcessMining, engine_for
 from llmteam.roles.runs import Agent, OrchestratedRun, history_entry, state_of
 from llmteam.roles.strategies import OrchestrationStrategy, RuleBasedStrategy
 from llmteam.tenancy.context import current_tenant
@@ -20,8 +20,6 @@ from llmteam.tenancy.context import current_tenant
 MAX_ITERATIONS = 100
 #: Retries in a row that one run may take.
 MAX_RETRIES = 3
-#: Runs of one tenant whose history is kept.
-RUNS_KEPT = 1000
 
 #: What everything about a run is kept under; two tenants may use the same run id.
 _History = OrderedDict[str, list[dict[str, Any]]]

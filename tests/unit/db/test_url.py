@@ -12,14 +12,6 @@ from llmteam.settings import Settings
 KEEPALIVES = ("idle", "interval", "count")
 
 
-def arguments(url: str) -> dict[str, object]:
-    return connect_args(parse_url(url), "llmteam")
-
-
-def session(url: str) -> dict[str, str]:
-    return session_of(parse_url(url), 30.0, 0.5, 60.0)
-
-
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
 def test_every_spelling_of_the_scheme_means_psycopg2(scheme: str) -> None:
     assert parse_url(f"{scheme}://db/app").drivername == "postgresql+psycopg2"
@@ -33,36 +25,45 @@ def test_another_driver_or_no_url_is_refused_by_the_name_of_the_setting(url: str
         Database(url)
 
 
-def test_times_of_a_session_are_told_in_milliseconds() -> None:
-    told = session("postgresql://db/app")
+def test_a_session_has_its_timeouts_and_its_clock() -> None:
+    session = session_of(parse_url("postgresql://db/app"), 30.0, 0.5, 60.0)
 
-    assert told["statement_timeout"] == "30000"
-    assert told["lock_timeout"] == "500"
-    assert told["idle_in_transaction_session_timeout"] == "60000"
-    assert told["timezone"] == "UTC"
+    assert session["statement_timeout"] == "30000"
+    assert session["lock_timeout"] == "500"
+    assert session["idle_in_transaction_session_timeout"] == "60000"
+    assert session["timezone"] == "UTC"
 
 
 def test_both_sides_notice_within_a_lease_that_the_other_went_without_a_word() -> None:
-    ours, theirs = arguments("postgresql://db/app"), session("postgresql://db/app")
+    url = parse_url("postgresql://db/app")
+    ours, theirs = connect_args(url, "llmteam"), session_of(url, 30.0, 0.5, 60.0)
     sides = (
         [ours[f"keepalives_{name}"] for name in KEEPALIVES],
         [theirs[f"tcp_keepalives_{name}"] for name in KEEPALIVES],
     )
 
     for side in sides:
-        idle, interval, count = (int(str(one)) for one in side)
+        idle, interval, count = (int(one) for one in side)
         assert 0 < idle + interval * count < Settings().lease_seconds
     for silence in (ours["tcp_user_timeout"], theirs["tcp_user_timeout"]):
-        assert 0 < int(str(silence)) < Settings().lease_seconds * 1000
+        assert 0 < int(silence) < Settings().lease_seconds * 1000
 
 
 def test_what_the_url_says_wins() -> None:
-    url = "postgresql://db/app?connect_timeout=1&application_name=mine&options=-c%20statement_timeout%3D5"
-    given, told = arguments(url), session(url)
+    url = parse_url("postgresql://db/app?connect_timeout=1&application_name=mine")
+
+    given = connect_args(url, "llmteam")
 
     assert "connect_timeout" not in given
     assert "application_name" not in given
-    assert "statement_timeout" not in told
+
+
+@pytest.mark.parametrize("options", ["-c%20statement_timeout%3D5", "-cstatement_timeout=5", "--STATEMENT_TIMEOUT=5"])
+def test_what_the_options_of_the_url_name_is_left_to_them(options: str) -> None:
+    session = session_of(parse_url(f"postgresql://db/app?options=-c%20work_mem%3D8MB%20{options}"), 30.0, 0.5, 60.0)
+
+    assert "statement_timeout" not in session
+    assert "lock_timeout" in session
 
 
 def test_a_database_shows_itself_without_its_password() -> None:

@@ -79,6 +79,17 @@ def test_what_is_no_event_is_refused(arguments: tuple[object, ...]) -> None:
     assert engine.get_event_count() == 0
 
 
+def test_of_more_cases_than_are_kept_the_oldest_is_forgotten() -> None:
+    engine = ProcessMiningEngine(max_cases=2)
+    for case_id in ("first", "second", "first", "third"):
+        engine.record_event(case_id, "a", START, event_id=f"{case_id}-{engine.get_event_count()}")
+
+    assert (engine.get_case_count(), engine.get_event_count()) == (2, 2)
+    assert 'value="first"' not in engine.export_xes()
+    engine.record_event("fourth", "a", START, event_id="first-0")
+    assert engine.get_case_count() == 2
+
+
 @pytest.mark.parametrize(
     "event",
     [
