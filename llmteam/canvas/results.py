@@ -42,9 +42,9 @@ class RunConfig:
     on_step_complete: Callback | None = None
     on_step_error: Callback | None = None
     on_cancel: Callback | None = None
+    snapshot_interval: int = 0
     step_timeout: float | None = None
     started_by: str = ""
-    snapshot_interval: int = 0
     snapshot_on_error: bool | None = None
 
     def __post_init__(self) -> None:
