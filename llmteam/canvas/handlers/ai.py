@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from llmteam import tracing
+from llmteam import metrics, tracing
 from llmteam.canvas.exceptions import InvalidStepConfigError
 from llmteam.canvas.handlers.answers import AnswerFault, OutputSchema, OutputSchemaError
 from llmteam.canvas.handlers.document import document as document_of
@@ -148,7 +148,8 @@ class _Conversation:
         left = self._seconds_left()
         bound = asyncio.timeout(left)
         model = request.model or getattr(self._provider, "model", None)
-        with tracing.call(f"chat {model}" if model else "chat", _asked(self._provider, model, request)) as call:
+        told = _asked(self._provider, model, request)
+        with metrics.asking(model) as call, tracing.call(f"chat {model}" if model else "chat", told) as span:
             try:
                 async with bound:
                     answer = await _unless_cancelled(self._ctx, self._send(replace(request, timeout=left)))
@@ -156,7 +157,8 @@ class _Conversation:
                 if not bound.expired():
                     raise
                 raise ModelTimeoutError("The model did not answer before the step's deadline") from None
-            _tell_answer(call, answer)
+            call.answered(answer.model, answer.usage)
+            _tell_answer(span, answer)
         self._account(answer)
         return answer
 
