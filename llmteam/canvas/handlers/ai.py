@@ -148,8 +148,8 @@ class _Conversation:
         left = self._seconds_left()
         bound = asyncio.timeout(left)
         model = request.model or getattr(self._provider, "model", None)
-        told = _asked(self._provider, model, request)
-        with metrics.asking(model) as call, tracing.call(f"chat {model}" if model else "chat", told) as span:
+        about = _asked(self._provider, model, request)
+        with metrics.asking(model) as asking, tracing.call(f"chat {model}" if model else "chat", about) as call:
             try:
                 async with bound:
                     answer = await _unless_cancelled(self._ctx, self._send(replace(request, timeout=left)))
@@ -157,8 +157,8 @@ class _Conversation:
                 if not bound.expired():
                     raise
                 raise ModelTimeoutError("The model did not answer before the step's deadline") from None
-            call.answered(answer.model, answer.usage)
-            _tell_answer(span, answer)
+            asking.answered(answer.model, answer.usage)
+            _tell_answer(call, answer)
         self._account(answer)
         return answer
 
