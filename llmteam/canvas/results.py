@@ -38,14 +38,14 @@ class RunConfig:
     max_retries: int = 3
     timeout: timedelta | None = None
     retry_delay: timedelta | float = timedelta(seconds=1)
-    step_timeout: float | None = None
-    started_by: str = ""
-    snapshot_interval: int = 0
-    snapshot_on_error: bool | None = None
     on_step_start: Callback | None = None
     on_step_complete: Callback | None = None
     on_step_error: Callback | None = None
     on_cancel: Callback | None = None
+    snapshot_interval: int = 0
+    step_timeout: float | None = None
+    started_by: str = ""
+    snapshot_on_error: bool | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None:

@@ -62,15 +62,15 @@ class RuntimeContext:
     llms: LLMRegistry = field(default_factory=LLMRegistry, repr=False)
     secrets: SecretsProvider | None = field(default=None, repr=False)
     rate_limiter: object | None = field(default=None, repr=False)
-    actions: object | None = field(default=None, repr=False)
     audit_trail: AccessTrail | None = field(default=None, repr=False)
-    contexts: Contexts | None = field(default=None, repr=False)
     on_step_start: Hook | None = field(default=None, repr=False)
     on_step_complete: Hook | None = field(default=None, repr=False)
     on_step_error: Hook | None = field(default=None, repr=False)
     on_event: Hook | None = field(default=None, repr=False)
     created_at: datetime = field(default_factory=utc_now)
     data: dict[str, Any] = field(default_factory=dict, repr=False)
+    actions: object | None = field(default=None, repr=False)
+    contexts: Contexts | None = field(default=None, repr=False)
     secret_reader: SecretReader = field(default_factory=SecretReader, repr=False, compare=False)
 
     def resolve_store(self, ref: str) -> Store:

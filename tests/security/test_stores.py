@@ -62,8 +62,6 @@ PLACES = {"stores", "postgres", "memory", "redis"}
 NO_STORES = {
     "llmteam.actions.handlers.postgres.SqlEngine": "a database of the user's own, to which statements of actions go",
     "llmteam.canvas.postgres.combining.Combining": "calls others' functions, several calls at once",
-    "llmteam.canvas.postgres.scripts.Script": "a list of statements",
-    "llmteam.human.postgres.writing.Writing": "a list of statements",
     "llmteam.ratelimit.redis.SharedServer": "asks for the stores of limits and circuits, whatever they ask",
 }
 WALK = [(group, store, name) for group in GROUPS for store in group.stores for name in group.lines_of(store)]

@@ -13,10 +13,10 @@ from llmteam.canvas.exceptions import AlreadyRunningError
 from llmteam.canvas.features import features_needed
 from llmteam.canvas.portable import TABLES, Carried, Rows
 from llmteam.canvas.postgres import statements as sql
-from llmteam.canvas.postgres.scripts import Script
 from llmteam.db import tables
 from llmteam.db.engine import Database
 from llmteam.db.errors import RefusedError, StatementError, constraint_of
+from llmteam.db.hot import Script
 from llmteam.persistence.exceptions import SnapshotFormatError
 from llmteam.regions import DEFAULT_REGION, queue_in
 from llmteam.tenancy.admission import StartLimits

@@ -11,12 +11,11 @@ from typing import Any
 from llmteam.canvas.capturing import captured
 from llmteam.canvas.exceptions import SnapshotIntegrityError
 from llmteam.canvas.postgres import rows
-from llmteam.canvas.postgres.scripts import Script
 from llmteam.canvas.postgres.statements import STEP_COLUMNS
 from llmteam.canvas.records import RunHeader, StepRecord
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import HINT_AFTER, Change
-from llmteam.db.hot import HotConnection
+from llmteam.db.hot import HotConnection, Script
 from llmteam.human.postgres.writing import write_freeze, write_thaw
 from llmteam.persistence import documents
 from llmteam.persistence import postgres as kept
