@@ -19,7 +19,10 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Row:
-    """One cut: ``lost`` leases ran out, ``late`` results came after that, ``back`` is seconds after the joining, for each kind of work."""
+    """One cut: ``lost`` leases ran out, ``late`` results came after that.
+
+    ``back`` is seconds after the joining, for each kind of work.
+    """
 
     kind: Kind
     victim: str
