@@ -12,7 +12,7 @@ from typing import Any
 from llmteam.audit.models import AuditDraft, AuditEventType
 from llmteam.audit.postgres import PostgresAuditStore, retention
 from llmteam.audit.postgres import appending as audit
-from llmteam.canvas.postgres import claiming, finishing, holds, leases, settling
+from llmteam.canvas.postgres import claiming, finishing, gauges, holds, leases, settling
 from llmteam.canvas.postgres.scripts import Script
 from llmteam.canvas.postgres.store import PostgresRunStore
 from llmteam.canvas.state import Change, RunState
@@ -193,6 +193,9 @@ FUNCTIONS = Group(
         "canvas.postgres.holds.capture": Line(_in_own(_capture(_me)), naming=_in_own(_capture(_owner))),
         "canvas.postgres.leases.renew": Line(lambda s: leases.renew(s.db, holdings(s), LEASE)),
         "canvas.postgres.leases.lost": Line(lambda s: leases.lost(s.db, holdings(s))),
+        "canvas.postgres.gauges.read_counts": operator(
+            lambda s: gauges.read_counts(s.db), "beat tells how the installation stands: counts and ages, never whose"
+        ),
         "audit.postgres.appending.append_in": Line(_append_audit(_me), naming=_append_audit(_owner)),
         "audit.postgres.appending.append": Line(
             lambda s: _append_whole(s, s.me), naming=lambda s: _append_whole(s, s.owner)
