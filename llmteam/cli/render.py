@@ -116,6 +116,11 @@ def moment(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def steps_done(completed: int, total: int) -> str:
+    """How far a run is; a loop completes steps more often than there are steps."""
+    return f"{completed} of {total} steps" if completed <= total else f"{total} steps, {completed} times in all"
+
+
 def duration(seconds: float) -> str:
     """A length of time in a person's units."""
     if seconds < 1:

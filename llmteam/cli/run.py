@@ -18,7 +18,7 @@ import click
 from llmteam.cli import codes, documents
 from llmteam.cli.inbox_place import as_option
 from llmteam.cli.options import import_modules, imports_option, json_option, load_settings, tenant_option
-from llmteam.cli.render import coloured, duration, json_text, print_json, say, warn
+from llmteam.cli.render import coloured, duration, json_text, print_json, say, steps_done, warn
 from llmteam.cli.servers import Installation, installation, is_embedded
 from llmteam.errors import ConfigurationError, LLMTeamError
 from llmteam.regions import queue_in
@@ -306,7 +306,7 @@ class _Command:
         from llmteam.canvas.state import StepState
 
         took = duration(result.duration_ms / 1000)
-        steps = f"{result.steps_completed} of {result.steps_total} steps"
+        steps = steps_done(result.steps_completed, result.steps_total)
         click.echo(f"{coloured(result.status.value)} {result.segment_id} in {took}, {steps}")
         if result.error is not None:
             click.echo(printable(f"{result.error.error_type}: {result.error.error_message}"))

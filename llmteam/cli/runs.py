@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmteam.cli.options import by_option, json_option, load_settings, tenant_option
-from llmteam.cli.render import coloured, duration, json_text, moment, pairs, print_json, table
+from llmteam.cli.render import coloured, duration, json_text, moment, pairs, print_json, steps_done, table
 from llmteam.cli.servers import installation
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _print_run(record: RunRecord) -> None:
             "segment": record.segment_id,
             "tenant": record.tenant_id,
             "status": record.status.value,
-            "steps": f"{record.steps_completed} of {record.steps_total} completed",
+            "steps": steps_done(record.steps_completed, record.steps_total),
             "created": record.created_at,
             "took": _took(record.started_at, record.finished_at) or None,
             "deadline": None if record.status.is_terminal else record.deadline,

@@ -7,6 +7,7 @@ import pytest
 
 from llmteam.canvas.exceptions import RunNotFoundError, SegmentValidationError
 from llmteam.cli import codes, render
+from llmteam.cli.render import steps_done
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError, MigrationsNotAppliedError
 
 
@@ -36,6 +37,13 @@ def test_json_stays_json_and_holds_no_control_characters() -> None:
     assert json.loads(text) == {"text": "é\x9b2J\x1b", "when": "2026-01-01 00:00:00+00:00"}
     assert "é" in text
     assert not set(text) & {"\x9b", "\x1b"}
+
+
+@pytest.mark.parametrize(
+    ("completed", "total", "shown"), [(2, 3, "2 of 3 steps"), (3, 3, "3 of 3 steps"), (7, 3, "3 steps, 7 times in all")]
+)
+def test_a_loop_completes_no_more_steps_than_there_are(completed: int, total: int, shown: str) -> None:
+    assert steps_done(completed, total) == shown
 
 
 @pytest.mark.parametrize(
