@@ -151,7 +151,7 @@ def _check_graph(found: Findings, segment: SegmentDefinition, types: StepTypes) 
     for edge in graph.edges[: len(segment.edges)]:
         _check_edge(found, edge, sides[edge.source], sides[edge.target])
     for step_id, node in graph.nodes.items():
-        if node.is_join:
+        if node.is_join and step_id in place:
             _check_join(found, node, graph, f"steps[{place[step_id]}]")
     _check_shared_inputs(found, graph)
 

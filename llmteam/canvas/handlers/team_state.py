@@ -180,7 +180,7 @@ def _merged(name: str, port: str, answer: Any, before: Mapping[str, Any]) -> dic
     """
     if port == PLAIN:
         return answer if isinstance(answer, dict) else {name: answer}
-    told = answer if isinstance(answer, dict) else {"value": answer}
+    told = {} if answer == before else answer if isinstance(answer, dict) else {"value": answer}
     return {name: {**{key: value for key, value in told.items() if value != before}, "port": port}}
 
 
