@@ -60,7 +60,9 @@ class TeamState:
 
     @classmethod
     def begun(cls, document: Any) -> TeamState:
-        """The state of a team that is given ``document``; anything but an object stands under ``input``."""
+        """The state of a team that is given ``document``; what is neither nothing nor an object stands under ``input``."""
+        if document is None:
+            return cls({})
         return cls(dict(document) if isinstance(document, Mapping) else {"input": document})
 
     @property
