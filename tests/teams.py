@@ -37,7 +37,9 @@ def team(
     return StepDefinition(step_id=step_id, step_type="team", config={"agents": listed, **strategy, **config})
 
 
-def segment(*steps: StepDefinition, edges: Iterable[str] = (), entry: str | None = None, **params: Any) -> SegmentDefinition:
+def segment(
+    *steps: StepDefinition, edges: Iterable[str] = (), entry: str | None = None, **params: Any
+) -> SegmentDefinition:
     """The steps with edges like ``team.limit -> after``."""
     return SegmentDefinition(
         segment_id="teamed",

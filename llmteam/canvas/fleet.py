@@ -28,6 +28,9 @@ from llmteam.events.emitter import EventEmitter
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.ids import Clock
+from llmteam.licensing import LicenseManager
+from llmteam.licensing.postgres import PostgresLicenseStore
+from llmteam.licensing.tenants import TenantLicenses
 from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
 from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
 from llmteam.ratelimit.decisions import CircuitBackend, LimitBackend
@@ -90,6 +93,7 @@ def connect(
             store.contexts,
             PostgresAuditStore(database, clock=clock),
             _actions(database, events, RateLimitedExecutor(limits=limits, circuits=circuits), clock),
+            LicenseManager(store=PostgresLicenseStore(database), settings=settings).tenants,
         ),
         dispatcher=dispatcher,
         notify=run_notifier(wakeup),
@@ -146,14 +150,15 @@ def _actions(
 
 
 def _runtimes(
-    contexts: Contexts, audit: PostgresAuditStore, actions: ActionExecutor
+    contexts: Contexts, audit: PostgresAuditStore, actions: ActionExecutor, licenses: TenantLicenses
 ) -> Callable[[RunHeader], RuntimeContext]:
-    """Makes a run's runtime: resources of this process, the run's contexts, its tenant's audit trail, its actions."""
+    """Makes a run's runtime: resources of this process, and what of the installation its steps may use."""
 
     def runtime_of(header: RunHeader) -> RuntimeContext:
         runtime = default_manager().from_ref(dict(header.context))
         runtime.contexts = contexts
         runtime.actions = actions
+        runtime.licenses = licenses
         runtime.audit_trail = AuditTrail(audit, tenant_id=header.tenant_id)
         return runtime
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmteam import codec, masking
 from llmteam.audit.models import AuditEventType
@@ -38,6 +38,9 @@ from llmteam.runtime.resources import (
 )
 from llmteam.runtime.secrets import SecretReader
 from llmteam.tenancy import TenantContext, TenantContextError, get_current_tenant
+
+if TYPE_CHECKING:
+    from llmteam.licensing.tenants import TenantLicenses
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class RuntimeContext:
     actions: object | None = field(default=None, repr=False)
     audit_trail: AccessTrail | None = field(default=None, repr=False)
     contexts: Contexts | None = field(default=None, repr=False)
+    licenses: TenantLicenses | None = field(default=None, repr=False)
     on_step_start: Hook | None = field(default=None, repr=False)
     on_step_complete: Hook | None = field(default=None, repr=False)
     on_step_error: Hook | None = field(default=None, repr=False)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llmteam.canvas import SegmentResult
 from llmteam.canvas.models import SegmentDefinition
-from tests.acceptance.place import Place, place, told
+from llmteam.ids import utc_now
+from llmteam.licensing import License, LicenseTier
+from llmteam.licensing.postgres import PostgresLicenseStore
+from tests.acceptance.place import TENANT, Place, place, told
 from tests.services import PostgresService, redis_client
-from tests.teams import agent, in_order, segment, team
+from tests.teams import agent, in_order, rule, segment, team
 from tests.unit.runtime.model_server import ModelServer, chat_completion
 
 pytestmark = pytest.mark.timeout(240)
@@ -65,12 +69,18 @@ def runs(here: Place, model: ModelServer) -> dict[str, str]:
         here.arm("apply.after", "led", f"{step_id}#{visit}")
     strategy = {"model": "gpt-test"}
     led = segment(team([agent(name, "traced") for name in NAMES], strategy=strategy))
+    tier = License.of_operator(LicenseTier.ENTERPRISE, utc_now())
+    licence = replace(tier, limits={"max_parallel_agents": 2})
+    PostgresLicenseStore(here.database).put(TENANT, licence, "", utc_now())
+    at_once = [rule("len(execution_history) == 0", "parallel", *NAMES), rule("true", "end")]
+    wide = segment(team([agent(name, "traced") for name in NAMES], *at_once))
     return {
         "nothing": here.start(teamed(), "nothing"),
         "agents": here.start(teamed(die="kill", times=1), "agents"),
         "decisions": here.start(teamed(), "decisions"),
         "turns": here.start(teamed(), "turns"),
         "led": here.start(led, "led"),
+        "wide": here.start(wide, "wide"),
     }
 
 
@@ -96,11 +106,18 @@ def test_a_team_survives_a_kill_in_every_turn_and_counts_each_turn_once(
 
     lost = {(event.step_id, event.visit) for event in result.events if event.event_type == "step.lost"}
     agents = [(f"team__{name}", visit) for visit, name in enumerate(NAMES, start=1)]
-    assert lost == set({"agents": agents, "decisions": DECISIONS, "turns": TURNS}[killed])
+    # A lease of two seconds may also end because the machine is busy.
+    assert lost >= set({"agents": agents, "decisions": DECISIONS, "turns": TURNS}[killed])
     assert outcome(result) == outcome(undisturbed)
     assert counted(result) == counted(undisturbed)
     assert [entry.get("completed") for entry in outcome(result)["history"]] == [["a"], ["b"], ["c"], None]
     assert [event.seq for event in result.events] == list(range(1, len(result.events) + 1))
+
+
+def test_no_more_agents_work_at_once_than_the_tenants_licence_allows(here: Place, runs: dict[str, str]) -> None:
+    found = outcome(here.ended(runs["wide"]))
+
+    assert (found["turns"], found["history"][0]["completed"]) == (2, ["a", "b", "c"])
 
 
 def test_a_model_is_not_asked_again_for_a_decision_that_stands(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,22 +14,17 @@ from llmteam.canvas.handlers.team_state import TeamState, goes_on, tokens_of
 from llmteam.canvas.ports import Ports
 from llmteam.canvas.teams import CARRIED_PORT, ESCALATED_PORT, LIMIT_PORT, PART, TURN_PORT, agent_port
 from llmteam.ids import Clock, utc_now
-from llmteam.licensing.limits import LICENSE_LIMITS, LicenseTier
 from llmteam.licensing.manager import get_license_manager
+from llmteam.licensing.models import State
 from llmteam.roles.model_strategy import LLMBasedStrategy
 from llmteam.roles.models import ESCALATE, FALLBACK, OrchestrationContext, OrchestrationDecision
 from llmteam.roles.strategies import RuleBasedStrategy
 from llmteam.runtime.context import StepContext
 from llmteam.runtime.models import Completion, CompletionRequest
 
-#: How many agents of a tenant may work at once in one team; None for as many as there are.
-Width = Callable[[str], Awaitable[int | None]]
-
 #: Why a team ended that no bound stopped.
 ENDED, ESCALATED = "end", "escalation"
 
-#: Agents that may work at once under any licence.
-_ALWAYS = LICENSE_LIMITS[LicenseTier.COMMUNITY].max_parallel_agents
 _TEMPERATURE = 0.0
 _MAX_TOKENS = 1000
 
@@ -46,12 +41,6 @@ Answer with one JSON object and nothing else:
 decision is one of route, retry, escalate, skip, parallel, end; targets are agents from the list."""
 
 
-async def licensed_width(tenant_id: str) -> int | None:
-    """What the tenant's licence says, else that of this process."""
-    standing = await get_license_manager().tenants.standing_for(tenant_id)
-    return standing.limits.maximum("parallel_agents")
-
-
 class TeamHandler:
     """The decision of a team step, and the end of each of its turns: both are steps of type ``team``.
 
@@ -65,9 +54,8 @@ class TeamHandler:
         ModelError: no model, or no answer.
     """
 
-    def __init__(self, clock: Clock = utc_now, width: Width = licensed_width) -> None:
+    def __init__(self, clock: Clock = utc_now) -> None:
         self._clock = clock
-        self._width = width
 
     async def __call__(self, ctx: StepContext, config: dict[str, Any], input_data: Any, /) -> Ports:
         """The decision, or the state after a turn."""
@@ -102,8 +90,7 @@ class TeamHandler:
             return turn.ends(bound, None, self._clock())
         ctx.annotate("decision", decision.to_dict())
         team.tokens += tokens_of(decision.metadata)
-        width = len(targets) if len(targets) <= _ALWAYS else await self._width(ctx.tenant_id) or len(targets)
-        if team.follow(decision, targets, max(1, width), began):
+        if team.follow(decision, targets, await _width(ctx, len(targets)), began):
             return turn.goes_on(decision)
         return turn.ends(ESCALATED if decision.decision_type == ESCALATE else ENDED, decision, self._clock())
 
@@ -132,6 +119,15 @@ class TeamHandler:
         if decision.metadata.get(FALLBACK) or unknown:
             raise TeamDecisionError(ctx.step_id, "names no known agent" if unknown else "is no JSON object")
         return decision
+
+
+async def _width(ctx: StepContext, wanted: int) -> int:
+    """How many of so many agents may work at once: as the tenant's licence says, if it has one."""
+    if wanted < 2:
+        return 1
+    standing = await (ctx.runtime.licenses or get_license_manager().tenants).standing(ctx.tenant_id)
+    most = None if standing.state is State.NONE else standing.limits.maximum("parallel_agents")
+    return wanted if most is None else max(1, min(most, wanted))
 
 
 def _carried(ctx: StepContext, part: Mapping[str, Any], given: Any) -> TeamState:

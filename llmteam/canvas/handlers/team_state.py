@@ -60,7 +60,7 @@ class TeamState:
 
     @classmethod
     def begun(cls, document: Any) -> TeamState:
-        """The state of a team that is given ``document``; what is neither nothing nor an object stands under ``input``."""
+        """The state of a team that is given ``document``; a value that is no object stands under ``input``."""
         if document is None:
             return cls({})
         return cls(dict(document) if isinstance(document, Mapping) else {"input": document})

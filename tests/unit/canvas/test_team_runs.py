@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +13,8 @@ from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.handlers.team import TeamHandler
 from llmteam.canvas.models import StepDefinition
 from llmteam.events import EventStream, MemoryEventStore
+from llmteam.licensing import LicenseManager, LicenseTier
+from llmteam.licensing.tenants import TenantLicenses
 from llmteam.runtime import Completion, RuntimeContextManager, StepContext, Usage
 from tests.teams import agent, in_order, rule, segment, step, team
 from tests.unit.canvas.test_llm_agent import Scripted
@@ -31,22 +32,25 @@ def work(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     return f"{ctx.step_id.partition('__')[2]} after {', '.join(seen) or 'nothing'}"
 
 
-async def everybody(tenant_id: str) -> int | None:
-    return None
-
-
 def runner(**handler: Any) -> SegmentRunner:
     found = SegmentRunner(StepCatalog.get_instance(), EventStream(MemoryEventStore()))
     found.register_handler("work", work)
-    found.register_handler("team", TeamHandler(**{"width": everybody, **handler}))
+    found.register_handler("team", TeamHandler(**handler))
     return found
 
 
-def run(definition: SegmentDefinition, given: Any = None, model: Any = None, **handler: Any) -> SegmentResult:
+def run(
+    definition: SegmentDefinition,
+    given: Any = None,
+    model: Any = None,
+    licenses: TenantLicenses | None = None,
+    **handler: Any,
+) -> SegmentResult:
     manager = RuntimeContextManager()
     if model is not None:
         manager.register_llm("lead", model)
     runtime = manager.create_runtime("acme", "", run_id="run-1")
+    runtime.licenses = licenses
     return asyncio.run(runner(**handler).run(definition, runtime, {} if given is None else given))
 
 
@@ -111,12 +115,11 @@ def test_targets_of_parallel_work_at_once_and_conflicts_are_told() -> None:
 
 
 def test_no_more_agents_work_at_once_than_the_licence_allows() -> None:
-    async def two(tenant_id: str) -> int | None:
-        return {"acme": 2}[tenant_id]
-
+    licences = LicenseManager()
+    asyncio.run(licences.set_license("acme", LicenseTier.COMMUNITY))
     rules = (rule("len(execution_history) == 0", "parallel", "a", "b", "c"), rule("true", "end"))
 
-    found = outcome(only(["a", "b", "c"], *rules), width=two)
+    found = outcome(only(["a", "b", "c"], *rules), licenses=licences.tenants)
 
     assert found["turns"] == 2
     assert found["result"] == {"a": "a after nothing", "b": "b after nothing", "c": "c after a, b"}
@@ -275,12 +278,12 @@ def test_teams_follow_each_other_and_stand_in_loops_and_branches() -> None:
 
 
 @pytest.fixture
-def asked() -> Iterator[Scripted]:
+def asked() -> Scripted:
     answers = (
         '{"decision": "route", "targets": ["a"], "reason": "begin", "confidence": 0.7}',
         'Sure:\n```json\n{"decision": "end", "reason": "enough"}\n```',
     )
-    yield Scripted(*(Completion(text, Usage(20, 5), "m-1", "stop") for text in answers))
+    return Scripted(*(Completion(text, Usage(20, 5), "m-1", "stop") for text in answers))
 
 
 LED = {"llm_ref": "lead", "max_tokens": 50}
