@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmteam.canvas.catalog import StepCatalog
+from llmteam.canvas.features import features_needed
 from llmteam.canvas.graph import Graph, compile_graph
 from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.nets import net_of
@@ -102,6 +103,12 @@ def test_the_types_and_the_models_of_agents_count_as_those_of_steps() -> None:
 
     assert step_types_of(definition) == {"team": 1, "llm_agent": 2}
     assert NewRun("acme", "run-1", pinned, "null").agents == 2
+
+
+def test_a_team_needs_the_features_of_its_agents() -> None:
+    definition = segment(team([agent("a", "human_task")]))
+
+    assert features_needed(graph(definition).nodes.values()) == ["basic_agents", "human_interaction"]
 
 
 def test_a_step_that_asks_a_model_is_under_its_limits_when_it_decides() -> None:
