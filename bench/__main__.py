@@ -16,7 +16,7 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from bench import limiter, report, scale, trust
+from bench import capacity, limiter, report, scale, trust
 from bench.ours import Llmteam
 from bench.raw import RawCelery, make_app
 from bench.servers import Site, Worker, connections_for, site, workers
@@ -25,7 +25,7 @@ from llmteam.errors import LLMTeamError
 
 Rounds = Mapping[str, Mapping[str, Sequence[Figures]]]
 _ALL = ("chain", "fan", "waits")
-_MORE = (*scale.MEASURES, *trust.MEASURES, *limiter.MEASURES)
+_MORE = (*scale.MEASURES, *trust.MEASURES, *limiter.MEASURES, *capacity.MEASURES)
 _WORKLOADS: Mapping[str, tuple[Workload, ...]] = {"steps": (chain, fan), "waits": (waits,)}
 
 
@@ -75,6 +75,7 @@ def _at_size(place: Site, wanted: Sequence[str], progress: Console, *, quick: bo
         **{name: partial(measure, place, size) for name, measure in scale.MEASURES.items()},
         **{name: partial(measure, place, amount) for name, measure in trust.MEASURES.items()},
         **{name: partial(measure, place, size) for name, measure in limiter.MEASURES.items()},
+        **{name: partial(measure, place, size) for name, measure in capacity.MEASURES.items()},
     }
     found: list[scale.Finding] = []
     for name, measure in measures.items():

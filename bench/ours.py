@@ -71,6 +71,41 @@ def ask_of() -> SegmentDefinition:
     )
 
 
+@cache
+def model_of() -> SegmentDefinition:
+    """A question to a model, with a step before it that prepares and one after it that reads."""
+    prompt = "Read this order and say in a few sentences whether anything in it is unusual: {document}"
+    return SegmentDefinition(
+        segment_id="model",
+        name="A model that is asked",
+        steps=[
+            StepDefinition(step_id="prepare", step_type="transform", config={"mapping": {"document": _ORDER}}),
+            StepDefinition(
+                step_id="ask",
+                step_type="llm_agent",
+                config={"llm_ref": steps.MODEL, "prompt": prompt, "system_prompt": "You check orders."},
+            ),
+            StepDefinition(step_id="read", step_type="bench_noop"),
+        ],
+        edges=[
+            EdgeDefinition(source_step="prepare", target_step="ask"),
+            EdgeDefinition(source_step="ask", target_step="read"),
+        ],
+    )
+
+
+#: An expression: an order of three lines.
+_ORDER = repr({"id": "A-17", "lines": [{"article": f"article {n}", "amount": n, "price": 12.5} for n in (1, 2, 3)]})
+
+
+@cache
+def trips_of() -> SegmentDefinition:
+    """One step that counts what its worker has asked of Postgres."""
+    return SegmentDefinition(
+        segment_id="trips", name="Round trips", steps=[StepDefinition(step_id="trips", step_type="bench_trips")]
+    )
+
+
 class Llmteam:
     """A client of llmteam: starts runs, then asks for their results."""
 

@@ -143,6 +143,11 @@ class Worker:
                 command, env={**clean, "PYTHONPATH": path, **environment}, cwd=log, stdout=out, stderr=out
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def check(self) -> None:
         """Raises when the worker has ended."""
         if self._process.poll() is not None:

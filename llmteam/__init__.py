@@ -35,11 +35,12 @@ _NAMES = {
         "TenantAwareAuditTrail"
     ),
     "canvas": (
-        "CanvasError EdgeDefinition InvalidConditionError InvalidStepConfigError PortDefinition PortSpec Ports "
-        "RunConfig SegmentClient SegmentDefinition SegmentParams SegmentResult SegmentRunner SegmentStatus "
+        "CanvasError EdgeDefinition HumanTaskHandler InvalidConditionError InvalidStepConfigError PortDefinition "
+        "PortSpec Ports RunConfig SegmentClient SegmentDefinition SegmentParams SegmentResult SegmentRunner "
+        "SegmentSnapshot SegmentStatus "
         "SegmentValidationError SegmentValidator StepCatalog StepCategory StepDefinition StepHandler StepPosition "
         "StepTypeMetadata StepTypeNotFoundError StepUIMetadata ValidationMessage ValidationResult ValidationSeverity "
-        "step_type validate_segment validate_segment_dict"
+        "create_human_task_handler step_type validate_segment validate_segment_dict"
     ),
     "context": (
         "ContextAccessPolicy ContextManager ContextPropagationConfig ContextScope HierarchicalContext SealedData "

@@ -18,6 +18,7 @@ from llmteam.ids import new_id
 from llmteam.lanes import Lanes
 from llmteam.regions import DEFAULT_REGION, plain, queue_in, region_of
 from llmteam.settings import Settings
+from llmteam.variables import celery_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,7 +235,10 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
             "LLMTEAM_BROKER_URL is not set and no embedded servers are running: set it, or use `llmteam up`"
         )
     app = Celery(name, set_as_current=False, include=list(include))
+    broker, primary = celery_url(settings.broker_url)
+    backend, counting = celery_url(settings.result_backend or "")
     transport = {
+        **primary,
         "visibility_timeout": VISIBILITY_SECONDS,
         "socket_timeout": 30,
         "socket_connect_timeout": 5,
@@ -245,14 +249,14 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
         "max_retries": 0,
     }
     app.conf.update(
-        broker_url=settings.broker_url,
-        result_backend=settings.result_backend,
+        broker_url=broker,
+        result_backend=backend or None,
         task_queues=step_queues(settings.region),
         task_default_queue=queue_in(DEFAULT_QUEUE, settings.region),
         task_create_missing_queues=False,
         task_routes={START_RUN: {"queue": queue_in(CONTROL_QUEUE, settings.region)}},
         broker_transport_options=transport,
-        result_backend_transport_options={"retry_policy": {"timeout": 5.0}},
+        result_backend_transport_options={**counting, "retry_policy": {"timeout": 5.0}},
         **_FIXED,
     )
     return app
@@ -319,10 +323,11 @@ def publish(
 
     transport = {"socket_timeout": seconds, "socket_connect_timeout": min(seconds, 5.0), "max_retries": 0}
     amqp = broker_url.startswith(("amqp", "pyamqp"))
-    options = {"confirm_publish": True} if amqp else transport
+    url, primary = celery_url(broker_url)
+    options = {"confirm_publish": True} if amqp else {**transport, **primary}
     failure: InfrastructureError
     try:
-        made = Connection(broker_url, connect_timeout=min(seconds, 5.0), transport_options=options)  # type: ignore[no-untyped-call]
+        made = Connection(url, connect_timeout=min(seconds, 5.0), transport_options=options)  # type: ignore[no-untyped-call]
         with made as connection:
             exchange = Exchange(address.exchange, type=address.kind) if address.exchange else None  # type: ignore[no-untyped-call]
             queue = None if exchange else Queue(address.routing_key, durable=True)  # type: ignore[no-untyped-call]

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Generator, Mapping
 from typing import Any, NoReturn, Self
 
 MASK = "***"
+#: What stands in the place of a value that is not kept because of its field's name.
+REDACTED = "[redacted]"
 #: Shorter texts are not looked for when texts are redacted: replacing them would garble more than it hides.
 MIN_REDACTED = 4
 #: Shorter texts do not get an answer refused in which they stand: they may stand there by chance.
 MIN_REFUSED = 8
 #: Texts that one process remembers for its log, the latest.
 REMEMBERED = 1000
+
+
+#: Each secret's name contains one of these, so that text without any needs no walk.
+_MARKERS = (
+    *("pass", "pwd", "secret", "token", "authorization", "cookie", "credential", "key"),
+    *("card", "cvv", "cvc", "ssn", "pin", "pan"),
+)
+_SECRET_NAME = re.compile(
+    "password|passwd|passphrase|"
+    "(?:pwd|secrets?|token|authorization|cookies?|credentials?|cardnumber|cvv|cvc|ssn|"
+    "(?:api|access|private|encryption|signing|secret|session)key)$|^(?:pin|pan)$"
+)
+_NO_LETTER = re.compile("[^a-z]")
+_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+
+
+def hide_logins(text: str) -> str:
+    """``text`` with the user and password of each URL in it hidden."""
+    return _USERINFO.sub(f"{MASK}@", text)
+
+
+def may_name_secret(text: str) -> bool:
+    """Whether a name for which :func:`is_secret_name` says yes may stand in ``text``."""
+    lowered = text.lower()
+    return any(marker in lowered for marker in _MARKERS)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what a field of this name holds is a credential or a card's; case, digits and punctuation aside.
+
+    ``password_hash``, ``accessToken``, ``X-Api-Key`` and ``cvv2`` are; ``max_tokens``, ``secret_ref`` and
+    ``primary_key`` are not.
+    """
+    return may_name_secret(name) and _SECRET_NAME.search(_NO_LETTER.sub("", name.lower())) is not None
 
 
 class SecretValue(str):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
-from llmteam.masking import never_logged
+from llmteam.masking import hide_logins, never_logged
 from llmteam.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -34,8 +33,6 @@ _TALKATIVE = (
     "urllib3",
     "asyncio",
 )
-#: Name and password in a URL.
-_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 #: What would break a line, or steer a terminal (C0 without tab, DEL, C1).
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != 0x09} | {0x0A: "\\n"}
 
@@ -101,12 +98,12 @@ class _Formatter(logging.Formatter):
         return {**found, **given}
 
     def message(self, record: logging.LogRecord) -> str:
-        return never_logged.redact(_USERINFO.sub("***@", record.getMessage()))
+        return never_logged.redact(hide_logins(record.getMessage()))
 
     def trace(self, record: logging.LogRecord) -> str:
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         parts += [record.stack_info] if record.stack_info else []
-        return never_logged.redact(_USERINFO.sub("***@", "\n".join(parts)))
+        return never_logged.redact(hide_logins("\n".join(parts)))
 
 
 class TextFormatter(_Formatter):

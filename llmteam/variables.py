@@ -9,8 +9,9 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from llmteam.errors import ConfigurationError, LLMTeamError
 from llmteam.ids import InvalidIdentifierError, check_identifier
@@ -20,6 +21,8 @@ from llmteam.regions import check_region
 _FOREIGN_NAMES = {"openai_api_key", "openai_base_url", "anthropic_api_key"}
 _POSTGRES_SCHEMES = {"postgresql", "postgres", "postgresql+psycopg2"}
 _REDIS_SCHEMES = {"redis", "rediss"}
+_SENTINEL_PORT = 26379
+_SENTINEL_SHAPE = "sentinel://host:26379;sentinel://other:26379/0?master_name=NAME"
 _USERINFO = re.compile(r"(://[^:/?#@]*|^[^:/?#@]*):(?!//).*@", re.DOTALL)
 _SECRET_QUERY = re.compile(r"((?:^|[?&\s])[^=&\s]*(?:password|secret|token)=)[^&\s]*", re.IGNORECASE)
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -87,21 +90,26 @@ def broker_url(name: str, text: str) -> str:
         )
     if not scheme or "://" not in text:
         raise bad(name, "a URL like redis://host:6379/0", mask_url(text))
+    if scheme == "sentinel" and sentinels_of(text) is None:
+        raise bad(name, _SENTINEL_SHAPE, mask_url(text), "name the primary that the Sentinels watch")
     return text
 
 
 def redis_url(name: str, text: str) -> str:
     """The address of a Redis, as redis-py writes it."""
-    found = redis_of(text) or (text if text.startswith("unix://") else None)
+    found = redis_of(text)
     if found is None:
-        raise bad(name, "a URL like redis://host:6379/0 or unix:///path?db=0", mask_url(text))
+        raise bad(name, f"a URL like redis://host:6379/0, unix:///path?db=0 or {_SENTINEL_SHAPE}", mask_url(text))
     return found
 
 
 def redis_of(broker_url: str) -> str | None:
-    """What redis-py calls the server that Celery calls ``broker_url``, or None when that is no Redis."""
+    """What redis-py calls the server that Celery calls ``broker_url``, or None when that is no Redis.
+
+    Sentinels stay as they are written here; :func:`sentinels_of` reads them.
+    """
     parts = _split(broker_url)
-    if parts.scheme in _REDIS_SCHEMES:
+    if parts.scheme in {*_REDIS_SCHEMES, "unix"} or sentinels_of(broker_url) is not None:
         return broker_url
     if parts.scheme != "redis+socket":
         return None
@@ -113,6 +121,48 @@ def redis_of(broker_url: str) -> str | None:
 def backend_of(broker_url: str) -> str | None:
     """The result backend that follows from the broker, or None."""
     return broker_url if redis_of(broker_url) is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Servers that know which Redis is the primary at the moment, the name that they have for it, and its log-in."""
+
+    addresses: tuple[tuple[str, int], ...]
+    name: str
+    database: int
+    username: str | None
+    password: str | None
+
+
+def sentinels_of(url: str) -> Sentinels | None:
+    """Read ``sentinel://user:password@host:26379;sentinel://other:26379/0?master_name=NAME``; None for another URL.
+
+    User, password and database are the primary's, in whichever part they stand.
+    """
+    parts = [_split(one.strip()) for one in url.split(";")]
+    queries = [parse_qs(part.query) for part in parts]
+    names = [name for query in queries for name in query.get("master_name", ())]
+    paths = [path for part in parts if (path := part.path.strip("/"))]
+    known = next((part for part in parts if part.username or part.password), parts[0])
+    try:
+        addresses = tuple((part.hostname or "", part.port or _SENTINEL_PORT) for part in parts)
+    except ValueError:
+        return None
+    whole = all(part.scheme == "sentinel" and host for part, (host, _) in zip(parts, addresses, strict=True))
+    if not whole or len(names) != 1 or len(paths) > 1 or not all(path.isdecimal() for path in paths):
+        return None
+    user, password = (None if text is None else unquote(text) for text in (known.username, known.password))
+    return Sentinels(addresses, names[0], int(paths[0]) if paths else 0, user or None, password)
+
+
+def celery_url(url: str) -> tuple[str, dict[str, str]]:
+    """A broker or result backend as Celery reads it, and its transport options: it takes the primary's name apart."""
+    found = sentinels_of(url)
+    if found is None:
+        return url, {}
+    login = "" if found.password is None else f"{quote(found.username or '', '')}:{quote(found.password, '')}@"
+    places = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found.addresses)
+    return ";".join(f"sentinel://{login}{place}/{found.database}" for place in places), {"master_name": found.name}
 
 
 def http_url(name: str, text: str) -> str:

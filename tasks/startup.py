@@ -24,6 +24,7 @@ from llmteam.runtime.context import current_runtime, current_step
 from llmteam.settings import Settings, mask_url
 from llmteam.tasks import leaving, shutdown, watchdog
 from llmteam.tasks.worker import import_user_modules, step_worker
+from llmteam.variables import celery_url
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -159,8 +160,9 @@ def check_app(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
         )
     if settings.redis_beside(broker) is None:
         logger.warning(
-            "no Redis is named and the broker is none: each process counts limits and keeps circuits for itself alone; "
-            "set LLMTEAM_REDIS_URL, or LLMTEAM_LIMIT_WORKERS to the number of processes"
+            "no Redis is named and the broker is none: each process counts limits and keeps circuits for itself alone, "
+            "and who waits for a run of another process looks now and then; set LLMTEAM_REDIS_URL, or "
+            "LLMTEAM_LIMIT_WORKERS to the number of processes"
         )
     if not getattr(app.backend, "supports_native_join", False):
         logger.info("no result backend that counts chords: joins are hinted at by the last branch, or a sweep")
@@ -183,7 +185,8 @@ def _accepted(content: Any) -> set[str]:
 
 def _same_server(one: str, other: str) -> bool:
     """Whether two broker URLs look like the same, a database or trailing slash that is left out being 0."""
-    return one.rstrip("/").removesuffix("/0") == other.rstrip("/").removesuffix("/0")
+    same, named = (celery_url(url)[0].rstrip("/").removesuffix("/0") for url in (one, other))
+    return same == named
 
 
 def check_database(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,10 @@ pytest_plugins = ["tests.services"]
 for _name in list(os.environ):
     if _name.startswith(("LLMTEAM_", "OPENAI_", "ANTHROPIC_")) and not _name.startswith("LLMTEAM_TEST_"):
         del os.environ[_name]
+
+# The suite starts hundreds of interpreters; what one has compiled, the others shall find.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile("home", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

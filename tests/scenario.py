@@ -39,10 +39,14 @@ _OTHER = re.compile(r"types|codes|packages|settings|commands|exits|calls")
 
 
 class Scenario:
-    """One reader. ``servers`` gives the variables that name servers, when a document asks for them."""
+    """One reader. ``servers`` gives the variables that name servers, when a document asks for them.
 
-    def __init__(self, folder: Path, servers: Callable[[], Mapping[str, str]]) -> None:
+    Blocks that end find the programs of a folder first, what is started for ever does not.
+    """
+
+    def __init__(self, folder: Path, servers: Callable[[], Mapping[str, str]], programs: Path | None = None) -> None:
         self.folder = folder
+        self._programs = programs
         self._servers = servers
         bin_folder = str(Path(sys.executable).parent)
         path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
@@ -111,11 +115,14 @@ class Scenario:
             case language:
                 raise AssertionError(f"{block.where}: what is a reader to do with a block of {language or 'nothing'}?")
         exports = self.folder / ".exports"
+        environment = {**self.environment, **(more or {}), "SCENARIO_EXPORTS": str(exports)}
+        if self._programs is not None:
+            environment["PATH"] = f"{self._programs}{os.pathsep}{environment['PATH']}"
         done = subprocess.run(
             command,
             input=block.text if block.language == "python" else None,
             cwd=cwd or self.folder,
-            env={**self.environment, **(more or {}), "SCENARIO_EXPORTS": str(exports)},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -126,6 +133,7 @@ class Scenario:
         if block.language == "bash" and cwd is None:
             pairs = (pair.partition("=") for pair in exports.read_text().split("\0") if pair)
             self.environment = {name: value for name, _, value in pairs}
+            self.environment["PATH"] = self.environment["PATH"].removeprefix(f"{self._programs}{os.pathsep}")
 
     def _compare(self, block: Block) -> None:
         assert self._printed is not None, f"{block.where}: nothing has printed this"
@@ -163,11 +171,11 @@ class Scenario:
 
 
 @contextmanager
-def scenario(servers: Callable[[], Mapping[str, str]]) -> Iterator[Scenario]:
+def scenario(servers: Callable[[], Mapping[str, str]], programs: Path | None = None) -> Iterator[Scenario]:
     """A scenario in a folder that the user of the embedded servers can enter."""
     folder = Path(tempfile.mkdtemp(prefix="llmteam-docs-"))
     folder.chmod(0o755)
-    reader = Scenario(folder, servers)
+    reader = Scenario(folder, servers, programs)
     try:
         yield reader
     finally:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmteam.embedded import BROKER_DATABASES, DATABASE, LOGIN, MIGRATION_LOGIN, EmbeddedServers, start
+from tests.emptying import emptied, shape_of
 
 if TYPE_CHECKING:
     import redis
@@ -43,24 +44,45 @@ class PostgresService:
     superuser_url: str
     login_url: str
     _made: list[str] = field(default_factory=list)
+    _empty: list[str] = field(default_factory=list)
+    _shape: str = ""
 
     def create(self, *, migrated: bool = True) -> str:
         """The URL of a fresh database for the login of what runs: with all tables, or provisioned only."""
         from llmteam.db import provision
 
-        name = f"test_{secrets.token_hex(6)}"
+        name = self._copy() if migrated else _any_name()
         self._made.append(name)
-        if migrated:
-            self.as_superuser(f'CREATE DATABASE "{name}" TEMPLATE {_TEMPLATE}')
-        else:
+        if not migrated:
             provision(self.superuser_url, LOGIN, name, migration_login=MIGRATION_LOGIN)
         return url_of(self.login_url, name)
 
+    @contextmanager
+    def lent(self) -> Iterator[str]:
+        """The URL of a database with all tables and no rows, for one test; the next one may get the same again.
+
+        Not for tests with processes of their own, of which one that was killed late could still write.
+        """
+        name = self._empty.pop() if self._empty else self._copy()
+        self._shape = self._shape or shape_of(url_of(self.superuser_url, name))
+        yield url_of(self.login_url, name)
+        if emptied(url_of(self.superuser_url, name), self._shape):
+            self._empty.append(name)
+        else:
+            self._drop(name)
+
     def drop_all(self) -> None:
         """Drop what :meth:`create` made, whoever is still connected."""
-        for name in self._made:
-            self.as_superuser(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        self._made.clear()
+        while self._made:
+            self._drop(self._made.pop())
+
+    def _copy(self) -> str:
+        name = _any_name()
+        self.as_superuser(f'CREATE DATABASE "{name}" TEMPLATE {_TEMPLATE}')
+        return name
+
+    def _drop(self, name: str) -> None:
+        self.as_superuser(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def as_superuser(self, sql: str) -> None:
         """Run one statement outside any transaction."""
@@ -72,6 +94,10 @@ class PostgresService:
             connection.cursor().execute(sql)
         finally:
             connection.close()
+
+
+def _any_name() -> str:
+    return f"test_{secrets.token_hex(6)}"
 
 
 def migration_url_of(url: str) -> str:
@@ -129,7 +155,8 @@ def postgres(embedded_servers: EmbeddedServers) -> PostgresService:
 @pytest.fixture
 def database_url(postgres: PostgresService) -> Iterator[str]:
     """The URL of a database of this test's own, with all tables."""
-    yield postgres.create()
+    with postgres.lent() as url:
+        yield url
     postgres.drop_all()
 
 

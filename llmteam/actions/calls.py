@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from llmteam.actions.models import ActionConfig, ActionContext
 from llmteam.actions.stores import Call
 from llmteam.errors import NotJSONError
 from llmteam.ids import new_id
-from llmteam.runtime.context import StepContext, current_runtime, current_step
+from llmteam.runtime.context import StepContext, current_runtime, get_current_step
 from llmteam.tenancy.context import DEFAULT_TENANT, get_current_tenant
 
 #: Retries where only the action's own number counts.
@@ -45,14 +45,18 @@ def prepared(
     idempotency_key: str | None,
     *,
     now: datetime,
+    owner: Callable[[], str],
 ) -> PreparedCall:
-    """The call with all that the running code says about it. Raises ``TypeError`` for a payload that is no mapping."""
+    """The call with all that the running code says about it, else for the tenant that ``owner`` gives.
+
+    Raises ``TypeError`` for a payload that is no mapping.
+    """
     if payload is not None and not isinstance(payload, Mapping):
         raise TypeError(f"payload: a mapping is needed, not a {type(payload).__name__}")
-    step = _step()
+    step = get_current_step()
     context = replace(given) if given is not None else _found(action_id, payload or {}, said, step)
     context.action_name, context.timestamp = action_id, now
-    context.tenant_id = context.tenant_id or get_current_tenant() or DEFAULT_TENANT
+    context.tenant_id = context.tenant_id or get_current_tenant() or owner() or DEFAULT_TENANT
     if timeout is not None:
         context.timeout = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
     if step is not None and not context.step_id and context.run_id == step.run_id:
@@ -64,11 +68,6 @@ def prepared(
         ids = (context.tenant_id, action_id, context.idempotency_key, context.run_id, context.step_id)
         record = Call(*ids, context.visit, digest)
     return PreparedCall(context, digest, record, step)
-
-
-def _step() -> StepContext | None:
-    step = current_step.get()
-    return step if step is not None and step.runtime is current_runtime.get() else None
 
 
 def _found(

@@ -99,7 +99,7 @@ class ActionExecutor:
         said = {"run_id": run_id, "agent_name": agent_name, "tenant_id": tenant_id, "correlation_id": correlation_id}
         given = payload if isinstance(payload, ActionContext) else context
         values = None if isinstance(payload, ActionContext) else payload
-        call = prepared(action_id, given, values, said, timeout, idempotency_key, now=self._clock())
+        call = prepared(action_id, given, values, said, timeout, idempotency_key, now=self._clock(), owner=self._owner)
         entry = self.registry.find(action_id)
         if entry is not None:
             call.config, call.handler = entry
@@ -116,6 +116,13 @@ class ActionExecutor:
             return self._stamped(call, ActionResult.of_exception(action_id, exc), 0)
         with whose:
             return await self._execute(call)
+
+    def _owner(self) -> str:
+        """Whose actions these are where nobody says so: the tenant that the trail was made for."""
+        try:
+            return str(getattr(self.audit_trail, "tenant_id", ""))
+        except TenantContextError:
+            return ""
 
     async def execute_batch(self, contexts: Sequence[ActionContext]) -> list[ActionResult]:
         """Take several actions, at most ``at_once`` at the same time; results in the order of ``contexts``."""

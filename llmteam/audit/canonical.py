@@ -18,6 +18,7 @@ from uuid import UUID
 from llmteam import codec
 from llmteam.errors import NotJSONError
 from llmteam.ids import as_utc
+from llmteam.masking import REDACTED
 
 #: The version of the rules in this module, kept with each record and hashed with it.
 HASH_VERSION = 1
@@ -25,20 +26,7 @@ HASH_VERSION = 1
 #: Whether a field of this name holds what must not be kept.
 Sensitive = Callable[[str], bool]
 
-#: What stands in the place of a value that must not be kept.
-REDACTED = "[redacted]"
-
-_SENSITIVE = re.compile(
-    "password|passwd|passphrase|secret|credential|authorization|cookie|apikey|accesskey|privatekey|signingkey|"
-    "encryptionkey|cardnumber|token$|^(?:cvv2?|cvc2?|pin|pan|ssn)$"
-)
-_NOT_NAME = re.compile(r"[^a-z0-9]")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-
-
-def is_sensitive(name: str) -> bool:
-    """Whether a field called ``name`` usually holds a password, key, token or card; case and punctuation aside."""
-    return _SENSITIVE.search(_NOT_NAME.sub("", name.lower())) is not None
 
 
 def moment(when: datetime) -> str:

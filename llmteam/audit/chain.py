@@ -13,6 +13,7 @@ from llmteam.audit.canonical import Sensitive
 from llmteam.audit.exceptions import AuditIntegrityError
 from llmteam.audit.models import AuditDraft, AuditRecord, generate_audit_id
 from llmteam.ids import random_hex
+from llmteam.masking import is_secret_name
 
 #: Fields of a draft that hold text from anywhere.
 _TEXTS = (
@@ -56,7 +57,7 @@ def link(
     after: ChainPoint,
     *,
     now: datetime,
-    sensitive: Sensitive = canonical.is_sensitive,
+    sensitive: Sensitive = is_secret_name,
 ) -> AuditRecord:
     """The record of ``draft`` that follows ``after``, without what is secret. Raises :class:`NotJSONError`."""
     old, new, metadata = (
@@ -91,7 +92,7 @@ def link_all(
     known: Mapping[str, AuditRecord],
     *,
     now: datetime,
-    sensitive: Sensitive = canonical.is_sensitive,
+    sensitive: Sensitive = is_secret_name,
 ) -> tuple[list[AuditRecord], list[AuditRecord]]:
     """The record of each draft, and those among them that are to be kept now.
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from string import ascii_lowercase, ascii_uppercase
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from llmteam.audit import canonical
 from llmteam.audit.exceptions import AuditError, InvalidAuditQueryError
 from llmteam.errors import NotJSONError
 from llmteam.ids import as_utc, random_id
+
+T = TypeVar("T")
+Kind = TypeVar("Kind", bound=StrEnum)
 
 #: What a record may be sorted by; those of equal value stand by their number.
 ORDERS = ("timestamp", "sequence_number", "event_type", "severity", "actor_id", "resource_id")
@@ -296,7 +299,10 @@ class AuditQuery:
         for name in (item.name for item in fields(self) if isinstance(getattr(self, item.name), str)):
             object.__setattr__(self, name, canonical.storable(getattr(self, name)))
         if self.tags is not None:
-            object.__setattr__(self, "tags", [canonical.storable(tag) for tag in self.tags])
+            object.__setattr__(self, "tags", [canonical.storable(tag) for tag in _several("tags", self.tags)])
+        for name, kind in (("event_types", AuditEventType), ("severities", AuditSeverity)):
+            if (wanted := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _members(name, kind, wanted))
 
     def matches(self, record: AuditRecord) -> bool:
         """Whether every condition holds for ``record``."""
@@ -317,6 +323,21 @@ class AuditQuery:
     def _is_found_in(self, record: AuditRecord) -> bool:
         wanted = lowered(self.search_text or "")
         return any(wanted in lowered(getattr(record, name)) for name in SEARCHED)
+
+
+def _several(name: str, given: Sequence[T]) -> Sequence[T]:
+    """Refuse a single text: it would be read letter by letter, and nothing found."""
+    if isinstance(given, str):
+        raise InvalidAuditQueryError(f"{name} is a list: write [{str(given)!r}]")
+    return given
+
+
+def _members(name: str, kind: type[Kind], given: Sequence[Kind]) -> list[Kind]:
+    several = _several(name, given)
+    try:
+        return [kind(one) for one in several]
+    except ValueError as exc:
+        raise InvalidAuditQueryError(f"{name}: {exc}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from itertools import islice, takewhile
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from llmteam.audit import canonical
 from llmteam.audit.canonical import Sensitive
 from llmteam.audit.chain import GENESIS, ChainPoint, UnreadableRecord, link_all
 from llmteam.audit.checkpoints import AuditCheckpoint
@@ -21,6 +20,7 @@ from llmteam.audit.face import AuditStoreFace, AuditSummary, ChainEnds, refuse_p
 from llmteam.audit.models import AuditDraft, AuditQuery, AuditRecord
 from llmteam.errors import ConfigurationError
 from llmteam.ids import Clock, utc_now
+from llmteam.masking import is_secret_name
 from llmteam.tenancy.context import get_current_tenant
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class MemoryAuditStore(AuditStoreFace):
         max_records: int = DEFAULT_MAX_RECORDS,
         *,
         clock: Clock = utc_now,
-        sensitive: Sensitive = canonical.is_sensitive,
+        sensitive: Sensitive = is_secret_name,
     ) -> None:
         if max_records < 1:
             raise ConfigurationError(f"MemoryAuditStore: max_records is {max_records}; it must be at least 1")

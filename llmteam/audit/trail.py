@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
+from types import NoneType
 from typing import Any, TypedDict, Unpack
 
 from llmteam.audit.chain import ChainVerification, raise_on_faults
 from llmteam.audit.checkpoints import AuditCheckpoint, trusted_points
+from llmteam.audit.exceptions import AuditError
 from llmteam.audit.models import AuditDraft, AuditEventType, AuditQuery, AuditRecord, AuditReport, AuditSeverity
 from llmteam.audit.reports import build_report
 from llmteam.audit.stores import AuditStoreFace
@@ -94,7 +96,8 @@ class AuditTrail:
 
         Passwords, keys, tokens and the like are taken out of ``old_value``, ``new_value`` and ``metadata`` by the names
         of their fields. A call with an ``idempotency_key`` that is known changes nothing and gives the record that is
-        there. Raises :class:`AuditStorageError`, :class:`NotJSONError`, :class:`TenantContextError`.
+        there. Raises :class:`AuditStorageError`, :class:`NotJSONError`, :class:`TenantContextError`, and
+        :class:`AuditError` for a field of the wrong kind.
         """
         (record,) = await self.store.call(self.store.add, self.tenant_id, [_draft(event_type, fields)])
         return record
@@ -284,8 +287,31 @@ def take_checkpoint(
     return AuditCheckpoint(tenant_id, head.sequence_number, head.checksum, now).signed(key)
 
 
-def _draft(event_type: AuditEventType, fields: AuditFields) -> AuditDraft:
-    given: dict[str, Any] = {**fields, "event_type": AuditEventType(event_type)}
+def _draft(event_type: AuditEventType, said: AuditFields) -> AuditDraft:
+    given: dict[str, Any] = {**said, "event_type": AuditEventType(event_type)}
     given["metadata"] = given.get("metadata") or {}
     given["tags"] = given.get("tags") or ()
-    return AuditDraft(**given)
+    draft = AuditDraft(**given)
+    _check(draft)
+    return draft
+
+
+def _check(draft: AuditDraft) -> None:
+    """Refuse what a store could not keep, in words that say which field it is."""
+    for names, kinds, words in _KINDS:
+        for name in names:
+            value = getattr(draft, name)
+            if not isinstance(value, kinds):
+                raise AuditError(f"{name} of an audit record is {words}, not a {type(value).__name__}")
+    if isinstance(draft.tags, str) or not all(isinstance(tag, str) for tag in draft.tags):
+        raise AuditError("tags of an audit record are a list of texts")
+
+
+_TEXTS = tuple(item.name for item in fields(AuditDraft) if item.type == "str")
+_KINDS: tuple[tuple[tuple[str, ...], tuple[type, ...], str], ...] = (
+    (_TEXTS, (str,), "text"),
+    (("old_value", "new_value"), (Mapping, NoneType), "a mapping or None"),
+    (("metadata",), (Mapping,), "a mapping"),
+    (("success",), (bool,), "true or false"),
+    (("timestamp",), (datetime, NoneType), "a datetime"),
+)

@@ -46,7 +46,7 @@ from llmteam.tenancy.admission import limits_of_tier
 from llmteam.tenancy.limits import TenantTier
 from llmteam.tenancy.manager import TenantManager
 from llmteam.tenancy.postgres import PostgresTenantStore
-from llmteam.wakeup import RedisWakeup, run_notifier
+from llmteam.wakeup import run_notifier, shared_wakeup
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -72,11 +72,11 @@ def connect(
     app = app or celery_app(settings)
     database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)
-    broker = str(app.conf.broker_url)
-    wakeup = RedisWakeup(settings.redis_url or broker)
+    shared = settings.redis_beside(str(app.conf.broker_url))
+    wakeup = shared_wakeup(shared)
     catalog = catalog or StepCatalog.get_instance()
     clock = DatabaseClock(database)
-    limits, circuits = shared_limits(settings.redis_beside(broker), settings.limit_workers)
+    limits, circuits = shared_limits(shared, settings.limit_workers)
     interactions = PostgresInteractions(database, wakeup=wakeup, dispatcher=dispatcher, clock=clock)
     store = PostgresRunStore(
         database,

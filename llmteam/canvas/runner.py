@@ -18,8 +18,9 @@ from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import LocalHandlerError, RunNotFoundError
 from llmteam.canvas.execution import Limits
 from llmteam.canvas.fleet import connect
-from llmteam.canvas.handlers import HumanTaskHandler, ask_person
+from llmteam.canvas.handlers import HumanTaskHandler
 from llmteam.canvas.local import HOLDER, LocalFleet
+from llmteam.canvas.models import SegmentDefinition
 from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.records import RunHeader, RunStore
 from llmteam.canvas.registry import SegmentRegistry
@@ -33,7 +34,6 @@ from llmteam.events.emitter import EventEmitter
 from llmteam.events.models import EventType
 from llmteam.events.stores import EventStoreFace, MemoryEventStore
 from llmteam.events.stream import EventStream
-from llmteam.human.manager import HumanInteractionManager
 from llmteam.human.memory import MemoryInteractions
 from llmteam.ids import new_id
 from llmteam.ratelimit.gate import process_gate
@@ -55,6 +55,8 @@ T = TypeVar("T")
 Notify = Callable[[str, str, bool], None]
 #: Runs of which a runner remembers whose they are.
 TENANTS_KEPT = 10_000
+#: Runs of one tenant that are listed.
+LISTED = 1000
 
 
 class SegmentRunner(Steering):
@@ -144,15 +146,16 @@ class SegmentRunner(Steering):
         if self._local is None:
             raise LocalHandlerError(step_type)
         if isinstance(handler, HumanTaskHandler):
-            handler = self._asks_through(handler.manager)
+            handler = self._asks_through(handler)
         self._handlers[step_type] = handler
 
-    def _asks_through(self, manager: HumanInteractionManager) -> StepHandler:
-        """Steps that ask people park, and their requests live in the manager's store.
+    def _asks_through(self, handler: HumanTaskHandler) -> StepHandler:
+        """Steps that ask people park, and their requests live in the store of the handler's manager.
 
         Raises :class:`ConfigurationError` when that store and the one of the runs cannot go together.
         """
-        runs, requests = self._runs.engine.store, manager.store.core
+        runs, manager = self._runs.engine.store, handler.manager
+        requests = manager.store.core
         if isinstance(runs, MemoryRunStore) and isinstance(requests, MemoryInteractions):
             runs.use_interactions(requests)
         elif isinstance(runs, MemoryRunStore) or isinstance(requests, MemoryInteractions):
@@ -162,7 +165,7 @@ class SegmentRunner(Steering):
             )
         assert self._local is not None
         self._local.tell_people = manager.settle
-        return ask_person
+        return handler.ask
 
     def _notifier(self, tell: Notify, fleet: LocalFleet) -> Notify:
         """``tell``; a run that is over also stops what still works for it and lets go of its runtime."""
@@ -233,7 +236,7 @@ class SegmentRunner(Steering):
         tenant_id = self._tenant(runtime)
         if runtime is None:
             runtime = default_manager().create_runtime(tenant_id, "", run_id=run_id)
-        elif not runtime.segment_id and not isinstance(segment, str):
+        elif not runtime.segment_id and isinstance(segment, SegmentDefinition):
             runtime.segment_id = segment.segment_id
         context = {**runtime.to_ref(), "run_id": run_id}
         rules = rules or StartRules()
@@ -307,12 +310,16 @@ class SegmentRunner(Steering):
         return record is not None and record.status is SegmentStatus.RUNNING
 
     def list_running(self) -> list[str]:
-        """Ids of the tenant's runs that run, newest first."""
+        """Ids of the current tenant's runs that run, newest first; outside of tenants, as for :meth:`is_running`, those
+        of every tenant for which this runner started one.
+        """
         return self._list(SegmentStatus.RUNNING)
 
     def _list(self, status: SegmentStatus) -> list[str]:
-        found = self._runs.engine.store.records(self._tenant(None), status=status, limit=1000)
-        return [record.run_id for record in found]
+        current, store = get_current_tenant(), self._runs.engine.store
+        tenants = [current] if current else list(dict.fromkeys([DEFAULT_TENANT, *self._tenants.values()]))
+        found = [record for tenant in tenants for record in store.records(tenant, status=status, limit=LISTED)]
+        return [record.run_id for record in sorted(found, key=lambda record: record.created_at, reverse=True)]
 
     # -- following
 

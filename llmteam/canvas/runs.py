@@ -17,7 +17,12 @@ from llmteam import codec
 from llmteam.canvas.auditing import start_refusal
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.engine import Engine
-from llmteam.canvas.exceptions import AlreadyRunningError, RunNotFoundError, UnknownSegmentError
+from llmteam.canvas.exceptions import (
+    AlreadyRunningError,
+    RunNotFoundError,
+    SegmentValidationError,
+    UnknownSegmentError,
+)
 from llmteam.canvas.models import SegmentDefinition
 from llmteam.canvas.records import Link, NewRun, PinnedDefinition, RunRecord, Taken
 from llmteam.canvas.registry import SegmentRegistry, parse_reference
@@ -193,9 +198,17 @@ class Runs:
         return pinned
 
     def resolve(self, tenant_id: str, segment: Segment) -> SegmentDefinition:
-        """The definition itself, or the published one of ``id[@version]``. Raises :class:`UnknownSegmentError`."""
+        """The definition itself, or the published one of ``id[@version]``.
+
+        Raises :class:`UnknownSegmentError`, and :class:`SegmentValidationError` for what is neither.
+        """
         if isinstance(segment, SegmentDefinition):
             return segment
+        if not isinstance(segment, str):
+            kind = type(segment).__name__
+            raise SegmentValidationError(
+                f"the segment is a {kind}: make it with SegmentDefinition.from_dict(), or name a published one"
+            )
         if self.registry is None:
             raise UnknownSegmentError(segment)
         segment_id, version = parse_reference(segment)

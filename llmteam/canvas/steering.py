@@ -61,7 +61,7 @@ class Steering(_Runner):
         return record is not None and record.status is SegmentStatus.PAUSED
 
     def list_paused(self) -> list[str]:
-        """Ids of the tenant's runs that are paused, newest first."""
+        """Ids of the runs that are paused, newest first; whose, as in :meth:`SegmentRunner.list_running`."""
         return self._list(SegmentStatus.PAUSED)
 
     async def pause(

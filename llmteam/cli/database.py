@@ -11,7 +11,7 @@ from llmteam.cli import codes
 from llmteam.cli.options import json_option, load_settings
 from llmteam.cli.render import print_json
 from llmteam.cli.servers import installation
-from llmteam.errors import ConfigurationError
+from llmteam.errors import ConfigurationError, MigrationsNotAppliedError
 from llmteam.settings import Settings, variable
 
 
@@ -28,11 +28,13 @@ def db() -> None:
     metavar="NAME",
     help="The other login of --print-roles; by default that of LLMTEAM_MIGRATION_URL, else the login with _migration.",
 )
+@click.option("--stopped", is_flag=True, help="Workers, beat and inbox of the version before are stopped.")
 @json_option
-def upgrade(print_roles: bool, login: str | None, migration_login: str | None, as_json: bool) -> None:
+def upgrade(print_roles: bool, login: str | None, migration_login: str | None, stopped: bool, as_json: bool) -> None:
     """Bring the tables to the version that this llmteam needs. Again does no harm.
 
-    Logs in as LLMTEAM_MIGRATION_URL says, which no other command uses, else as LLMTEAM_DATABASE_URL.
+    Logs in as LLMTEAM_MIGRATION_URL says, which no other command uses, else as LLMTEAM_DATABASE_URL. Workers of the
+    version before go on meanwhile and afterwards; where they could not, it refuses and asks for --stopped.
     """
     settings = load_settings()
     if print_roles:
@@ -42,7 +44,7 @@ def upgrade(print_roles: bool, login: str | None, migration_login: str | None, a
         click.echo(roles_sql(running, migration_login or _migration_login(settings, running)), nl=False)
         return
     with installation(settings) as place:
-        changed = place.migrate()
+        changed = place.migrate(stopped=stopped)
         database = place.database()
         version = database.current()
         database.check_login()
@@ -56,20 +58,25 @@ def upgrade(print_roles: bool, login: str | None, migration_login: str | None, a
 @db.command()
 @json_option
 def current(as_json: bool) -> None:
-    """Tell which version the tables have; exit code 1 unless it is the one that this llmteam needs."""
+    """Tell which version the tables have; exit code 1 unless this llmteam works on it."""
     with installation(load_settings()) as place:
         from llmteam.db.schema import HEAD
 
         database = place.database()
         version = database.current()
+        problem = None
+        try:
+            database.check_schema()
+        except MigrationsNotAppliedError as exc:
+            problem = str(exc)
         database.close()
     if as_json:
-        print_json({"version": version, "needed": HEAD})
-    elif version == HEAD:
-        click.echo(f"{version}, as needed")
+        print_json({"version": version, "needed": HEAD, "works": problem is None})
+    elif problem is None:
+        click.echo(f"{version}, as needed" if version == HEAD else f"{version}, newer than {HEAD}, which works on it")
     else:
-        click.echo(f"{version or 'no tables'}; this llmteam needs {HEAD}: llmteam db upgrade")
-    sys.exit(codes.DONE if version == HEAD else codes.FAILED)
+        click.echo(f"{version or 'no tables'}: {problem}")
+    sys.exit(codes.DONE if problem is None else codes.FAILED)
 
 
 def _migration_login(settings: Settings, running: str) -> str:

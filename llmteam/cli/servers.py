@@ -62,24 +62,26 @@ class Installation:
         assert self.settings.database_url is not None
         return Database(self.settings.database_url, application_name=application_name, pool_size=4)
 
-    def migrate(self) -> bool:
+    def migrate(self, *, stopped: bool) -> bool:
         """Bring the tables to this version with the login of migrations; True when there was something to do.
 
-        That login is not needed when there is nothing to do. Raises :class:`ConfigurationError` when the two logins
-        turn out to be of different databases, :class:`InfrastructureError` kinds.
+        That login is not needed when there is nothing to do. ``stopped``: nothing of another version runs on them.
+        Raises :class:`ConfigurationError` when the two logins turn out to be of different databases,
+        :class:`InfrastructureError` kinds.
         """
         from llmteam.db import Database
         from llmteam.db.errors import MIGRATION_SETTING
         from llmteam.db.schema import HEAD
 
         with closing(self.database()) as database:
-            if database.current() == HEAD:
+            if (database.current() or "") >= HEAD:
+                database.check_schema()
                 return False
             url = self.settings.migration_url
             if url is None:
-                return database.upgrade()
+                return database.upgrade(stopped=stopped)
             with closing(Database(url, application_name="llmteam-cli", setting=MIGRATION_SETTING)) as migrations:
-                changed = migrations.upgrade()
+                changed = migrations.upgrade(stopped=stopped)
             if database.current() != HEAD:
                 raise ConfigurationError(f"{variable('migration_url')} names another database than {database.server}")
             return changed
@@ -139,4 +141,4 @@ def _set_up(place: Installation, servers: EmbeddedServers) -> None:
             fit = False
     if not fit:
         provision(servers.superuser_url, LOGIN, DATABASE, migration_login=MIGRATION_LOGIN)
-        place.migrate()
+        place.migrate(stopped=True)

@@ -94,7 +94,7 @@ def up(
         programs.append(flower(LOOPBACK, port))
         extra[_AUTH_VARIABLE] = basic_auth or _credentials()
     with installation(settings) as place, _environment_file(place) as exports:
-        place.migrate()
+        place.migrate(stopped=settings.database_url is None)
 
         def ready() -> None:
             say(f"ready in {_shown(place.home)}: llmteam run SEGMENT.json")
@@ -125,8 +125,8 @@ def worker(
 ) -> None:
     """Run steps until SIGTERM or Ctrl-C, then finish those that run.
 
-    Supervises a Celery worker per pool and starts one again that ends. Refuses to start when the tables are not those
-    of this version (exit code 3), or when row security would not bind the database login (2).
+    Supervises a Celery worker per pool and starts one again that ends. Refuses to start on tables that this version
+    does not work on (exit code 3), or when row security would not bind the database login (2).
     """
     settings = _with_health(load_settings(imports), health)
     programs = []

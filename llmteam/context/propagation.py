@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmteam.context.exceptions import InvalidContextError
@@ -14,6 +15,7 @@ RULES = ("sum", "avg", "max", "min", "worst", "last")
 _OF_NUMBERS = frozenset({"sum", "avg", "max", "min"})
 
 
+@dataclass
 class ContextPropagationConfig:
     """Which fields move up and down, and by which rule those of several children become one.
 
@@ -22,21 +24,20 @@ class ContextPropagationConfig:
     another rule or such a name.
     """
 
-    def __init__(
-        self,
-        propagate_up: Iterable[str] = ("status", "confidence", "error_count"),
-        propagate_down: Iterable[str] = ("global_config", "shared_state"),
-        aggregation_rules: Mapping[str, str] | None = None,
-    ) -> None:
-        rules = {"confidence": "avg", "error_count": "sum", "status": "worst"}
-        self.propagate_up: list[str] = []
-        self.propagate_down: list[str] = []
-        self.aggregation_rules: dict[str, str] = {}
-        for name in propagate_down:
+    propagate_up: list[str] = field(default_factory=lambda: ["status", "confidence", "error_count"])
+    propagate_down: list[str] = field(default_factory=lambda: ["global_config", "shared_state"])
+    aggregation_rules: dict[str, str] = field(
+        default_factory=lambda: {"confidence": "avg", "error_count": "sum", "status": "worst"}
+    )
+
+    def __post_init__(self) -> None:
+        up, down, rules = self.propagate_up, self.propagate_down, self.aggregation_rules
+        self.propagate_up, self.propagate_down, self.aggregation_rules = [], [], {}
+        for name in down:
             self.add_propagate_down(name)
-        for name in propagate_up:
+        for name in up:
             self.add_propagate_up(name, None)
-        for name, rule in (rules if aggregation_rules is None else aggregation_rules).items():
+        for name, rule in rules.items():
             self.set_aggregation_rule(name, rule)
 
     def add_propagate_up(self, field: str, aggregation: str | None = "last") -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -41,6 +42,8 @@ _LIBPQ = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+#: Names in libpq's ``options``: ``-c name=value`` or ``--name=value``.
+_OPTION = re.compile(r"(?:-c\s*|--)(\w+)\s*=")
 _POLLER = "llmteam.poller"
 _PROCESS = "llmteam.process"
 
@@ -76,7 +79,7 @@ class Database:
         self._engine = create_engine(
             self.url,
             isolation_level="AUTOCOMMIT",
-            connect_args=connect_args(self.url, application_name, statement_timeout, lock_timeout, idle_timeout),
+            connect_args=connect_args(self.url, application_name),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=pool_timeout,
@@ -86,6 +89,9 @@ class Database:
             hide_parameters=True,
             # Postgres has checked the text; without options json uses its prepared decoder.
             json_deserializer=json.loads,
+        )
+        event.listen(
+            self._engine, "connect", _prepares(session_of(self.url, statement_timeout, lock_timeout, idle_timeout))
         )
         self._listen(self._engine)
         _forget_after_fork(self._engine)
@@ -148,15 +154,16 @@ class Database:
             yield connection
 
     def check_schema(self) -> None:
-        """Raise :class:`MigrationsNotAppliedError` unless the tables are those of this version of the package."""
+        """Raise :class:`MigrationsNotAppliedError` unless this version of the package works on the tables."""
         schema.check_schema(self)
 
-    def upgrade(self) -> bool:
+    def upgrade(self, *, stopped: bool = False) -> bool:
         """Apply the migrations that are missing, with the login of migrations; True when there were any.
 
-        Two processes at once are safe.
+        Two processes at once are safe. ``stopped`` says that nothing runs on the tables as they are: needed for
+        migrations that the version before does not work with.
         """
-        return schema.upgrade(self)
+        return schema.upgrade(self, stopped=stopped)
 
     def current(self) -> str | None:
         """The migration that the database has, or None."""
@@ -231,31 +238,47 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg2")
 
 
-def connect_args(
-    url: URL, application_name: str, statement_timeout: float, lock_timeout: float, idle_timeout: float
-) -> dict[str, Any]:
-    """Arguments for libpq; session settings travel with the connect and cost no round trip. Times in seconds.
+def connect_args(url: URL, application_name: str) -> dict[str, Any]:
+    """Arguments for libpq. What the URL says wins."""
+    arguments = {**_LIBPQ, "application_name": application_name}
+    return {name: value for name, value in arguments.items() if name not in url.query}
 
-    What the URL says wins. JIT is off because a plan over tables without statistics would compile for longer than
-    it runs; prepared statements look rows up by key, for which one plan fits all values.
+
+def session_of(url: URL, statement_timeout: float, lock_timeout: float, idle_timeout: float) -> dict[str, str]:
+    """Settings of each session. Times in seconds. What the URL's ``options`` name wins.
+
+    JIT is off because a plan over tables without statistics would compile for longer than it runs; prepared statements
+    look rows up by key, for which one plan fits all values.
     """
     session = {
-        "statement_timeout": round(statement_timeout * 1000),
-        "lock_timeout": round(lock_timeout * 1000),
-        "idle_in_transaction_session_timeout": round(idle_timeout * 1000),
+        "statement_timeout": f"{round(statement_timeout * 1000)}",
+        "lock_timeout": f"{round(lock_timeout * 1000)}",
+        "idle_in_transaction_session_timeout": f"{round(idle_timeout * 1000)}",
         "timezone": "UTC",
         "search_path": SCHEMA,
         "jit": "off",
         "plan_cache_mode": "force_generic_plan",
     }
-    given = url.query.get("options", "")
-    options = [f"-c {name}={value}" for name, value in session.items()]
-    options += [given] if isinstance(given, str) else given
-    arguments = {**_LIBPQ, "application_name": application_name}
-    return {
-        **{name: value for name, value in arguments.items() if name not in url.query},
-        "options": " ".join(option for option in options if option),
-    }
+    options = url.query.get("options", "")
+    given = {name.lower() for name in _OPTION.findall(options if isinstance(options, str) else " ".join(options))}
+    return {name: value for name, value in session.items() if name not in given}
+
+
+def _prepares(session: Mapping[str, str]) -> Callable[[Any, ConnectionPoolEntry], None]:
+    """Apply the settings to a new connection.
+
+    By a statement, since poolers refuse the startup parameter that could carry them: a round trip for each connection.
+    """
+    calls = ", ".join(["set_config(%s, %s, false)"] * len(session))
+    values = [part for item in session.items() for part in item]
+
+    def prepare(connection: Any, record: ConnectionPoolEntry) -> None:
+        was, connection.autocommit = connection.autocommit, True
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {calls}", values)  # names of our own settings are values too
+        connection.autocommit = was
+
+    return prepare
 
 
 def _remember_process(connection: Any, record: ConnectionPoolEntry) -> None:

@@ -5,6 +5,7 @@
     InfrastructureError
     ├── ConflictError           the transaction lost against another one; running it again is right
     ├── DatabaseTimeoutError    a statement, a lock or the pool took too long
+    ├── PoolerError             what a session had prepared is gone: a pooler hands it to others
     ├── RolesNotGrantedError    the login may not act as llmteam's roles
     └── MigrationsNotAppliedError
     LLMTeamError
@@ -45,6 +46,8 @@ _NOT_GRANTED = {
     "42501": re.compile("permission denied (to set role|for schema)"),
     "3F000": re.compile('schema "llmteam"'),
 }
+#: A prepared statement is not there, or there already.
+_PREPARED = {"26000", "42P05"}
 _SHUTDOWNS = {"57P01", "57P02", "57P03", "57P05"}
 #: Classes of SQLSTATE for which trying later is the answer: connection, resources, system, read-only standby.
 _TRANSIENT = ("08", "53", "58", "XX")
@@ -56,6 +59,12 @@ class ConflictError(InfrastructureError):
 
 class DatabaseTimeoutError(InfrastructureError):
     """A statement, a row lock or a connection of the pool was not there in time."""
+
+
+class PoolerError(InfrastructureError):
+    """A pooler between here and Postgres gave this session's statements to other clients, or theirs to this one."""
+
+    retryable = False
 
 
 class RolesNotGrantedError(InfrastructureError):
@@ -145,6 +154,8 @@ def _of_state(driver: psycopg2.Error, state: str, primary: str, where: str) -> E
         return ConflictError(f"{where}: {primary}: another transaction was first")
     if state in _TIMEOUTS:
         return DatabaseTimeoutError(f"{where}: {primary}: the {_TIMEOUTS[state]} timeout was reached")
+    if state in _PREPARED:
+        return PoolerError(f"{where}: {primary}: a pooler between here and Postgres has to be in session mode")
     if state == "25006":
         return InfrastructureError(f"{where} is read only: it must be the primary server")
     if state in _SHUTDOWNS or state.startswith(_TRANSIENT):

@@ -14,6 +14,7 @@ from llmteam.events.models import (
     EventSeverity,
     EventType,
     InvalidEventError,
+    InvalidEventQueryError,
     MissingEventKeyError,
     WorktrailEvent,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "EventStream",
     "EventType",
     "InvalidEventError",
+    "InvalidEventQueryError",
     "MemoryEventStore",
     "MissingEventKeyError",
     "PostgresEventStore",

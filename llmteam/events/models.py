@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -99,13 +99,20 @@ class InvalidEventError(LLMTeamError, ValueError):
     retryable = False
 
 
-class MissingEventKeyError(LLMTeamError, KeyError):
-    """An event document lacks a required key; ``key`` names it."""
+class InvalidEventQueryError(LLMTeamError, ValueError):
+    """Events are asked for by what no event can have."""
 
     retryable = False
 
-    def __init__(self, key: str) -> None:
-        super().__init__(f"event document without {key!r}; required: {', '.join(_REQUIRED)}")
+
+class MissingEventKeyError(LLMTeamError, KeyError):
+    """A document of an event or its error lacks a required key; ``key`` names it."""
+
+    retryable = False
+
+    def __init__(self, key: str, *, document: str = "event", required: Sequence[str] | None = None) -> None:
+        needed = ", ".join(_REQUIRED if required is None else required)
+        super().__init__(f"{document} document without {key!r}; required: {needed}")
         self.key = key
 
     def __str__(self) -> str:
@@ -129,7 +136,14 @@ class ErrorInfo(BaseModel):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read :meth:`to_dict`'s form; only ``error_type`` and ``error_message`` are required (else ``KeyError``)."""
+        """Read :meth:`to_dict`'s form; only ``error_type`` and ``error_message`` are required.
+
+        Raises :class:`MissingEventKeyError` (a ``KeyError``).
+        """
+        required = ("error_type", "error_message")
+        for key in required:
+            if key not in data:
+                raise MissingEventKeyError(key, document="error", required=required)
         return cls(
             error_type=data["error_type"],
             error_message=data["error_message"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.errors import NotJSONError
+from llmteam.masking import REDACTED, hide_logins, is_secret_name, may_name_secret
 
 #: Bytes of canonical JSON that one entry of a payload may have inline.
 INLINE_BYTES = 8 * 1024
@@ -15,48 +16,22 @@ INLINE_BYTES = 8 * 1024
 WHOLE_FACTOR = 8
 #: Characters kept of an error message; a stack trace may have ten times as many.
 MESSAGE_CHARS = 2_000
-REDACTED = "[redacted]"
 
-_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
 
 
 def clean_text(text: str, limit: int = MESSAGE_CHARS) -> str:
     """``text`` fit to be stored and shown: valid Unicode, no NUL, at most ``limit`` characters, no credentials."""
     text = valid_text(text[: limit * 2])
-    text = _BEARER.sub(rf"\1 {REDACTED}", _USERINFO.sub("***@", text))
+    text = _BEARER.sub(rf"\1 {REDACTED}", hide_logins(text))
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-_SECRET_WORDS = frozenset(
-    {
-        *("password", "passwd", "pwd", "passphrase", "secret", "secrets", "token", "authorization"),
-        *("cookie", "cookies", "credential", "credentials", "apikey"),
-    }
-)
-_SECRET_KEYS = frozenset({"api", "access", "private", "encryption", "signing", "secret", "session"})
-#: Each secret's key contains one of these, so that text without any needs no walk.
-_MARKERS = ("passw", "pwd", "passphrase", "secret", "token", "authorization", "cookie", "credential", "key")
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-
-
-def is_secret_key(key: str) -> bool:
-    """Whether a value under this key is a credential by its name: the last word decides.
-
-    ``password``, ``accessToken``, ``X-Api-Key`` and ``client_secret`` are; ``max_tokens``, ``secret_ref`` and
-    ``token_count`` are not.
-    """
-    words = [word.lower() for word in _WORD.findall(key)]
-    if not words:
-        return False
-    return words[-1] in _SECRET_WORDS or (len(words) > 1 and words[-1] == "key" and words[-2] in _SECRET_KEYS)
 
 
 def redact(value: Any) -> Any:
     """A copy of JSON ``value`` with everything under a secret's key replaced; None and booleans stay."""
     if isinstance(value, Mapping):
         return {
-            key: REDACTED if is_secret_key(key) and not (part is None or isinstance(part, bool)) else redact(part)
+            key: REDACTED if is_secret_name(key) and not (part is None or isinstance(part, bool)) else redact(part)
             for key, part in value.items()
         }
     return [redact(part) for part in value] if isinstance(value, list | tuple) else value
@@ -136,8 +111,7 @@ def prepare(
 def _entry(name: str, value: Any) -> tuple[Any, str]:
     """The entry without secrets, and its canonical JSON; walked only when its text holds a word of a secret's key."""
     text = codec.canonical(value, path=f"$.{name}")
-    spoken = (name + text).lower()
-    if not any(marker in spoken for marker in _MARKERS):
+    if not may_name_secret(name) and not may_name_secret(text):
         return value, text
     value = redact({name: value})[name]
     return value, codec.canonical(value)

@@ -196,14 +196,21 @@ def _event(row: Row[Any]) -> WorktrailEvent:
 class PostgresEventStore(EventStoreFace):
     """Events in Postgres, each tenant's behind row security.
 
-    ``tenant_id`` is for code without a current tenant; else the current one's events are read and written. Pass the
-    ``wakeup`` that other processes listen to, so that their followers need not poll.
+    ``database`` is the process's :class:`Database`, or a ``postgresql://`` URL, for which the store has a pool of its
+    own until :meth:`close`. ``tenant_id`` is for code without a current tenant; else the current one's events are read
+    and written. Pass the ``wakeup`` that other processes listen to, so that their followers need not poll.
     """
 
-    def __init__(self, database: Database, *, tenant_id: str | None = None, wakeup: Wakeup | None = None) -> None:
-        self._database = database
+    def __init__(self, database: Database | str, *, tenant_id: str | None = None, wakeup: Wakeup | None = None) -> None:
+        self._database = Database(database, pool_size=4) if isinstance(database, str) else database
+        self._is_own = isinstance(database, str)
         self._tenant_id = tenant_id
         self.wakeup = MemoryWakeup() if wakeup is None else wakeup
+
+    def close(self) -> None:
+        """Close the store's own connections; those of a :class:`Database` that was given stay."""
+        if self._is_own:
+            self._database.close()
 
     def tenant_for(self, tenant_id: str | None) -> str:
         """The named tenant, this store's, or the current one. Raises :class:`TenantContextError` without any."""

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from llmteam.errors import ConfigurationError
-from llmteam.events.models import EventQuery, EventSeverity, EventType, WorktrailEvent
+from llmteam.events.models import EventQuery, EventSeverity, EventType, InvalidEventQueryError, WorktrailEvent
 from llmteam.tenancy.context import get_current_tenant
 from llmteam.tenancy.exceptions import TenantContextError
 from llmteam.wakeup import MemoryWakeup, Wakeup, channel
@@ -121,15 +121,18 @@ class EventStoreFace(ABC):
     ) -> list[WorktrailEvent]:
         """The events for which every given condition holds, by run and number; both ends of the time are included.
 
-        ``severity`` means this one and above, ``limit`` keeps the first ones. Raises :class:`TenantContextError`.
+        ``severity`` means this one and above, ``limit`` keeps the first ones. Raises :class:`TenantContextError`, and
+        :class:`InvalidEventQueryError` for a type or severity that there is none or a negative limit.
         """
+        if limit is not None and limit < 0:
+            raise InvalidEventQueryError(f"limit is {limit}: 0 or more events can be asked for")
         wanted = EventQuery(
             tenant_id=self.tenant_for(tenant_id),
             run_id=run_id,
-            event_types=None if event_types is None else frozenset(event_types),
+            event_types=None if event_types is None else _types(event_types),
             step_id=step_id,
             segment_id=segment_id,
-            severity=severity,
+            severity=None if severity is None else _severity(severity),
             start=start,
             end=end,
             after_seq=after_seq,
@@ -170,6 +173,23 @@ class EventStoreFace(ABC):
     async def count_by_run(self, run_id: str) -> int:
         """How many events of a run are kept."""
         return await self._call(self.count, EventQuery(tenant_id=self.tenant_for(None), run_id=run_id))
+
+
+def _types(given: Iterable[EventType]) -> frozenset[EventType]:
+    """The types as members. A single one is refused: as text it would be read letter by letter, and nothing found."""
+    if isinstance(given, str):
+        raise InvalidEventQueryError(f"event_types is a list of types: write [{str(given)!r}]")
+    try:
+        return frozenset(map(EventType, given))
+    except ValueError as exc:
+        raise InvalidEventQueryError(f"event_types: {exc}") from None
+
+
+def _severity(given: EventSeverity) -> EventSeverity:
+    try:
+        return EventSeverity(given)
+    except ValueError as exc:
+        raise InvalidEventQueryError(f"severity: {exc}") from None
 
 
 class _Run:

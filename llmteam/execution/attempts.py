@@ -20,7 +20,10 @@ async def attempt(agent: Any, input_data: Any, seconds: float) -> tuple[BaseExce
 
     What it gives after its time is dropped, and a plain function, which cannot be stopped, is left to itself.
     """
-    work = asyncio.create_task(call(agent.process, (input_data,), {}))
+    process = getattr(agent, "process", None)
+    if not callable(process):
+        return TypeError(f"{type(agent).__name__} has no method process(input_data)"), None
+    work = asyncio.create_task(call(process, (input_data,), {}))
     try:
         done, _ = await asyncio.wait({work}, timeout=seconds)
     except asyncio.CancelledError:

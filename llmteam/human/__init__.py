@@ -5,6 +5,8 @@ A request is a row. Whoever waits for its answer, a step of a run or a caller, h
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from llmteam.human.exceptions import (
     AccessTokenError,
     AnswerLinkError,
@@ -30,6 +32,9 @@ from llmteam.human.models import (
 from llmteam.human.notifications.channels import NotificationChannel
 from llmteam.human.stores import InteractionStore, MemoryInteractionStore
 
+if TYPE_CHECKING:
+    from llmteam.human.postgres import PostgresInteractionStore
+
 __all__ = [
     "AccessTokenError",
     "AnswerLinkError",
@@ -50,6 +55,16 @@ __all__ = [
     "MemoryInteractionStore",
     "NotificationChannel",
     "NotificationConfig",
+    "PostgresInteractionStore",
     "ResponderNotAllowedError",
     "ResponseTooLargeError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use only: it brings SQLAlchemy.
+    if name == "PostgresInteractionStore":
+        from llmteam.human.postgres import PostgresInteractionStore
+
+        return PostgresInteractionStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from llmteam.human.respond_links import RespondLinks
 from llmteam.ids import Clock
 from llmteam.ratelimit.gate import Gate
 from llmteam.settings import Settings
-from llmteam.wakeup import RedisWakeup
+from llmteam.wakeup import shared_wakeup
 
 
 def connect(
@@ -37,7 +37,7 @@ def connect(
     store = PostgresInteractionStore(
         database,
         tenant_id=tenant_id,
-        wakeup=RedisWakeup(settings.redis_url or str(app.conf.broker_url)),
+        wakeup=shared_wakeup(settings.redis_beside(str(app.conf.broker_url))),
         dispatcher=CeleryDispatcher(app),
         clock=clock,
     )

@@ -29,7 +29,7 @@ from llmteam.human.models import (
 from llmteam.human.rulings import Case, Policy, Ruling
 from llmteam.human.stores import InteractionStore
 from llmteam.ids import Clock, new_id, utc_now
-from llmteam.runtime.context import current_runtime
+from llmteam.runtime.context import current_runtime, get_current_step
 from llmteam.tenancy.context import DEFAULT_TENANT, TenantContext, get_current_tenant
 from llmteam.tenancy.exceptions import TenantContextError
 
@@ -100,21 +100,21 @@ class HumanInteractionManager:
         self, title: str, description: str, options: Sequence[Mapping[str, Any]], **fields: Any
     ) -> InteractionRequest:
         """Ask for one of ``options``, each named by its ``id``, ``value`` or ``label``."""
-        fields["options"] = [dict(option) for option in options]
+        fields["options"] = list(options)
         return await self._ask(InteractionType.CHOICE, title, description, None, fields)
 
     async def request_input(
         self, title: str, description: str, input_schema: Mapping[str, Any], **fields: Any
     ) -> InteractionRequest:
         """Ask for data that satisfies a JSON Schema."""
-        fields["input_schema"] = dict(input_schema)
+        fields["input_schema"] = input_schema
         return await self._ask(InteractionType.INPUT, title, description, None, fields)
 
     async def request_review(
         self, title: str, description: str, context_data: Mapping[str, Any], **fields: Any
     ) -> InteractionRequest:
         """Ask for a look at ``context_data``: approval, rejection, or changes."""
-        fields["context_data"] = dict(context_data)
+        fields["context_data"] = context_data
         return await self._ask(InteractionType.REVIEW, title, description, None, fields)
 
     async def request_chat(self, message: str, *, assignee: str | None = None, **fields: Any) -> InteractionRequest:
@@ -153,9 +153,9 @@ class HumanInteractionManager:
         for name in ("context_data", "escalation_chain"):
             if given.get(name) is None:
                 given.pop(name, None)
-        runtime = current_runtime.get()
+        runtime, step = current_runtime.get(), get_current_step()
         given.setdefault("run_id", "" if runtime is None else runtime.run_id)
-        given.setdefault("agent_name", "")
+        given.setdefault("agent_name", "" if step is None else step.step_id)
         given.setdefault("pipeline_id", "")
         given.setdefault("step_name", "")
         given.setdefault("timeout", DEFAULT_TIMEOUT)

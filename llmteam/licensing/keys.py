@@ -96,6 +96,8 @@ def read(text: str, public_key: VerifyKey | None, *, unsigned: bool = False) -> 
 
     ``unsigned`` also takes the form that anyone can write. Raises :class:`LicenseValidationError`.
     """
+    if not isinstance(text, str):
+        raise LicenseValidationError("malformed", f"a key is text, not a {type(text).__name__}")
     found = text.strip() if len(text) <= 2 * MAX_LENGTH else text
     if len(found) > MAX_LENGTH:
         raise LicenseValidationError("malformed", f"it has more than {MAX_LENGTH:,} characters")

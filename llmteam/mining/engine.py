@@ -24,11 +24,12 @@ class InvalidProcessEventError(LLMTeamError, ValueError):
 class ProcessMiningEngine:
     """Records events and mines them. An event id counts once; safe to share between threads.
 
-    ``name`` is the name of the log in XES.
+    ``name`` is the name of the log in XES. Of more than ``max_cases`` the one that was first heard of is forgotten.
     """
 
-    def __init__(self, *, name: str = "") -> None:
+    def __init__(self, *, name: str = "", max_cases: int | None = None) -> None:
         self.name = name
+        self.max_cases = max_cases
         self._cases: dict[str, list[ProcessEvent]] = {}
         self._ids: set[str] = set()
         self._lock = threading.Lock()
@@ -70,7 +71,7 @@ class ProcessMiningEngine:
         nothing. Raises :class:`InvalidProcessEventError`.
         """
         if isinstance(process_id, ProcessEvent):
-            event = replace(process_id, timestamp=as_utc(process_id.timestamp))
+            event = replace(process_id, timestamp=_moment(process_id.timestamp))
         else:
             if not activity or timestamp is None:
                 raise InvalidProcessEventError("record_event() takes a case, an activity and a timestamp, or an event")
@@ -88,11 +89,18 @@ class ProcessMiningEngine:
         return self._keep(event)
 
     def _keep(self, event: ProcessEvent) -> ProcessEvent:
+        _check(event)
         with self._lock:
             if event.event_id not in self._ids:
                 self._ids.add(event.event_id)
                 self._cases.setdefault(event.case_id, []).append(event)
+                self._forget_oldest()
         return event
+
+    def _forget_oldest(self) -> None:
+        while self.max_cases is not None and len(self._cases) > self.max_cases:
+            oldest = self._cases.pop(next(iter(self._cases)))
+            self._ids.difference_update(event.event_id for event in oldest)
 
     def discover_model(self) -> ProcessModel:
         """The directly-follows graph of what was recorded."""
@@ -133,6 +141,16 @@ class ProcessMiningEngine:
                 Case(case_id, sorted(events, key=lambda event: event.timestamp))
                 for case_id, events in self._cases.items()
             ]
+
+
+def _check(event: ProcessEvent) -> None:
+    """Refuse what no document could be written of: it would be missed only when everything is exported."""
+    for name in ("event_id", "activity", "resource", "case_id", "lifecycle"):
+        if not isinstance(getattr(event, name), str):
+            raise InvalidProcessEventError(f"the {name} of an event is text")
+    for name in ("duration_ms", "cost"):
+        if not isinstance(getattr(event, name), int | float):
+            raise InvalidProcessEventError(f"the {name} of an event is a number")
 
 
 def _moment(given: datetime | str) -> datetime:

@@ -21,10 +21,12 @@ def _listed(names: frozenset[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names))
 
 
+#: The condition on ``run_id`` is that of the index for listings.
 READ_RUNS = """
 SELECT tenant_id, run_id, segment_id, status, definition_hash, link, created_at, started_at, finished_at, next_seq
   FROM llmteam.runs
- WHERE tenant_id = :tenant AND created_at >= :since AND created_at < :until AND (created_at, run_id) > (:since, :after)
+ WHERE tenant_id = :tenant AND run_id <> ''
+   AND created_at >= :since AND created_at < :until AND (created_at, run_id) > (:since, :after)
    AND (CAST(:segment AS text) IS NULL OR segment_id = :segment)
  ORDER BY created_at, run_id
  LIMIT :page

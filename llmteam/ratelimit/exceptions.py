@@ -50,7 +50,7 @@ class QueueFullError(RateLimitError):
         self.queue_size = queue_size
 
 
-class InvalidLimitError(RateLimitError):
+class InvalidLimitError(RateLimitError, ValueError):
     """A limit's or breaker's settings cannot be used."""
 
     retryable = False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from llmteam.errors import InfrastructureError
-from llmteam.wakeup.redis import redis_url
+from llmteam.wakeup.clients import client_of, redis_url
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -179,15 +179,14 @@ def _is_outage(exc: Exception) -> bool:
 
 
 def _connect(url: str) -> Redis:
-    from redis import BlockingConnectionPool, Redis
     from redis.backoff import NoBackoff
     from redis.exceptions import ConnectionError as Unreachable
     from redis.retry import Retry
 
-    pool = BlockingConnectionPool.from_url(
+    return client_of(
         url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=FREE_SECONDS,
+        most=MAX_CONNECTIONS,
+        wait=FREE_SECONDS,
         socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=SOCKET_SECONDS,
         socket_keepalive=True,
@@ -195,7 +194,6 @@ def _connect(url: str) -> Redis:
         retry=Retry(NoBackoff(), 1, supported_errors=(Unreachable,)),
         protocol=2,
     )
-    return Redis(connection_pool=pool)
 
 
 _instances: weakref.WeakSet[SharedServer] = weakref.WeakSet()

@@ -11,7 +11,7 @@ from typing import Any
 from llmteam.ids import Clock, utc_now
 from llmteam.roles.exceptions import InvalidOrchestrationError, OrchestrationLimitError
 from llmteam.roles.models import RETRY, START, OrchestrationContext, OrchestrationDecision
-from llmteam.roles.recording import ProcessMining, engine_for
+from llmteam.roles.recording import RUNS_KEPT, ProcessMining, engine_for
 from llmteam.roles.runs import Agent, OrchestratedRun, history_entry, state_of
 from llmteam.roles.strategies import OrchestrationStrategy, RuleBasedStrategy
 from llmteam.tenancy.context import current_tenant
@@ -20,8 +20,6 @@ from llmteam.tenancy.context import current_tenant
 MAX_ITERATIONS = 100
 #: Retries in a row that one run may take.
 MAX_RETRIES = 3
-#: Runs of one tenant whose history is kept.
-RUNS_KEPT = 1000
 
 #: What everything about a run is kept under; two tenants may use the same run id.
 _History = OrderedDict[str, list[dict[str, Any]]]
@@ -95,7 +93,7 @@ class PipelineOrchestrator:
         else:
             found = type(task_context).__name__
             raise InvalidOrchestrationError(f"A task is an OrchestrationContext or a mapping, not a {found}")
-        decision = await self.strategy.decide(context)
+        decision = await self._decided(context)
         self._record(run_id, decision)
         self._history(run_id).append(history_entry(context.current_step, decision, self._clock))
         return decision
@@ -119,7 +117,7 @@ class PipelineOrchestrator:
             history=self._history(run_id),
         )
         for _ in range(self.max_iterations):
-            decision = await self.strategy.decide(run.context())
+            decision = await self._decided(run.context())
             self._record(run_id, decision)
             if decision.decision_type == RETRY and run.retries >= self.max_retries:
                 raise OrchestrationLimitError(self.pipeline_id, run_id, "retries", self.max_retries) from run.error
@@ -146,6 +144,13 @@ class PipelineOrchestrator:
         histories = self._histories.get(current_tenant.get(), OrderedDict())
         wanted = histories.values() if run_id is None else [histories.get(run_id, [])]
         return copy.deepcopy([entry for history in wanted for entry in history])
+
+    async def _decided(self, context: OrchestrationContext) -> OrchestrationDecision:
+        decision = await self.strategy.decide(context)
+        if not isinstance(decision, OrchestrationDecision):
+            strategy, found = type(self.strategy).__name__, type(decision).__name__
+            raise InvalidOrchestrationError(f"{strategy} has to decide with an OrchestrationDecision, not a {found}")
+        return decision
 
     def _history(self, run_id: str) -> list[dict[str, Any]]:
         kept = self._histories.setdefault(current_tenant.get(), OrderedDict())

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from llmteam.mining import ProcessMiningEngine
 
+#: Runs of one tenant that are kept, with their history and their events.
+RUNS_KEPT = 1000
 #: Transitions of the standard lifecycle model of XES.
 STARTED, COMPLETED, ABORTED = "start", "complete", "ate_abort"
 
@@ -33,5 +35,5 @@ class ProcessMining(Protocol):
 
 
 def engine_for(name: str) -> ProcessMining:
-    """An engine whose log has this name."""
-    return ProcessMiningEngine(name=name)
+    """An engine whose log has this name and holds the runs whose history is kept too."""
+    return ProcessMiningEngine(name=name, max_cases=RUNS_KEPT)

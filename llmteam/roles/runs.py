@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
 from llmteam.ids import Clock
+from llmteam.ratelimit.calling import call
 from llmteam.roles.exceptions import AgentResultError
 from llmteam.roles.models import (
     ESCALATE,
@@ -29,9 +30,12 @@ ESCALATION = "escalation"
 
 
 class Agent(Protocol):
-    """Does part of the work. An agent may also have ``get_state() -> dict``, which strategies see."""
+    """Does part of the work. An agent may also have ``get_state() -> dict``, which strategies see.
 
-    async def process(self, state: dict[str, Any], /) -> Mapping[str, Any] | None: ...
+    A plain ``process`` runs in a thread.
+    """
+
+    def process(self, state: dict[str, Any], /) -> Awaitable[Mapping[str, Any] | None] | Mapping[str, Any] | None: ...
 
 
 def state_of(agent: Any) -> dict[str, Any]:
@@ -139,7 +143,7 @@ class OrchestratedRun:
         began = self.clock()
         self._record(name, STARTED)
         try:
-            answer = await self.agents[name].process(copy.deepcopy(self.state))
+            answer = await call(self.agents[name].process, (copy.deepcopy(self.state),), {})
             if answer is not None and not isinstance(answer, Mapping):
                 raise AgentResultError(name, type(answer).__name__)
         except Exception as exc:  # noqa: BLE001  # an agent of the user may raise anything

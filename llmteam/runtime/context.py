@@ -315,6 +315,12 @@ def get_current_runtime() -> RuntimeContext:
     return runtime
 
 
+def get_current_step() -> StepContext | None:
+    """The step that the running code works for, if it is one of the active runtime."""
+    step = current_step.get()
+    return step if step is not None and step.runtime is current_runtime.get() else None
+
+
 @contextmanager
 def working_for(step: StepContext) -> Iterator[None]:
     """Make ``step`` the one that the code of the block works for."""

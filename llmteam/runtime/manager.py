@@ -41,6 +41,8 @@ class RuntimeContextManager:
         llms: LLMRegistry | None = None,
         secrets: SecretsProvider | None = None,
     ) -> None:
+        if context is not None and not isinstance(context, RuntimeContext):
+            raise TypeError(f"RuntimeContextManager(context) takes a RuntimeContext, not a {type(context).__name__}")
         self.stores = StoreRegistry() if stores is None else stores
         self.clients = ClientRegistry() if clients is None else clients
         self.llms = LLMRegistry() if llms is None else llms

@@ -76,6 +76,8 @@ class Registry(Generic[T]):
         """
         if not isinstance(resource_id, str) or not resource_id:
             raise ValueError(f"{self.kind} id has to be text and not empty")
+        if resource is None:
+            raise TypeError(f"{self.kind} '{resource_id}' is None: register it when it is there")
         if isinstance(tenants, str):
             raise TypeError("tenants has to be a collection of tenant ids, not one text")
         entry = _Entry(resource, None if tenants is None else frozenset(tenants), namespaced)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmteam import codec
-from llmteam.wakeup.redis import redis_url
+from llmteam.wakeup.clients import client_of, redis_url
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -95,9 +95,5 @@ class RedisKeyValueStore:
 
     def _with_client(self, function: Callable[[Redis], T]) -> T:
         if self._client is None:
-            from redis import Redis
-
-            self._client = Redis.from_url(
-                self._url, socket_timeout=_SOCKET_SECONDS, socket_connect_timeout=_SOCKET_SECONDS
-            )
+            self._client = client_of(self._url, socket_timeout=_SOCKET_SECONDS, socket_connect_timeout=_SOCKET_SECONDS)
         return function(self._client)

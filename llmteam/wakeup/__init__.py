@@ -6,7 +6,8 @@ one costs the waiter's poll interval, never data. Hence nothing here ever blocks
 
 from __future__ import annotations
 
-from llmteam.wakeup.redis import RedisWakeup, redis_url
+from llmteam.wakeup.clients import redis_url
+from llmteam.wakeup.redis import RedisWakeup, shared_wakeup
 from llmteam.wakeup.watches import PREFIX, MemoryWakeup, Wakeup, Watch, channel, end_channel, run_notifier
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "end_channel",
     "redis_url",
     "run_notifier",
+    "shared_wakeup",
 ]

@@ -9,10 +9,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from llmteam.ids import new_id
-from llmteam.wakeup.watches import END, PREFIX, MemoryWakeup, Registry, Watch
+from llmteam.wakeup.clients import client_of, redis_url
+from llmteam.wakeup.watches import END, PREFIX, MemoryWakeup, Registry, Wakeup, Watch
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -37,7 +38,8 @@ class RedisWakeup(MemoryWakeup):
     """Wake-ups over Redis or Valkey publish/subscribe, for every process that knows the same server.
 
     One thread publishes, one receives for all watches over one connection; each starts when first needed, and again in
-    a forked child. While the server is away wake-ups reach only this process, and the log says so once.
+    a forked child. While the server is away wake-ups reach only this process, and the log says so once. Raises
+    :class:`ConfigurationError` for an address that is no Redis.
     """
 
     def __init__(self, url: str) -> None:
@@ -100,11 +102,10 @@ class RedisWakeup(MemoryWakeup):
             self._urgent.set()
 
     def _client(self) -> Redis:
-        from redis import Redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        return Redis.from_url(
+        return client_of(
             self._url,
             socket_timeout=SOCKET_SECONDS,
             socket_connect_timeout=SOCKET_SECONDS,
@@ -249,10 +250,6 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def redis_url(url: str) -> str:
-    """``url`` as redis-py reads it; Celery writes unix sockets as ``redis+socket:///path?virtual_host=0``."""
-    if not url.startswith("redis+socket://"):
-        return url
-    parts = urlsplit(url)
-    database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-    return f"unix://{parts.netloc}{parts.path}?db={database}"
+def shared_wakeup(url: str | None) -> Wakeup:
+    """Wake-ups over that Redis; without one they reach this process alone, and others look on their own."""
+    return MemoryWakeup() if url is None else RedisWakeup(url)

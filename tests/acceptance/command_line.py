@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from tests.embedding import PYTHONPATH, lives
+from tests.forking import fork_server
 from tests.waiting import wait_until
 
 DONE, FAILED, USAGE, UNREACHABLE = range(4)
@@ -68,16 +69,8 @@ class CommandLine:
         self, *arguments: str | Path, stdin: str | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
-        return subprocess.run(
-            self.argv(*arguments),
-            cwd=self.folder,
-            env=self.env | env,
-            input=stdin,
-            stdin=None if stdin is not None else subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
+        return fork_server().run(
+            [str(one) for one in arguments], cwd=self.folder, env=self.env | env, stdin=stdin, timeout=50
         )
 
     def json(self, *arguments: str | Path) -> Any:

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.services import PostgresService
 from tests.test_packaging import copy_project, install, project_files, run
+
+
+@pytest.fixture
+def database_url(postgres: PostgresService) -> Iterator[str]:
+    """The URL of a database that no other test gets: processes of this one may still write when it is over."""
+    yield postgres.create()
+    postgres.drop_all()
 
 
 @dataclass(frozen=True)

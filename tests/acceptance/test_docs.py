@@ -14,6 +14,7 @@ from llmteam.canvas import StepCatalog, compile_expression
 from llmteam.canvas.schema_check import COMMON_KEYS
 from llmteam.settings import Settings
 from tests.blocks import blocks_of
+from tests.forking import fork_server
 from tests.scenario import ROOT, Scenario, scenario
 from tests.services import PostgresService
 
@@ -25,11 +26,14 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
 @pytest.fixture
-def reader(postgres: PostgresService, clean_valkey: str) -> Iterator[Scenario]:
+def reader(page: Path, postgres: PostgresService, clean_valkey: str) -> Iterator[Scenario]:
+    """Commands of its blocks are forked, except on the page that a newcomer follows."""
+    programs = None if page.name == "quickstart.md" else fork_server().program()
+
     def servers() -> dict[str, str]:
         return {"LLMTEAM_DATABASE_URL": postgres.create(), "LLMTEAM_BROKER_URL": clean_valkey}
 
-    with scenario(servers) as reader:
+    with scenario(servers, programs) as reader:
         yield reader
     postgres.drop_all()
 

@@ -94,6 +94,9 @@ def test_a_run_of_500_limited_steps_keeps_the_pace_and_another_run_is_not_slowed
     done = mill.told(limited, EventType.STEP_COMPLETED)
     assert {done[f"b{number}"] for number in range(STEPS)} == {1}
     assert set(mill.told(limited, EventType.STEP_STARTED).values()) == {1}
+    (mined,) = mill.here.line.json("mining", "report", "--tenant", TENANT, "--segment", "drawn")["segments"]
+    waited = mined["seconds_by_cause"]
+    assert waited["limit"] > waited["work"], "most of the time of most steps is the limit's"
     assert result.duration_ms is not None
     assert result.duration_ms >= (STEPS - 2 * PACE) / PACE * 1000, "more calls were let in than the limit allows"
 

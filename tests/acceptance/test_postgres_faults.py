@@ -237,10 +237,10 @@ def test_p38_a_worker_refuses_tables_that_are_not_those_of_its_version(
         other.connection.autocommit = True
         other.execute("SELECT version_num FROM llmteam.alembic_version")
         (right,) = other.fetchone()
-        other.execute("UPDATE llmteam.alembic_version SET version_num = %s", (version,))
+        other.execute("UPDATE llmteam.alembic_version SET version_num = %s, works_with = %s", (version, version))
         try:
             refused = here.line("worker")
         finally:
-            other.execute("UPDATE llmteam.alembic_version SET version_num = %s", (right,))
+            other.execute("UPDATE llmteam.alembic_version SET version_num = %s, works_with = %s", (right, right))
 
     assert (refused.returncode, says in refused.stderr) == (UNREACHABLE, True), refused.stderr

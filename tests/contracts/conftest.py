@@ -1,4 +1,4 @@
-"""The fleets of the conformance suite: one per way to run a segment, the Celery worker once per session."""
+"""The fleets of the conformance suite: one per way to run a segment, the Celery worker once per module."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ from tests.conformance.ward import Ward, in_memory_passes, in_postgres_passes
 from tests.services import PostgresService
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def celery_fleet(
     postgres: PostgresService, session_valkey: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
-    # A service of its own: that of the session drops its databases after each test.
+    # For a module only: a worker that nobody needs any more goes on sweeping. A service of its own, because that of the
+    # session drops its databases after each test.
     own = PostgresService(postgres.superuser_url, postgres.login_url)
     url = own.create()
     with on_celery(url, session_valkey, tmp_path_factory.mktemp("conformance")) as fleet:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llmteam.audit import (
     AuditDraft,
+    AuditError,
     AuditEventType,
     AuditIntegrityError,
     AuditQuery,
@@ -274,6 +275,25 @@ def test_a_trail_logs_for_its_tenant(trail: AuditTrail) -> None:
     assert (record.tenant_id, record.sequence_number, record.actor_type) == ("acme", 1, "system")
     assert asyncio.run(trail.query(AuditQuery())) == [record]
     assert asyncio.run(trail.verify_chain()) == (True, [])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"actor_id": None},
+        {"resource_id": 17},
+        {"metadata": "why"},
+        {"old_value": [1]},
+        {"success": "no"},
+        {"tags": "finance"},
+        {"timestamp": "2026-01-01"},
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_named_and_nothing_is_kept(trail: AuditTrail, wrong: dict[str, Any]) -> None:
+    with pytest.raises(AuditError, match=f"{next(iter(wrong))} of an audit record|tags of an audit record"):
+        asyncio.run(trail.log(AuditEventType.CONFIG_CHANGED, **wrong))
+
+    assert asyncio.run(trail.query(AuditQuery())) == []
 
 
 def test_two_trails_on_one_store_and_several_event_loops_write_one_chain(store: AuditStoreFace) -> None:

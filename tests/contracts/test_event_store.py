@@ -18,6 +18,7 @@ from llmteam.events import (
     EventSeverity,
     EventStore,
     EventType,
+    InvalidEventQueryError,
     MemoryEventStore,
     WorktrailEvent,
 )
@@ -210,6 +211,27 @@ def test_a_naive_moment_in_a_query_is_read_as_utc(filled: EventStoreFace) -> Non
     naive = (MOMENT + 3 * SECOND).replace(tzinfo=None)
 
     assert query(filled, run_id="r1", start=naive) == ["r1:4", "r1:5"]
+
+
+def test_types_and_severities_may_be_text(filled: EventStoreFace) -> None:
+    assert query(filled, event_types=["step.failed"]) == query(filled, event_types=[EventType.STEP_FAILED]) != []
+    assert query(filled, severity="error") == query(filled, severity=EventSeverity.ERROR) != []
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"event_types": ["step.exploded"]},
+        {"event_types": EventType.STEP_FAILED},
+        {"severity": "fatal"},
+        {"limit": -1},
+    ],
+)
+def test_what_no_event_can_be_is_refused_rather_than_not_found(
+    filled: EventStoreFace, conditions: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidEventQueryError, match=next(iter(conditions))):
+        query(filled, run_id="r", **conditions)
 
 
 def test_another_tenants_events_are_not_seen(filled: EventStoreFace) -> None:

@@ -25,7 +25,7 @@ from llmteam.human import (
 )
 from llmteam.ids import new_id, utc_now
 from llmteam.runtime import RuntimeContext
-from llmteam.runtime.context import current_runtime
+from llmteam.runtime.context import current_runtime, working_for
 from llmteam.tenancy import TenantContext, TenantContextError
 from tests.conformance.people import Counter
 from tests.unit.human.samples import FITTING, HOUR, request, response
@@ -140,6 +140,33 @@ def test_the_run_is_that_of_the_current_runtime(manager: HumanInteractionManager
         assert ask(manager, run_id="run-8").run_id == "run-8"
     finally:
         current_runtime.reset(token)
+
+
+def test_who_asks_is_the_step_that_the_code_works_for(manager: HumanInteractionManager) -> None:
+    runtime = RuntimeContext("acme", "", "run-7", "triage")
+    token = current_runtime.set(runtime)
+    try:
+        with working_for(runtime.child_context("check_invoice")):
+            assert ask(manager).agent_name == "check_invoice"
+            assert ask(manager, agent_name="sorter").agent_name == "sorter"
+        assert ask(manager).agent_name == ""
+    finally:
+        current_runtime.reset(token)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda manager: manager.request_choice("T", "D", ["yes", "no"]),
+        lambda manager: manager.request_input("T", "D", "a number"),
+        lambda manager: manager.request_review("T", "D", [17]),
+    ],
+)
+def test_what_is_shown_or_offered_in_another_shape_is_refused_by_name(
+    manager: HumanInteractionManager, asked: Callable[[HumanInteractionManager], Awaitable[object]]
+) -> None:
+    with pytest.raises(InvalidRequestError, match=r"(options\.0|input_schema|context_data): Input should be"):
+        run(asked(manager))
 
 
 def test_an_assignee_is_never_lost(manager: HumanInteractionManager) -> None:

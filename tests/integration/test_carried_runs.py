@@ -64,13 +64,16 @@ class Host:
 @pytest.fixture
 def hosts(postgres: PostgresService) -> Iterator[tuple[Host, Host]]:
     """Two installations; none of their rows breaks a rule in the end."""
-    own = PostgresService(postgres.superuser_url, postgres.login_url)
-    with closing(Database(own.create())) as one, closing(Database(own.create())) as other:
+    with (
+        postgres.lent() as here,
+        postgres.lent() as there,
+        closing(Database(here)) as one,
+        closing(Database(there)) as other,
+    ):
         yield _host(one), _host(other)
         for database in (one, other):
             found = PostgresChecks(database, lease=timedelta(seconds=30), retry=MAX_RETRY_AFTER).check()
             assert found.counts == {}, found.rows
-    own.drop_all()
 
 
 def _host(database: Database) -> Host:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert, text
 
 from llmteam.cli.servers import Installation, installation
-from llmteam.db import Database, StatementError
+from llmteam.db import Database, PoolerError, Prepared, StatementError
 from llmteam.db.tables import key_values, runs
 from llmteam.embedded import LOGIN
 from llmteam.errors import InfrastructureError, LLMTeamError
@@ -66,6 +66,32 @@ def left_behind(database: Database) -> tuple[Any, ...]:
         return found
     finally:
         fairy.close()
+
+
+def test_a_session_that_was_handed_to_others_is_told_from_a_wrong_statement(one: Database) -> None:
+    """What a pooler in transaction mode does: statements that were prepared stand in another session."""
+    known = Prepared("llmteam_test_known", "SELECT %s::integer")
+    with one.hot("acme") as hot:
+        assert hot.script(known.call, (7,), prepared=(known,)) == [(7,)]
+        hot.script("DEALLOCATE ALL")
+
+    with one.hot("acme") as hot, pytest.raises(PoolerError, match="session mode"):
+        hot.script(known.call, (7,), prepared=(known,))
+
+
+def test_a_session_has_the_settings_of_its_database_whatever_is_set_for_its_login(
+    one: Database, postgres: PostgresService
+) -> None:
+    postgres.as_superuser(f"ALTER ROLE {LOGIN} SET timezone TO 'Asia/Tokyo'")
+    one.close()
+    try:
+        with one.login_transaction() as connection:
+            names = ("timezone", "statement_timeout", "search_path", "plan_cache_mode")
+            found = [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names]
+    finally:
+        postgres.as_superuser(f"ALTER ROLE {LOGIN} RESET timezone")
+
+    assert found == ["UTC", "100ms", "llmteam", "force_generic_plan"]
 
 
 def backend(database: Database) -> int:

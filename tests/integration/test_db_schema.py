@@ -45,9 +45,27 @@ def as_migrations(database: Database) -> Database:
     return Database(migration_url_of(database.url.render_as_string(hide_password=False)))
 
 
-def set_version(database: Database, version: str) -> None:
+def scripts() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+def upgrade_to(migrations: Database, revision: str) -> None:
+    """The tables as a version of before made them."""
+    config = scripts()
+    with migrations.login_transaction() as connection:
+        connection.execute(text("SET LOCAL ROLE llmteam_owner"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def set_version(database: Database, version: str, works_with: str = HEAD) -> None:
     with owner_transaction(database) as connection:
-        connection.execute(text("UPDATE llmteam.alembic_version SET version_num = :version"), {"version": version})
+        connection.execute(
+            text("UPDATE llmteam.alembic_version SET version_num = :version, works_with = :works_with"),
+            {"version": version, "works_with": works_with},
+        )
 
 
 def test_an_upgrade_makes_the_tables_and_a_second_one_does_nothing(empty: Database, migrations: Database) -> None:
@@ -60,10 +78,7 @@ def test_an_upgrade_makes_the_tables_and_a_second_one_does_nothing(empty: Databa
 
 
 def test_the_version_named_in_code_is_the_newest_migration() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-
-    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+    assert ScriptDirectory.from_config(scripts()).get_heads() == [HEAD]
 
 
 def test_the_tables_in_code_are_the_tables_of_the_migrations(database: Database, postgres: PostgresService) -> None:
@@ -120,13 +135,46 @@ def test_older_and_newer_tables_are_told_apart(database: Database) -> None:
     set_version(database, "0000")
     with pytest.raises(MigrationsNotAppliedError, match="run: llmteam db upgrade"):
         database.check_schema()
-    set_version(database, "9999")
+    set_version(database, "9999", "9998")
     with pytest.raises(MigrationsNotAppliedError, match="update llmteam here"):
         database.check_schema()
     migrations = as_migrations(database)
     with pytest.raises(MigrationsNotAppliedError, match="update llmteam here"):
         migrations.upgrade()
     migrations.close()
+
+
+def test_newer_tables_that_work_with_this_version_are_left_as_they_are(database: Database) -> None:
+    set_version(database, "9999", HEAD)
+
+    database.check_schema()
+
+    migrations = as_migrations(database)
+    assert migrations.upgrade() is False
+    migrations.close()
+    assert database.current() == "9999"
+
+
+def test_each_migration_says_which_versions_work_on_its_tables() -> None:
+    found = {script.revision: script.module for script in ScriptDirectory.from_config(scripts()).walk_revisions()}
+
+    for revision, module in found.items():
+        if revision > "0011":
+            assert module.works_with in found
+            assert module.works_with <= revision
+
+
+def test_tables_that_the_version_before_does_not_work_with_are_made_only_when_it_is_stopped(
+    empty: Database, migrations: Database
+) -> None:
+    upgrade_to(migrations, "0011")
+
+    with pytest.raises(MigrationsNotAppliedError, match=r"stop workers.*llmteam db upgrade --stopped"):
+        migrations.upgrade()
+    assert empty.current() == "0011"
+
+    assert migrations.upgrade(stopped=True) is True
+    empty.check_schema()
 
 
 def test_a_database_that_no_dba_prepared_says_what_to_run(postgres: PostgresService) -> None:
@@ -180,18 +228,15 @@ VALUES (:tenant_id, :tenant_id, :tier, :region, :document, now(), now())
     ("region", "becomes"), [("eu-west-1", "eu-west-1"), ("eu.west/1@a", "eu-west-1-a"), ("x" * 99, "x" * 63)]
 )
 def test_records_of_before_get_what_their_tier_gives_and_a_usable_region(
-    empty: Database, migrations: Database, monkeypatch: pytest.MonkeyPatch, tier: str, region: str, becomes: str
+    empty: Database, migrations: Database, tier: str, region: str, becomes: str
 ) -> None:
-    upgrade = command.upgrade
-    with monkeypatch.context() as before:
-        before.setattr(command, "upgrade", lambda config, _: upgrade(config, "0006"))
-        migrations.upgrade()
+    upgrade_to(migrations, "0006")
     document = '{"features_enabled": ["beta", "persistence"], "features_disabled": ["basic_agents", "*"]}'
     row = {"tenant_id": "acme", "tier": tier, "region": region, "document": document}
     with empty.tenant_transaction("acme") as connection:
         connection.execute(text(_OLD_RECORD), row)
 
-    migrations.upgrade()
+    migrations.upgrade(stopped=True)
 
     store = PostgresTenantStore(empty)
     config, limits = store.find("acme"), store.start_limits("acme")

@@ -150,3 +150,23 @@ def test_a_run_of_no_named_tenant_cannot_be_followed(database: Database) -> None
 
     with pytest.raises(TenantContextError, match="Whose events"):
         run(collect(stream.subscribe("run-1")))
+
+
+def test_a_store_made_of_a_url_has_connections_of_its_own_until_it_is_closed(
+    database: Database, database_url: str
+) -> None:
+    own, given = PostgresEventStore(database_url, tenant_id="acme"), PostgresEventStore(database, tenant_id="acme")
+
+    kept = run(own.append(event(run_id="r")))
+    assert run(given.get_by_run("r")) == [kept]
+    before = connections(database)
+    own.close()
+    given.close()
+
+    wait_until(lambda: connections(database) == before - 1, "its connection to be closed, and no other")
+
+
+def connections(database: Database) -> int:
+    with database.tenant_transaction("acme") as connection:
+        found = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        return int(connection.exec_driver_sql(found).scalar_one())

@@ -8,13 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from llmteam.canvas.postgres import checks, holds, leases, links, rows, sweeps
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.state import StepRow
 from llmteam.db import Database, Prepared
 from llmteam.db.hot import HotConnection, HotRole, Params
+from llmteam.db.tables import events
+from llmteam.events.models import EventQuery, EventType
+from llmteam.events.postgres import _conditions
 from tests.services import PostgresService, owner_transaction
 
 #: 5,000 runs of 20 steps, all but some of them over, and one run with a join of 1,000 branches.
@@ -144,6 +147,25 @@ def test_what_concerns_many_runs_reads_an_index(full: Database, name: str) -> No
     plan = explain(full, statement, values, role=role, setting=setting)
 
     assert all(found_by(scan) for scan in scans_of(plan, {"runs", "run_steps", "events"}))
+
+
+@pytest.mark.parametrize("name", [name for name, (statement, _) in OF_A_RUN.items() if isinstance(statement, Prepared)])
+def test_what_is_planned_on_empty_tables_finds_a_run_by_its_key(database: Database, name: str) -> None:
+    """Such a plan is kept until there are statistics, and there may be many runs by then."""
+    plan = explain(database, OF_A_RUN[name][0], None)
+
+    for scan in scans_of(plan, {"runs", "run_steps", "events"}):
+        assert "run_id" in found_by(scan), f"{scan['Node Type']} on {scan['Relation Name']} by {found_by(scan)}"
+
+
+def test_rare_events_of_a_tenant_are_found_by_their_type(full: Database) -> None:
+    query = EventQuery("acme", event_types=frozenset({EventType.STEP_FAILED, EventType.SEGMENT_FAILED}), limit=100)
+    with full.tenant_transaction("acme") as connection:
+        statement = select(events).where(*_conditions(query)).order_by(events.c.run_id, events.c.seq).limit(query.limit)
+        shown = statement.compile(connection, compile_kwargs={"literal_binds": True})
+        plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {shown}").scalar_one()[0]["Plan"]
+
+    assert "events_rare" in json.dumps(plan)
 
 
 def test_a_start_counts_the_open_runs_of_its_tenant_by_an_index_of_their_own(full: Database) -> None:

@@ -6,11 +6,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmteam.masking import MASK, MIN_REDACTED, Remembered, SecretValue, masked, redact, redact_in, shows, unmasked
+from llmteam.masking import (
+    MASK,
+    MIN_REDACTED,
+    Remembered,
+    SecretValue,
+    is_secret_name,
+    masked,
+    may_name_secret,
+    redact,
+    redact_in,
+    shows,
+    unmasked,
+)
 
+SECRET_NAMES = [
+    *("password", "passwd", "PWD", "Authorization", "X-Api-Key", "api_key", "apiKey", "APIKEY", "APIKey", "token"),
+    *("accessToken", "refresh_token", "client_secret", "Set-Cookie", "private_key", "db_password2", "credentials"),
+    *("password_hash", "sessionKey", "card_number", "cardNumber", "cvv", "CVV2", "cvc", "pin", "PAN", "ssn"),
+]
+PLAIN_NAMES = [
+    *("max_tokens", "input_tokens", "token_count", "secret_ref", "key", "primary_key", "author", "passenger", ""),
+    *("card_type", "map_pin", "japan", "shipping", "company", "session_id"),
+]
 WORD = "hunter2-hunter2"
 KEY = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nxyz\n-----END KEY-----\n"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=MIN_REDACTED, max_size=20)
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_a_name_of_credentials_or_of_a_card_is_secret(name: str) -> None:
+    assert is_secret_name(name)
+    assert may_name_secret(f'{{"{name}": 1}}')
+
+
+@pytest.mark.parametrize("name", PLAIN_NAMES)
+def test_a_name_that_only_sounds_like_one_is_not(name: str) -> None:
+    assert not is_secret_name(name)
 
 
 @given(TEXT, st.text(max_size=10), st.text(max_size=10))

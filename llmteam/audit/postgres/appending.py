@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
 from llmteam import codec
-from llmteam.audit import canonical
 from llmteam.audit.canonical import Sensitive
 from llmteam.audit.chain import GENESIS, ChainPoint, link, link_all, stored_key
 from llmteam.audit.exceptions import AuditIntegrityError
@@ -18,6 +17,7 @@ from llmteam.audit.models import NO_CHECKSUM, AuditDraft, AuditRecord
 from llmteam.db.hot import HotConnection, Prepared
 from llmteam.db.tables import audit_heads as heads
 from llmteam.db.tables import audit_log as table
+from llmteam.masking import is_secret_name
 
 _COLUMNS = tuple(column.name for column in table.columns)
 _NAMES = ", ".join(_COLUMNS)
@@ -125,7 +125,7 @@ def append_in(
     drafts: Sequence[AuditDraft],
     *,
     now: datetime,
-    sensitive: Sensitive = canonical.is_sensitive,
+    sensitive: Sensitive = is_secret_name,
 ) -> list[AuditRecord]:
     """Append to the tenant's chain in the caller's own transaction, and return the records in the order of the drafts.
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, Text, UnaryExpression, case, collate, func, or_, select, tuple_
 
-from llmteam.audit import canonical
 from llmteam.audit.canonical import Sensitive
 from llmteam.audit.chain import GENESIS, ChainPoint, UnreadableRecord, link_all
 from llmteam.audit.checkpoints import AuditCheckpoint
@@ -27,6 +26,7 @@ from llmteam.db.tables import audit_heads as heads
 from llmteam.db.tables import audit_log as table
 from llmteam.errors import InfrastructureError
 from llmteam.ids import Clock, as_utc, utc_now
+from llmteam.masking import is_secret_name
 from llmteam.tenancy.exceptions import TenantContextError
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class PostgresAuditStore(AuditStoreFace):
         *,
         tenant_id: str | None = None,
         clock: Clock = utc_now,
-        sensitive: Sensitive = canonical.is_sensitive,
+        sensitive: Sensitive = is_secret_name,
     ) -> None:
         self._database = Database(database, pool_size=4) if isinstance(database, str) else database
         self._is_own = isinstance(database, str)

@@ -16,12 +16,14 @@ from llmteam.human.checks import problems_of
 from llmteam.human.exceptions import InvalidRequestError
 from llmteam.human.manager import HumanInteractionManager
 from llmteam.human.models import (
+    DEFAULT_TIMEOUT,
     InteractionMessage,
     InteractionRequest,
     InteractionStatus,
     InteractionType,
 )
 from llmteam.human.rulings import Case
+from llmteam.human.stores import MemoryInteractionStore
 from llmteam.runtime.context import StepContext
 
 #: Input ports whose value, when it is the only one, is what the person sees.
@@ -143,13 +145,28 @@ class HumanTaskHandler:
 
     A runner parks the step. Called directly it waits for the answer itself, and raises
     :class:`HumanTaskTimeoutError` when there is none in time.
+
+    Args:
+        manager: who keeps the requests; one in memory by default.
+        timeout_seconds: how long a step waits whose configuration has no ``timeout_hours``.
     """
 
-    def __init__(self, manager: HumanInteractionManager) -> None:
-        self.manager = manager
+    def __init__(
+        self,
+        manager: HumanInteractionManager | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT.total_seconds(),
+    ) -> None:
+        self.manager = manager or HumanInteractionManager(MemoryInteractionStore())
+        self.timeout_seconds = timeout_seconds
+
+    def ask(self, ctx: StepContext, config: Mapping[str, Any], input_data: Any, /) -> Ask:
+        """What the step asks. Raises as :func:`ask_person`."""
+        if config.get("timeout_hours") is None:
+            config = {**config, "timeout_hours": self.timeout_seconds / 3600}
+        return ask_person(ctx, config, input_data)
 
     async def __call__(self, ctx: StepContext, config: Mapping[str, Any], input_data: Any, /) -> Ports:
-        asked = ask_person(ctx, config, input_data).request
+        asked = self.ask(ctx, config, input_data).request
         request = await self.manager.ask(asked.changed(run_id=ctx.run_id, pipeline_id=ctx.runtime.segment_id))
         await self.manager.wait_for_response(request.request_id)
         core, tenant = self.manager.store.core, self.manager.store.tenant()
@@ -159,6 +176,6 @@ class HumanTaskHandler:
         return answer_ports(case, document(ctx, input_data, PORTS), messages)
 
 
-def create_human_task_handler(manager: HumanInteractionManager) -> HumanTaskHandler:
+def create_human_task_handler(manager: HumanInteractionManager | None = None) -> HumanTaskHandler:
     """A handler of ``human_task`` steps for an in-process runner."""
     return HumanTaskHandler(manager)

@@ -293,9 +293,11 @@ RECORD_COLUMNS = (
 
 READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM llmteam.runs r WHERE r.tenant_id = %s AND r.run_id = %s"
 
+#: The condition on ``run_id`` is that of the indexes for listings.
 READ_RECORDS = f"""
 SELECT {RECORD_COLUMNS} FROM llmteam.runs r
- WHERE r.tenant_id = %s AND (%s::text IS NULL OR r.status = %s) AND (%s::text IS NULL OR r.segment_id = %s)
+ WHERE r.tenant_id = %s AND r.run_id <> ''
+   AND (%s::text IS NULL OR r.status = %s) AND (%s::text IS NULL OR r.segment_id = %s)
    AND (%s::timestamptz IS NULL OR (r.created_at, r.run_id) < (%s::timestamptz, %s::text))
  ORDER BY r.created_at DESC, r.run_id DESC LIMIT %s
 """

@@ -299,6 +299,15 @@ def test_an_action_of_another_tenant_than_the_current_one_is_not_taken(stand: St
     assert (result.error_type, handler.calls) == ("TenantContextError", [])
 
 
+def test_an_action_for_nobody_in_particular_is_taken_for_the_tenant_whose_trail_is_told(stand: Stand) -> None:
+    scripted(stand, done())
+
+    result = stand.execute("a", executor=stand.executor(audit_trail=AuditTrail(stand.audit, tenant_id="acme")))
+
+    assert result.success, result.error_message
+    assert types(stand, "acme") == ["action.invoked", "action.completed"]
+
+
 def test_the_audit_trail_has_a_hash_and_no_payload(stand: Stand) -> None:
     scripted(stand, broken(500), done("s3cret answer"))
 

@@ -382,3 +382,23 @@ def test_a_query_names_what_it_can_be_sorted_by() -> None:
         AuditQuery(order_by="timestamp; DROP TABLE audit_log")
     with pytest.raises(InvalidAuditQueryError, match="negative"):
         AuditQuery(limit=-1)
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"event_types": ["security.acess_denied"]},
+        {"event_types": AuditEventType.ACCESS_DENIED},
+        {"severities": ["fatal"]},
+        {"tags": "finance"},
+    ],
+)
+def test_a_query_for_what_no_record_can_have_is_refused_rather_than_not_found(conditions: dict[str, Any]) -> None:
+    with pytest.raises(InvalidAuditQueryError, match=next(iter(conditions))):
+        AuditQuery(**conditions)
+
+
+def test_types_and_severities_of_a_query_may_be_text() -> None:
+    query = AuditQuery(event_types=["security.access_denied"], severities=["warning"])  # type: ignore[list-item]
+
+    assert query == AuditQuery(event_types=[AuditEventType.ACCESS_DENIED], severities=[AuditSeverity.WARNING])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
-from llmteam.canvas import HumanTaskHandler, RunConfig, SegmentRunner, SegmentStatus
+from llmteam.canvas import HumanTaskHandler, RunConfig, SegmentRunner, SegmentStatus, create_human_task_handler
 from llmteam.errors import ConfigurationError
 from llmteam.human import HumanInteractionManager, InteractionRequest, MemoryInteractionStore
 from llmteam.human.postgres import PostgresInteractionStore
@@ -37,6 +38,32 @@ async def test_a_run_goes_on_with_the_answer() -> None:
 
     assert result.status is SegmentStatus.COMPLETED
     assert result.outputs["approved"]["comment"] == "fine"
+
+
+@in_a_loop
+async def test_a_handler_of_its_own_asks_in_memory_and_waits_as_long_as_it_was_told() -> None:
+    handler, runner = HumanTaskHandler(timeout_seconds=90), SegmentRunner()
+    runner.register_handler("human_task", handler)
+    running = asyncio.create_task(runner.run(draw("human_1")))
+
+    request = await asked(handler.manager)
+    await handler.manager.respond(request.request_id, "ann", approved=True)
+    result = await asyncio.wait_for(running, 20)
+
+    assert result.status is SegmentStatus.COMPLETED
+    assert request.timeout == timedelta(seconds=90)
+    assert HumanTaskHandler().timeout_seconds == 86400
+
+
+@in_a_loop
+async def test_what_a_step_says_of_its_time_counts_before_what_its_handler_does() -> None:
+    handler, runner = create_human_task_handler(), SegmentRunner()
+    runner.register_handler("human_task", handler)
+    await runner.start(draw("human_1", config={"human_1": {"timeout_hours": 2}}))
+
+    request = await asked(handler.manager)
+
+    assert request.timeout == timedelta(hours=2)
 
 
 @in_a_loop

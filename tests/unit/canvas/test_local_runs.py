@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmteam.canvas import AlreadyRunningError, SegmentRunner
+from llmteam.canvas import AlreadyRunningError, SegmentRunner, SegmentValidationError
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.errors import InfrastructureError
@@ -98,6 +98,35 @@ async def test_a_run_is_found_by_its_id_whoever_is_the_current_tenant() -> None:
 
     assert (await runner.result(run_id)).status is SegmentStatus.COMPLETED
     assert await runner.get_status(run_id) is SegmentStatus.COMPLETED
+
+
+@in_a_loop
+async def test_runs_that_run_or_are_paused_are_listed_for_whoever_asks() -> None:
+    gate = Gate()
+    runner = runner_with(gate)
+    for tenant_id, run_id in (("acme", "a"), ("globex", "g"), ("acme", "paused")):
+        await runner.start(draw("a -> b"), runtime_of(tenant_id, run_id))
+    await runner.pause("paused", grace=0)
+
+    with TenantContext("acme"):
+        mine = (runner.list_running(), runner.list_paused())
+    with TenantContext("initech"):
+        others = (runner.list_running(), runner.list_paused())
+    everyones = (runner.list_running(), runner.list_paused())
+
+    gate.opened.set()
+    await asyncio.gather(runner.result("a"), runner.result("g"), runner.cancel("paused"))
+    assert mine == (["a"], ["paused"])
+    assert others == ([], [])
+    assert everyones == (["g", "a"], ["paused"])
+    assert (runner.list_running(), runner.list_paused()) == ([], [])
+
+
+@pytest.mark.parametrize("segment", [{"segment_id": "s"}, None, 17])
+@in_a_loop
+async def test_what_is_no_segment_is_refused_with_a_word_on_what_is_one(segment: Any) -> None:
+    with pytest.raises(SegmentValidationError, match=r"the segment is a .*SegmentDefinition\.from_dict"):
+        await SegmentRunner().run(segment, runtime_of("acme"), {})
 
 
 @in_a_loop

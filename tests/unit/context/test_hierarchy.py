@@ -258,6 +258,14 @@ def test_a_value_that_does_not_fit_its_rule_moves_nothing(bad: Any) -> None:
     assert (pipeline.aggregated["status"], pipeline.aggregated["error_count"]) == ("running", 2)
 
 
+def test_two_configurations_that_say_the_same_are_equal_and_show_what_they_say() -> None:
+    config = ContextPropagationConfig(["x"], [], {"x": "sum"})
+
+    assert config == ContextPropagationConfig(["x"], [], {"x": "sum"})
+    assert config != ContextPropagationConfig()
+    assert "propagate_up=['x']" in repr(config)
+
+
 def test_the_configuration_is_what_was_asked_for() -> None:
     config = ContextPropagationConfig()
     assert config.propagate_up == ["status", "confidence", "error_count"]

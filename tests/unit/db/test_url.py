@@ -5,12 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmteam.db import Database
-from llmteam.db.engine import connect_args, parse_url
+from llmteam.db.engine import connect_args, parse_url, session_of
 from llmteam.errors import ConfigurationError
-
-
-def arguments(url: str) -> dict[str, object]:
-    return connect_args(parse_url(url), "llmteam", 30.0, 0.5, 60.0)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
@@ -26,21 +22,30 @@ def test_another_driver_or_no_url_is_refused_by_the_name_of_the_setting(url: str
         Database(url)
 
 
-def test_session_settings_travel_in_the_connect_options() -> None:
-    options = str(arguments("postgresql://db/app")["options"])
+def test_a_session_has_its_timeouts_and_its_clock() -> None:
+    session = session_of(parse_url("postgresql://db/app"), 30.0, 0.5, 60.0)
 
-    assert "-c statement_timeout=30000" in options
-    assert "-c lock_timeout=500" in options
-    assert "-c idle_in_transaction_session_timeout=60000" in options
-    assert "-c timezone=UTC" in options
+    assert session["statement_timeout"] == "30000"
+    assert session["lock_timeout"] == "500"
+    assert session["idle_in_transaction_session_timeout"] == "60000"
+    assert session["timezone"] == "UTC"
 
 
 def test_what_the_url_says_wins() -> None:
-    given = arguments("postgresql://db/app?connect_timeout=1&application_name=mine&options=-c%20statement_timeout%3D5")
+    url = parse_url("postgresql://db/app?connect_timeout=1&application_name=mine")
+
+    given = connect_args(url, "llmteam")
 
     assert "connect_timeout" not in given
     assert "application_name" not in given
-    assert str(given["options"]).endswith("-c statement_timeout=5")
+
+
+@pytest.mark.parametrize("options", ["-c%20statement_timeout%3D5", "-cstatement_timeout=5", "--STATEMENT_TIMEOUT=5"])
+def test_what_the_options_of_the_url_name_is_left_to_them(options: str) -> None:
+    session = session_of(parse_url(f"postgresql://db/app?options=-c%20work_mem%3D8MB%20{options}"), 30.0, 0.5, 60.0)
+
+    assert "statement_timeout" not in session
+    assert "lock_timeout" in session
 
 
 def test_a_database_shows_itself_without_its_password() -> None:

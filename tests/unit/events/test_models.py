@@ -197,5 +197,5 @@ def test_an_error_may_be_given_as_what_is_at_hand() -> None:
     assert ErrorInfo.of(info.to_dict()) == info
     assert ErrorInfo.of(ValueError("no")) == info
     assert ErrorInfo.of("no").error_message == "no"
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="error document without 'error_message'"):
         ErrorInfo.from_dict({"error_type": "ValueError"})

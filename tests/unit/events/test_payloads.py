@@ -14,39 +14,13 @@ from llmteam.events.payloads import (
     INLINE_BYTES,
     REDACTED,
     WHOLE_FACTOR,
-    is_secret_key,
     jsonable,
     omission,
     prepare,
     redact,
 )
 from tests.unit.events.samples import json_values, texts
-
-SECRET_KEYS = [
-    *("password", "passwd", "PWD", "Authorization", "X-Api-Key", "api_key", "apiKey", "APIKEY", "APIKey", "token"),
-    *("accessToken", "refresh_token", "client_secret", "Set-Cookie", "private_key", "db_password2", "credentials"),
-]
-PLAIN_KEYS = [
-    "max_tokens",
-    "input_tokens",
-    "token_count",
-    "secret_ref",
-    "key",
-    "primary_key",
-    "author",
-    "passenger",
-    "",
-]
-
-
-@pytest.mark.parametrize("key", SECRET_KEYS)
-def test_a_key_that_names_a_credential_is_secret(key: str) -> None:
-    assert is_secret_key(key)
-
-
-@pytest.mark.parametrize("key", PLAIN_KEYS)
-def test_a_key_that_only_sounds_like_one_is_not(key: str) -> None:
-    assert not is_secret_key(key)
+from tests.unit.test_masking import PLAIN_NAMES, SECRET_NAMES
 
 
 def test_secrets_are_redacted_at_any_depth_and_the_original_stays() -> None:
@@ -60,7 +34,7 @@ def test_secrets_are_redacted_at_any_depth_and_the_original_stays() -> None:
     assert payload["token"] == {"a": 1}
 
 
-@given(st.dictionaries(texts | st.sampled_from(SECRET_KEYS + PLAIN_KEYS), json_values | texts, max_size=5))
+@given(st.dictionaries(texts | st.sampled_from(SECRET_NAMES + PLAIN_NAMES), json_values | texts, max_size=5))
 def test_looking_at_the_text_first_redacts_exactly_the_same(payload: dict[str, Any]) -> None:
     assert prepare({"input": payload}, limit=10**6)[0] == redact({"input": payload})
     assert prepare(payload, limit=10**6)[0] == redact(payload)

@@ -283,6 +283,18 @@ async def test_an_agent_that_cancels_itself_has_failed_and_nothing_else() -> Non
 
 
 @in_a_loop
+async def test_what_is_no_agent_has_failed_and_keeps_nobody_from_working() -> None:
+    bad, good = await executor().execute([object(), Agent("good", lambda _: 1)], {})
+
+    assert (bad.success, bad.error_type, bad.error) == (
+        False,
+        "TypeError",
+        "object has no method process(input_data)",
+    )
+    assert good.result == 1
+
+
+@in_a_loop
 async def test_a_plain_agent_runs_in_a_thread_for_the_callers_tenant() -> None:
     class Plain:
         name = "plain"

@@ -162,6 +162,11 @@ def test_a_key_that_is_none_says_where(text: str, reason: str) -> None:
     assert refusal(text, "malformed").startswith(reason)
 
 
+def test_a_variable_that_is_not_set_is_no_key() -> None:
+    with pytest.raises(LicenseValidationError, match="a key is text, not a NoneType"):
+        read(None, PUBLIC)  # type: ignore[arg-type]  # what is tested
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

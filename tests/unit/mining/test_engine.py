@@ -79,6 +79,35 @@ def test_what_is_no_event_is_refused(arguments: tuple[object, ...]) -> None:
     assert engine.get_event_count() == 0
 
 
+def test_of_more_cases_than_are_kept_the_oldest_is_forgotten() -> None:
+    engine = ProcessMiningEngine(max_cases=2)
+    for case_id in ("first", "second", "first", "third"):
+        engine.record_event(case_id, "a", START, event_id=f"{case_id}-{engine.get_event_count()}")
+
+    assert (engine.get_case_count(), engine.get_event_count()) == (2, 2)
+    assert 'value="first"' not in engine.export_xes()
+    engine.record_event("fourth", "a", START, event_id="first-0")
+    assert engine.get_case_count() == 2
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ProcessEvent("1", START, "a", "r", 7),  # type: ignore[arg-type]  # what is tested, here and below
+        ProcessEvent("1", START, "a", None, "c"),  # type: ignore[arg-type]
+        ProcessEvent("1", "yesterday", "a", "r", "c"),  # type: ignore[arg-type]
+        ProcessEvent("1", START, "a", "r", "c", duration_ms=None),  # type: ignore[arg-type]
+    ],
+)
+def test_an_event_that_no_document_could_be_written_of_is_refused_when_it_is_recorded(event: ProcessEvent) -> None:
+    engine = ProcessMiningEngine()
+
+    with pytest.raises(InvalidProcessEventError, match="of an event is"):
+        engine.record_event(event)
+
+    assert engine.get_event_count() == 0
+
+
 def test_a_case_that_begins_and_completes_is_complete_and_has_no_error() -> None:
     metrics = recorded(("c", "a", 0, "start"), ("c", "a", 5, "complete")).calculate_metrics()
 

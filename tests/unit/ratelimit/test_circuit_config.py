@@ -14,7 +14,7 @@ from llmteam.errors import LLMTeamError
 from llmteam.ratelimit.circuits.rules import outcome_of
 from llmteam.ratelimit.decisions import Outcome
 from llmteam.ratelimit.exceptions import CircuitOpenError, InvalidLimitError, QueueFullError, RateLimitExceeded
-from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitBreakerStats, OnBackendError
+from llmteam.ratelimit.models import CircuitBreakerConfig, CircuitBreakerStats, OnBackendError, RateLimitConfig
 
 
 def test_a_config_has_the_documented_defaults() -> None:
@@ -66,6 +66,11 @@ def test_a_timeout_may_be_a_number_of_seconds(seconds: Any) -> None:
 def test_settings_that_cannot_be_used_are_refused_by_name(settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidLimitError, match="ajar" if "on_backend_error" in settings else next(iter(settings))):
         CircuitBreakerConfig(**settings)
+
+
+def test_settings_that_cannot_be_used_are_a_value_error_like_any_other_wrong_value() -> None:
+    with pytest.raises(ValueError, match="burst_size is -1"):
+        RateLimitConfig(burst_size=-1)
 
 
 def test_a_choice_may_be_text() -> None:

@@ -201,6 +201,27 @@ class _Returns:
         return self.value
 
 
+def test_a_plain_agent_works_as_an_async_one_does() -> None:
+    class Plain:
+        def process(self, state: dict[str, Any]) -> dict[str, Any]:
+            return {"doubled": state["n"] * 2}
+
+    state = ran(pipeline(a=Plain()), n=4)
+
+    assert state == {"n": 4, "doubled": 8}
+
+
+def test_a_strategy_that_decides_nothing_is_named() -> None:
+    class Silent(OrchestrationStrategy):
+        async def decide(self, context: OrchestrationContext) -> OrchestrationDecision:
+            return None  # type: ignore[return-value]  # what is tested
+
+    with pytest.raises(InvalidOrchestrationError, match="Silent has to decide with an OrchestrationDecision"):
+        ran(pipeline(Silent(), a=Writes("x")))
+    with pytest.raises(InvalidOrchestrationError, match="not a NoneType"):
+        asyncio.run(pipeline(Silent()).decide({}))
+
+
 def test_a_run_that_never_ends_is_stopped() -> None:
     forever = RuleBasedStrategy([{"when": "true", "decision": "route", "targets": ["a"]}])
     agent = Writes("x")

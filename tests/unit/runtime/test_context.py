@@ -264,3 +264,8 @@ def test_closing_a_manager_closes_each_resource_once():
     manager.register_llm("offline", OfflineProvider())
     asyncio.run(manager.aclose())
     assert sorted(closed) == ["aclose", "close"]
+
+
+def test_a_manager_is_given_a_context_or_nothing():
+    with pytest.raises(TypeError, match="takes a RuntimeContext, not a str"):
+        RuntimeContextManager("acme")  # type: ignore[arg-type]  # what is tested

@@ -62,6 +62,15 @@ def test_a_registry_gives_back_the_very_object_and_the_last_registration_wins():
     assert registry.list() == ["main"]
 
 
+def test_nothing_cannot_be_registered():
+    registry = StoreRegistry()
+
+    with pytest.raises(TypeError, match="Store 'main' is None"):
+        registry.register("main", None)  # type: ignore[arg-type]  # what is tested
+
+    assert registry.list() == []
+
+
 def test_unregistering_and_clearing_forget_and_unknown_ids_are_ignored():
     registry = ClientRegistry()
     registry.register("b", EchoClient())

@@ -78,7 +78,7 @@ def test_a_broker_that_is_no_redis_is_said_to_leave_limits_to_each_process(caplo
     caplog.clear()
     check(celery_app(Settings(broker_url=broker)), Settings(broker_url=broker, redis_url="redis://127.0.0.1:9/0"))
 
-    assert "counts limits and keeps circuits for itself alone; set LLMTEAM_REDIS_URL" in alone
+    assert "counts limits and keeps circuits for itself alone" in alone
     assert caplog.text == ""
 
 
