@@ -66,7 +66,8 @@ def _with_agents(segment: SegmentDefinition) -> SegmentDefinition:
         for agent in agents_of(step):
             own = part_id(step.step_id, agent.name)
             steps.append(StepDefinition(step_id=own, step_type=agent.step_type, name=agent.name))
-            edges += [EdgeDefinition(source_step=a, target_step=b) for a, b in ((step.step_id, own), (own, step.step_id))]
+            ways = ((step.step_id, own), (own, step.step_id))
+            edges += [EdgeDefinition(source_step=source, target_step=target) for source, target in ways]
     return segment.model_copy(update={"steps": steps, "edges": edges, "entrypoint": segment.resolve_entrypoint()})
 
 
