@@ -80,8 +80,8 @@ class TeamHandler:
         team = _carried(ctx, part, given)
         turn = _Turn(ctx, config, part, team, began)
         bound = team.bound_reached(config)
-        if team.queue and bound is None:
-            return turn.goes_on(None)
+        if team.queue:
+            return turn.goes_on(None) if bound is None else turn.ends(bound, None, self._clock())
         decision = await self._asked(turn, bound)
         if decision is None:
             return turn.ends(str(bound), None, self._clock())
@@ -112,8 +112,8 @@ class TeamHandler:
     async def _model_decides(
         self, ctx: StepContext, strategy: Mapping[str, Any], context: OrchestrationContext
     ) -> OrchestrationDecision:
-        model = _Model(Conversation(ctx, (chosen := chosen_model(ctx, strategy)).provider, self._clock), strategy)
-        model.model = chosen.model
+        chosen = chosen_model(ctx, strategy)
+        model = _Model(Conversation(ctx, chosen.provider, self._clock), chosen.model, strategy)
         decision = await LLMBasedStrategy(model, strategy.get("prompt") or DEFAULT_PROMPT).decide(context)
         unknown = "dropped_targets" in decision.metadata and not decision.target_agents
         if decision.metadata.get(FALLBACK) or unknown:
@@ -184,8 +184,8 @@ class _Turn:
 class _Model:
     """The model of a strategy, asked within the step's deadline."""
 
-    def __init__(self, conversation: Conversation, strategy: Mapping[str, Any]) -> None:
-        self.model: str | None = None
+    def __init__(self, conversation: Conversation, model: str | None, strategy: Mapping[str, Any]) -> None:
+        self.model = model
         self._conversation = conversation
         self._strategy = strategy
 

@@ -161,6 +161,14 @@ def test_a_team_that_is_done_with_its_last_turn_was_not_stopped() -> None:
     assert outcome(only(["a", "b"], max_turns=2))["stopped_by"] == "end"
 
 
+def test_a_bound_in_the_middle_of_a_row_of_targets_is_told_as_one() -> None:
+    rules = (rule("len(execution_history) == 0", "route", "a", "b"), rule("true", "end"))
+
+    found = outcome(only(["a", "b"], *rules, max_turns=1))
+
+    assert (found["stopped_by"], found["result"]) == ("turns", {"a": "a after nothing"})
+
+
 def test_bounds_leave_by_a_port_of_their_own_where_an_edge_does() -> None:
     steps = (team(["a"], rule("true", "route", "a"), max_turns=1), step("cut", expression="stopped_by"), step("done"))
 
