@@ -15,7 +15,7 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.audit.denials import Denials
-from llmteam.canvas import transitions
+from llmteam.canvas import counting, transitions
 from llmteam.canvas.admitting import Admitting
 from llmteam.canvas.asking import Asking
 from llmteam.canvas.exceptions import AlreadyRunningError, StepTimeoutError
@@ -31,6 +31,7 @@ from llmteam.canvas.execution import (
 )
 from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.limiting import Entry, Limiting
+from llmteam.canvas.observed import observed
 from llmteam.canvas.outbox import Alarm, Notify, Outbox, hint_of
 from llmteam.canvas.outputs import completion
 from llmteam.canvas.ports import Ask, StepHandler
@@ -98,7 +99,7 @@ class Engine:
         clock: Clock = utc_now,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.store = store
+        store = self.store = observed(store)
         self.limits = limits or Limits()
         self.clock = clock
         self.holder = holder
@@ -245,7 +246,9 @@ class Engine:
             work, claimed, event, self.limits.lease, self.holder, keys if len(keys) <= LOOK_AHEAD else None
         )
         if taken is None:
+            counting.claim_refused()
             return None
+        counting.claimed(node.step.step_type, node.facts.queue, work.row, now)
         self.outbox.notify(hint.tenant_id, hint.run_id, False)
         return self._execution(work, node, graph, claimed, timeout, input_data, delivered_chord, taken.seen, entry)
 
@@ -343,11 +346,11 @@ class Engine:
 
     def _finish(self, execution: Execution, outcome: Outcome, output: StoredOutput | None) -> Change:
         header, graph, key = execution.header, execution.graph, execution.key
-        policy, chance = self.policy_of(header), self.chance()
+        policy, chance, ctx = self.policy_of(header), self.chance(), execution.ctx
         chord_id = new_id() if key[0] in graph.chords else None
 
         def transition(moment: Slice) -> Change:
-            return transitions.finish(
+            change = transitions.finish(
                 graph,
                 moment,
                 key,
@@ -358,8 +361,10 @@ class Engine:
                 delivered_chord=execution.delivered_chord,
                 chord_id=chord_id,
             )
+            over = change.steps.get(key)
+            change.checkpoint = ctx.wants_snapshot and over is not None and over.state is StepState.COMPLETED
+            return change
 
-        ctx = execution.ctx
         change = self.store.apply(
             header,
             transitions.prefetch(graph, key),
@@ -371,6 +376,8 @@ class Engine:
             local_state=ctx.local_state if ctx.dirty else None,
             seen=execution.seen,
         )
+        if not change.applied:
+            counting.result_refused()
         if output is not None and output.digest is None and len(change.ready) <= HANDED_ON_AT_ONCE:
             self._handed_on.follow(execution, change, output)
         self.outbox.send(header.tenant_id, graph, change)

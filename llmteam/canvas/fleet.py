@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from llmteam import tracing
 from llmteam.actions.executor import ActionExecutor
 from llmteam.actions.limiting import RegisteredLimits
 from llmteam.actions.postgres import PostgresAttemptStore
@@ -30,7 +31,6 @@ from llmteam.human.postgres import PostgresInteractions
 from llmteam.ids import Clock
 from llmteam.licensing import LicenseManager
 from llmteam.licensing.postgres import PostgresLicenseStore
-from llmteam.licensing.tenants import TenantLicenses
 from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
 from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
 from llmteam.ratelimit.decisions import CircuitBackend, LimitBackend
@@ -69,6 +69,7 @@ def connect(
     """
     settings = Settings.of_installation(settings, database_url=database_url, broker_url=broker_url)
     assert settings.database_url is not None
+    tracing.set_up(settings)
     app = app or celery_app(settings)
     database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)
@@ -93,7 +94,7 @@ def connect(
             store.contexts,
             PostgresAuditStore(database, clock=clock),
             _actions(database, events, RateLimitedExecutor(limits=limits, circuits=circuits), clock),
-            LicenseManager(store=PostgresLicenseStore(database), settings=settings).tenants,
+            LicenseManager(store=PostgresLicenseStore(database), settings=settings).tenants.licensed("parallel_agents"),
         ),
         dispatcher=dispatcher,
         notify=run_notifier(wakeup),
@@ -150,7 +151,7 @@ def _actions(
 
 
 def _runtimes(
-    contexts: Contexts, audit: PostgresAuditStore, actions: ActionExecutor, licenses: TenantLicenses
+    contexts: Contexts, audit: PostgresAuditStore, actions: ActionExecutor, parallel_agents: Callable[[str], int | None]
 ) -> Callable[[RunHeader], RuntimeContext]:
     """Makes a run's runtime: resources of this process, and what of the installation its steps may use."""
 
@@ -158,7 +159,7 @@ def _runtimes(
         runtime = default_manager().from_ref(dict(header.context))
         runtime.contexts = contexts
         runtime.actions = actions
-        runtime.licenses = licenses
+        runtime.parallel_agents = parallel_agents
         runtime.audit_trail = AuditTrail(audit, tenant_id=header.tenant_id)
         return runtime
 

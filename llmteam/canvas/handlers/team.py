@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +16,6 @@ from llmteam.canvas.ports import Ports
 from llmteam.canvas.teams import CARRIED_PORT, ESCALATED_PORT, LIMIT_PORT, PART, TURN_PORT, agent_port
 from llmteam.ids import Clock, utc_now
 from llmteam.licensing.manager import get_license_manager
-from llmteam.licensing.models import State
 from llmteam.roles.model_strategy import LLMBasedStrategy
 from llmteam.roles.models import ESCALATE, FALLBACK, OrchestrationContext, OrchestrationDecision
 from llmteam.roles.strategies import RuleBasedStrategy
@@ -122,11 +122,11 @@ class TeamHandler:
 
 
 async def _width(ctx: StepContext, wanted: int) -> int:
-    """How many of so many agents may work at once: as the tenant's licence says, if it has one."""
+    """How many of so many agents may work at once: as the tenant's licence says, or one of the process for it."""
     if wanted < 2:
         return 1
-    standing = await (ctx.runtime.licenses or get_license_manager().tenants).standing(ctx.tenant_id)
-    most = None if standing.state is State.NONE else standing.limits.maximum("parallel_agents")
+    limit_of = ctx.runtime.parallel_agents or get_license_manager().tenants.licensed("parallel_agents")
+    most = await asyncio.to_thread(limit_of, ctx.tenant_id)
     return wanted if most is None else max(1, min(most, wanted))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,6 @@ from llmteam.canvas.handlers.team import TeamHandler
 from llmteam.canvas.models import StepDefinition
 from llmteam.events import EventStream, MemoryEventStore
 from llmteam.licensing import LicenseManager, LicenseTier
-from llmteam.licensing.tenants import TenantLicenses
 from llmteam.runtime import Completion, RuntimeContextManager, StepContext, Usage
 from tests.teams import agent, in_order, rule, segment, step, team
 from tests.unit.canvas.test_llm_agent import Scripted
@@ -43,14 +43,14 @@ def run(
     definition: SegmentDefinition,
     given: Any = None,
     model: Any = None,
-    licenses: TenantLicenses | None = None,
+    parallel_agents: Callable[[str], int | None] | None = None,
     **handler: Any,
 ) -> SegmentResult:
     manager = RuntimeContextManager()
     if model is not None:
         manager.register_llm("lead", model)
     runtime = manager.create_runtime("acme", "", run_id="run-1")
-    runtime.licenses = licenses
+    runtime.parallel_agents = parallel_agents
     return asyncio.run(runner(**handler).run(definition, runtime, {} if given is None else given))
 
 
@@ -119,7 +119,7 @@ def test_no_more_agents_work_at_once_than_the_licence_allows() -> None:
     asyncio.run(licences.set_license("acme", LicenseTier.COMMUNITY))
     rules = (rule("len(execution_history) == 0", "parallel", "a", "b", "c"), rule("true", "end"))
 
-    found = outcome(only(["a", "b", "c"], *rules), licenses=licences.tenants)
+    found = outcome(only(["a", "b", "c"], *rules), parallel_agents=licences.tenants.licensed("parallel_agents"))
 
     assert found["turns"] == 2
     assert found["result"] == {"a": "a after nothing", "b": "b after nothing", "c": "c after a, b"}
