@@ -91,7 +91,7 @@ class Service:
         """Whether it has said so. Raises :class:`NotReadyError` when it has ended instead."""
         if not self.is_running:
             raise NotReadyError(self.name, self.last_words())
-        return "ready" in self.log()
+        return any(line == "ready" or line.startswith("ready: ") for line in self.log().splitlines())
 
     def supervisor(self) -> psutil.Process | None:
         return _process(self._process.pid) if self._process is not None and self.is_running else None

@@ -19,13 +19,16 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Row:
-    """One cut: ``lost`` leases ran out, ``late`` results came after that, ``back`` is in seconds after the joining."""
+    """One cut: ``lost`` leases ran out, ``late`` results came after that.
+
+    ``back`` is seconds after the joining, for each kind of work.
+    """
 
     kind: Kind
     victim: str
     lost: int
     late: int
-    back: float | None
+    back: Mapping[str, float] | None
     settled: float
 
 
@@ -69,7 +72,7 @@ def show(console: Console, report: Report) -> None:
     for name in ("cut off", "how", "leases that ran out", "late results, refused", "back after", "all runs over after"):
         cuts.add_column(name, justify="left" if name in ("cut off", "how") else "right")
     for row in report.rows:
-        back = "never" if row.back is None else f"{row.back:.1f} s"
+        back = "never" if row.back is None else f"{max(row.back.values()):.1f} s"
         cuts.add_row(row.victim, row.kind.value, str(row.lost), str(row.late), back, f"{row.settled:.1f} s")
     console.print(cuts)
     table = Table()

@@ -263,24 +263,27 @@ class _Trial:
         self._clients[tenant].start(shape.segment, shape.input_for(case.label), config=config(), run_id=case.run_id)
         self.started.append(case)
 
-    def _wait_until_back(self, kind: Kind, victim: Service) -> float | None:
-        """Seconds until the host does again what it is there for; None when it does not in time."""
+    def _wait_until_back(self, kind: Kind, victim: Service) -> dict[str, float] | None:
+        """Seconds until the host does again each thing that it is there for; None when it does not in time."""
         joined, began = time.time(), time.monotonic()
         written = len(victim.log())
+        wanted = {steps.CALLED, steps.CALLED_APART} if self.size.apart else {steps.CALLED}
+        wanted = {BEAT} if kind is Kind.BEAT_GONE else wanted
+        back: dict[str, float] = {}
         while (passed := time.monotonic() - began) < self.size.patience:
             self.told(f"{kind.value}: {victim.name} joined again, not back for {passed:.0f} s")
             if kind is Kind.BEAT_GONE:
-                back = sends_again(victim.log()[written:])
+                found = {BEAT} if sends_again(victim.log()[written:]) else set()
             else:
                 self._start(self._shapes[shapes.PROBE])
-                kinds = {steps.CALLED, steps.CALLED_APART} if self.size.apart else {steps.CALLED}
-                back = kinds <= self._witness.accepted(steps.PLACE, victim.name, joined)
-            if back:
-                return passed
+                found = self._witness.accepted(steps.PLACE, victim.name, joined) & wanted
+            back = dict.fromkeys(found, passed) | back
+            if wanted <= set(back):
+                return back
             time.sleep(_PROBE_SECONDS)
-        self.found[NOT_BACK].append(
-            f"{victim.name}: {kind.word}, not within {passed:.0f} s; …{victim.last_words()[-_WORDS:]}"
-        )
+        missing = ", ".join(sorted(wanted - set(back)))
+        words = f"{victim.name}: {kind.word}, no {missing} within {passed:.0f} s"
+        self.found[NOT_BACK].append(f"{words}; …{victim.last_words()[-_WORDS:]}")
         return None
 
     def _refused(self, before: int, since: float) -> int:

@@ -153,7 +153,7 @@ class Graph:
 
 
 def compile_graph(definition: SegmentDefinition, facts_of: FactsOf) -> Graph:
-    """The graph of a structurally sound definition (``definition.validate()`` is empty).
+    """The graph of a structurally sound definition (``definition.problems()`` gives none).
 
     ``facts_of`` answers what is known of a step type; an unknown type counts as a plain step with its own ports.
     What makes the graph unsound is listed in ``problems``; such a graph must not be run.

@@ -111,7 +111,7 @@ def prepare(
 def _entry(name: str, value: Any) -> tuple[Any, str]:
     """The entry without secrets, and its canonical JSON; walked only when its text holds a word of a secret's key."""
     text = codec.canonical(value, path=f"$.{name}")
-    if not may_name_secret(name) and not may_name_secret(text):
+    if not may_name_secret(name + text):
         return value, text
     value = redact({name: value})[name]
     return value, codec.canonical(value)

@@ -169,3 +169,19 @@ def transactions(database: Database) -> int:
     """Transaction ids given out so far: one per transaction that wrote."""
     with database.login_transaction() as connection:
         return int(connection.execute(text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")).scalar_one())
+
+
+def test_a_step_that_leaves_a_snapshot_costs_three_more_and_the_others_none(desk: Desk, database: Database) -> None:
+    plan_statements(desk)
+    steps = [f"s{number}" for number in range(12)]
+    plain, snapped = desk.start(draw(" -> ".join(steps))), desk.start(draw(" -> ".join(steps)), snapshot_interval=3)
+
+    spent: dict[str, list[int]] = {plain: [], snapped: []}
+    for run_id, step_id in [(run_id, step_id) for step_id in steps for run_id in (plain, snapped)]:
+        with counted(database) as trips:
+            desk.do(run_id, step_id)
+        spent[run_id].append(trips[0])
+
+    more = [with_it - without for with_it, without in zip(spent[snapped], spent[plain], strict=True)]
+    assert more[:2] == more[3:5] == more[6:8] == [0, 0]
+    assert max(more) <= 3

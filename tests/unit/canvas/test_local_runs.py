@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from llmteam.canvas import AlreadyRunningError, SegmentRunner, SegmentValidationError
+from llmteam.canvas import AlreadyRunningError, RunConfig, SegmentRunner, SegmentValidationError
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.stores import MemoryRunStore
 from llmteam.errors import InfrastructureError
 from llmteam.events import EventStream, MemoryEventStore
+from llmteam.persistence import SnapshotManager, SnapshotType
 from llmteam.runtime import RuntimeContext, default_manager
 from llmteam.runtime.context import StepContext
 from llmteam.tenancy import TenantContext
@@ -247,3 +248,25 @@ async def test_a_process_of_another_region_runs_nothing_of_a_tenant_and_says_so(
     assert ended.status is SegmentStatus.COMPLETED
     assert await runner.get_status(waiting, tenant_id="acme") is SegmentStatus.RUNNING
     assert "waits for a worker of the region eu-west-1: this process is in default" in caplog.text
+
+
+@in_a_loop
+async def test_snapshots_that_a_run_takes_of_itself_are_found_through_its_runner() -> None:
+    def asks(ctx: StepContext, config: dict[str, Any], input_data: Any) -> str:
+        if ctx.step_id == "c":
+            ctx.checkpoint()
+        return ctx.step_id
+
+    runner = SegmentRunner()
+    runner.register_handler("work", asks)
+
+    result = await runner.run(draw("a -> b -> c"), runtime_of("acme"), config=RunConfig(snapshot_interval=2))
+
+    with TenantContext("acme"):
+        listed = await SnapshotManager(runner.snapshots).list_snapshots("drawn")
+        latest = await runner.snapshots.load_latest(result.run_id)
+    assert [one.snapshot_type for one in listed] == [SnapshotType.CHECKPOINT, SnapshotType.AUTO]
+    assert latest == listed[0]
+    found = await runner.get_snapshot(listed[1].snapshot_id, tenant_id="acme")
+    assert found is not None
+    assert (found.completed_steps, found.step_outputs) == (["a", "b"], {"a": "a", "b": "b"})

@@ -23,7 +23,10 @@ SENT, FAILED = "Scheduler: Sending due task sweep (llmteam.sweep)\n", "Message E
 
 
 def found(**lines: list[str]) -> Report:
-    rows = [Row(Kind.APART, "host-1", 2, 1, 3.25, 0.5), Row(Kind.DEAF, "host-2", 0, 0, None, 0.5)]
+    rows = [
+        Row(Kind.APART, "host-1", 2, 1, {"hosts_called": 1.0, "hosts_called_apart": 3.25}, 0.5),
+        Row(Kind.DEAF, "host-2", 0, 0, None, 0.5),
+    ]
     return Report("namespaces", QUICK, 7, rows, lines, {"runs started": 40, "ended as expected": 40}, {})
 
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmteam import codec
 from llmteam.persistence import (
@@ -20,7 +22,7 @@ from llmteam.persistence import (
     SnapshotTooLargeError,
     SnapshotType,
 )
-from llmteam.persistence.documents import check_signature, read, sealed, written
+from llmteam.persistence.documents import PACK_FROM, check_signature, packed, read, sealed, unpacked, written
 from tests.snapshots import NOW, snapshot
 
 KEY = b"k" * 32
@@ -138,3 +140,17 @@ def test_a_snapshot_over_the_limit_is_refused() -> None:
         written(large, 1000)
     assert caught.value.limit == 1000
     assert caught.value.size > 1000
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=3 * PACK_FROM))
+def test_what_is_packed_is_unpacked_and_what_is_cut_off_is_refused(text: str) -> None:
+    data = packed(text)
+
+    assert unpacked(data) == text
+    assert len(data) <= max(len(text.encode()) + 1, PACK_FROM)
+    if data.startswith(b"z"):
+        with pytest.raises(SnapshotFormatError):
+            unpacked(data[:-1])
+    if text:
+        with pytest.raises(SnapshotTooLargeError):
+            unpacked(data, len(text.encode()) - 1)

@@ -106,3 +106,23 @@ def test_a_forked_child_makes_a_tracer_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert theirs is not ours
     assert tracing.tracer() is theirs
     tracing.set_up()
+
+
+def test_a_collector_that_is_down_costs_spans_and_one_line_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    tracing.set_up(Settings.load({"LLMTEAM_TRACES": "http://user:s3cret@127.0.0.1:9"}))
+    tracer = tracing.tracer()
+    assert tracer is not None
+
+    for _ in range(3):
+        tracer.begin(CLAIM, {})
+        tracer.end(CLAIM, "completed", NOW)
+        tracing.flush(20)
+    tracing.set_up()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "http://127.0.0.1:9/*** takes no spans, and they are lost; LLMTEAM_LOG_LEVEL=DEBUG says why"
+    ]
