@@ -69,21 +69,34 @@ def reach(point: str, run_id: str, step_id: str = "") -> None:
         raise UnknownOutcomeError(point)
 
 
-def _around(owner: type | ModuleType, method: str, name: str, key_of: Callable[..., tuple[str, str]]) -> None:
-    """Put ``name.before`` and ``name.after`` around a method; ``key_of`` its arguments is the run and the step."""
+#: From a call's arguments to the run, the step and, where it is known, the visit.
+_KeyOf = Callable[..., tuple[str, str] | tuple[str, str, int]]
+
+
+def _around(owner: type | ModuleType, method: str, name: str, key_of: _KeyOf) -> None:
+    """Put ``name.before`` and ``name.after`` around a method; ``key_of`` its arguments is the run and the step.
+
+    Where its visit is known too, the points are those of ``step#visit`` as well.
+    """
     inner = getattr(owner, method)
 
     @functools.wraps(inner)
     def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
-        key = key_of(*args, **kwargs)
-        reach(f"{name}.before", *key)
+        run_id, step_id, *visits = key_of(*args, **kwargs)
+        names = [step_id, *(f"{step_id}#{visit}" for visit in visits)]
+        _reach_all(f"{name}.before", run_id, names)
         answer = inner(self, *args, **kwargs)
         if getattr(answer, "applied", True) is False:
-            reach(f"{name}.refused", *key)
-        reach(f"{name}.after", *key)
+            _reach_all(f"{name}.refused", run_id, names)
+        _reach_all(f"{name}.after", run_id, names)
         return answer
 
     setattr(owner, method, outer)
+
+
+def _reach_all(point: str, run_id: str, names: list[str]) -> None:
+    for name in names:
+        reach(point, run_id, name)
 
 
 def _after_each(method: str, name: str) -> None:
@@ -108,12 +121,12 @@ def _received(request: Any, **_: Any) -> None:
 def install() -> None:
     """Wrap what the engine calls, in this process and those that it forks."""
     _around(PostgresRunStore, "create", "create", lambda run, *_: (run.run_id, ""))
-    _around(PostgresRunStore, "claim", "claim", lambda work, claimed, *_: (work.header.run_id, claimed.step_id))
+    _around(PostgresRunStore, "claim", "claim", lambda work, claimed, *_: (work.header.run_id, *claimed.key))
     _around(
         PostgresRunStore,
         "apply",
         "apply",
-        lambda header, *_, finished=None, **__: (header.run_id, finished[0] if finished else ""),
+        lambda header, *_, finished=None, **__: (header.run_id, *(finished or ("",))),
     )
     _around(PostgresRunStore, "take_hold", "hold", lambda header, *_, **__: (header.run_id, ""))
     _around(holds, "capture", "capture", lambda _, header, *__: (header.run_id, ""))

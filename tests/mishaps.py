@@ -21,7 +21,7 @@ from tests.conformance.steps import way
 from tests.failpoints import VARIABLE, reach
 
 #: Steps that make the shape of a run; here they go where processes can be killed one by one.
-FLOW = ("condition", "parallel_split", "parallel_join")
+FLOW = ("condition", "parallel_split", "parallel_join", "team")
 _LOOK = 0.02
 
 

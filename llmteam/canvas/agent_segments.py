@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmteam.canvas.graph import ERROR_PORT
 from llmteam.canvas.models import EdgeDefinition, PortDefinition, SegmentDefinition, SegmentParams, StepDefinition
+from llmteam.canvas.ports import ERROR_PORT
 from llmteam.canvas.records import StepRecord
 from llmteam.canvas.state import SegmentStatus, StepState
 from llmteam.events.models import ErrorInfo

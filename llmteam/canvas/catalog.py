@@ -1,4 +1,4 @@
-"""The step types that a process knows: the eight built-in ones and those that user modules register on import."""
+"""The step types that a process knows: the nine built-in ones and those that user modules register on import."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from threading import RLock
 from typing import Any, ClassVar, TypeVar
 
+from llmteam.canvas.builtin_types import BUILTIN_TYPES
 from llmteam.canvas.exceptions import InvalidStepTypeError, StepTypeExistsError, StepTypeNotFoundError
 from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.ports import StepHandler
 from llmteam.canvas.schema_check import ConfigSchema
 from llmteam.canvas.step_types import (
-    BUILTIN_TYPES,
     DEFAULT_QUEUE,
     PortSpec,
     StepCategory,

@@ -17,6 +17,8 @@
         ├── LocalAgentError             a live agent was given to an executor of the fleet
         ├── LoopLimitError              a loop went round too often
         ├── StepTimeoutError            a step was not done within its time
+        ├── TeamAgentFailedError        an agent of a team failed, and its strategy has no decision about that
+        ├── TeamDecisionError           the model that leads a team gave no decision
         ├── RunNotFoundError            no run has this id in this tenant
         ├── AlreadyRunningError         a run has this id or idempotency key already
         ├── RunStateError               a run is not in the state that this needs
@@ -28,12 +30,12 @@
         ├── SegmentExistsError          the version is published with other content
         └── SegmentArchivedError        the version is archived and starts no new run
 
-All but :class:`StepTimeoutError` are permanent: trying the same again cannot help.
+All but :class:`StepTimeoutError` and :class:`TeamDecisionError` are permanent: trying the same again cannot help.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmteam.errors import LLMTeamError
@@ -182,6 +184,33 @@ class LoopLimitError(CanvasError):
         )
         self.step_id = step_id
         self.limit = limit
+
+
+class TeamAgentFailedError(CanvasError):
+    """An agent of the team ``step_id`` failed, and no rule takes that up; ``errors`` are their kinds by agent."""
+
+    def __init__(self, step_id: str, errors: Mapping[str, str]) -> None:
+        told = ", ".join(f"'{name}' ({kind})" for name, kind in errors.items())
+        super().__init__(
+            f"Team '{step_id}': {told} failed, and no rule decides what then: see its step with `llmteam runs show`, "
+            "or add a rule on failed_agents"
+        )
+        self.step_id = step_id
+        self.errors = dict(errors)
+
+
+class TeamDecisionError(CanvasError):
+    """The model that leads the team ``step_id`` gave no decision; it is asked again as far as retries allow."""
+
+    retryable = True
+
+    def __init__(self, step_id: str, what: str) -> None:
+        super().__init__(
+            f"Team '{step_id}': the model's answer {what}: have the prompt ask for a JSON object with decision and "
+            "targets, or take a model that keeps to it"
+        )
+        self.step_id = step_id
+        self.what = what
 
 
 class StepTimeoutError(CanvasError, TimeoutError):

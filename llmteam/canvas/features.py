@@ -9,6 +9,7 @@ from llmteam.canvas.graph import Node
 #: Features by the step type that needs them; other types need none.
 _OF_TYPE = {
     "llm_agent": "basic_agents",
+    "team": "basic_agents",
     "parallel_split": "parallel_execution",
     "http_action": "external_actions",
     "human_task": "human_interaction",

@@ -29,6 +29,8 @@ from llmteam.events.emitter import EventEmitter
 from llmteam.events.postgres import PostgresEventStore
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.ids import Clock
+from llmteam.licensing import LicenseManager
+from llmteam.licensing.postgres import PostgresLicenseStore
 from llmteam.ratelimit.circuits.memory import MemoryCircuitBackend
 from llmteam.ratelimit.circuits.redis import RedisCircuitBackend
 from llmteam.ratelimit.decisions import CircuitBackend, LimitBackend
@@ -92,6 +94,7 @@ def connect(
             store.contexts,
             PostgresAuditStore(database, clock=clock),
             _actions(database, events, RateLimitedExecutor(limits=limits, circuits=circuits), clock),
+            LicenseManager(store=PostgresLicenseStore(database), settings=settings).tenants.licensed("parallel_agents"),
         ),
         dispatcher=dispatcher,
         notify=run_notifier(wakeup),
@@ -148,14 +151,15 @@ def _actions(
 
 
 def _runtimes(
-    contexts: Contexts, audit: PostgresAuditStore, actions: ActionExecutor
+    contexts: Contexts, audit: PostgresAuditStore, actions: ActionExecutor, parallel_agents: Callable[[str], int | None]
 ) -> Callable[[RunHeader], RuntimeContext]:
-    """Makes a run's runtime: resources of this process, the run's contexts, its tenant's audit trail, its actions."""
+    """Makes a run's runtime: resources of this process, and what of the installation its steps may use."""
 
     def runtime_of(header: RunHeader) -> RuntimeContext:
         runtime = default_manager().from_ref(dict(header.context))
         runtime.contexts = contexts
         runtime.actions = actions
+        runtime.parallel_agents = parallel_agents
         runtime.audit_trail = AuditTrail(audit, tenant_id=header.tenant_id)
         return runtime
 

@@ -10,7 +10,7 @@ Words used here and in :mod:`llmteam.canvas.transitions`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -24,14 +24,14 @@ from llmteam.canvas.dominance import (
     walk,
 )
 from llmteam.canvas.models import SegmentDefinition, StepDefinition, StepTypeFacts
+from llmteam.canvas.ports import ANNOTATIONS_PORT, ERROR_PORT
+from llmteam.canvas.step_ports import step_inputs, step_outputs
+from llmteam.canvas.teams import FactsOf, expand
 
-#: The port that is live only when its step failed for good, or when its handler said so.
-ERROR_PORT = "error"
 #: Iterations of one loop per entry, unless ``params.max_visits`` says otherwise.
 DEFAULT_MAX_VISITS = 100
 
 JoinStrategy = Literal["all", "any", "first"]
-FactsOf = Callable[[str], StepTypeFacts | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,14 @@ class GraphProblem:
 
 @dataclass(slots=True)
 class Loop:
-    """A natural loop. ``units`` is what one iteration waits for: its own steps and its child loops."""
+    """A natural loop. ``units`` is what one iteration waits for: its own steps and its child loops.
+
+    ``limit`` is how many iterations it may take per entry.
+    """
 
     header: str
     body: frozenset[str]
+    limit: int = DEFAULT_MAX_VISITS
     parent: Loop | None = None
     children: list[Loop] = field(default_factory=list)
     members: tuple[str, ...] = ()
@@ -112,13 +116,21 @@ class Node:
         return self.is_join and self.strategy != "all"
 
     @property
+    def hands_on_annotations(self) -> bool:
+        """Whether a step behind this one is given what its handler annotated."""
+        return any(edge.source_port == ANNOTATIONS_PORT for edge in self.outs)
+
+    @property
     def sources(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(edge.source for edge in self.ins))
 
 
 @dataclass(slots=True)
 class Graph:
-    """A compiled definition. Build it with :func:`compile_graph`; it is never changed afterwards."""
+    """A compiled definition. Build it with :func:`compile_graph`; it is never changed afterwards.
+
+    ``definition`` is as it was written; steps that are made of a team step are in ``made_of``, with that step's id.
+    """
 
     definition: SegmentDefinition
     entry: str
@@ -129,6 +141,7 @@ class Graph:
     regions: dict[str, frozenset[str]]
     chords: dict[str, str]
     max_visits: int
+    made_of: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[GraphProblem, ...] = ()
 
     @property
@@ -145,15 +158,20 @@ def compile_graph(definition: SegmentDefinition, facts_of: FactsOf) -> Graph:
     ``facts_of`` answers what is known of a step type; an unknown type counts as a plain step with its own ports.
     What makes the graph unsound is listed in ``problems``; such a graph must not be run.
     """
-    nodes = {step.step_id: _node(step, facts_of(step.step_type)) for step in definition.steps}
+    expanded = expand(definition, facts_of)
+    spelled = expanded.definition
+    nodes = {step.step_id: _node(step, facts_of(step.step_type)) for step in spelled.steps}
     drawn = [
         Edge(index, e.source_step, e.source_port, e.target_step, e.target_port, e.condition)
-        for index, e in enumerate(definition.edges)
+        for index, e in enumerate(spelled.edges)
     ]
-    entry = definition.resolve_entrypoint()
+    entry = spelled.resolve_entrypoint()
     assert entry is not None, "an empty definition was not validated"
     shape = _Shape(entry, nodes, drawn)
     problems = [*shape.find_loops(), *shape.crossing()]
+    max_visits = definition.params.max_visits or DEFAULT_MAX_VISITS
+    for header, loop in shape.loops.items():
+        loop.limit = expanded.bounds.get(header, max_visits)
     if not any(p.code == "IRREDUCIBLE_LOOP" for p in problems):
         shape.find_scopes()
     for node in nodes.values():
@@ -170,7 +188,8 @@ def compile_graph(definition: SegmentDefinition, facts_of: FactsOf) -> Graph:
         loops=shape.loops,
         regions=shape.regions,
         chords=_chords(nodes, shape),
-        max_visits=definition.params.max_visits or DEFAULT_MAX_VISITS,
+        max_visits=max_visits,
+        made_of=expanded.made_of,
         problems=tuple(problems),
     )
 
@@ -178,29 +197,6 @@ def compile_graph(definition: SegmentDefinition, facts_of: FactsOf) -> Graph:
 def _node(step: StepDefinition, facts: StepTypeFacts | None) -> Node:
     known = facts or StepTypeFacts(type_id=step.step_type)
     return Node(step, known, step_inputs(step, known), step_outputs(step, known))
-
-
-def step_inputs(step: StepDefinition, facts: StepTypeFacts) -> tuple[str, ...]:
-    """The step's own input ports, then its type's."""
-    branches = _branch_ports(step) if facts.kind == "join" else ()
-    return tuple(dict.fromkeys([*(p.port_id for p in step.inputs), *branches, *facts.inputs]))
-
-
-def step_outputs(step: StepDefinition, facts: StepTypeFacts) -> tuple[str, ...]:
-    """The step's own output ports, then its type's, then those that its configuration makes."""
-    own = [p.port_id for p in step.outputs]
-    branches = _branch_ports(step) if facts.kind == "split" else ()
-    types = () if branches else facts.outputs
-    return tuple(dict.fromkeys([*(own if own != ["output"] or not branches else ()), *branches, *types]))
-
-
-def _branch_ports(step: StepDefinition) -> tuple[str, ...]:
-    branches = step.config.get("branches")
-    if isinstance(branches, int) and not isinstance(branches, bool) and 0 < branches <= 100_000:
-        return tuple(f"branch_{number}" for number in range(1, branches + 1))
-    if isinstance(branches, list):
-        return tuple(name for name in branches if isinstance(name, str))
-    return ()
 
 
 class _Shape:
@@ -289,12 +285,13 @@ class _Shape:
     def crossing(self) -> Iterable[GraphProblem]:
         """Splits and joins whose branches cross the border of a loop."""
         for loop in self.loops.values():
-            arriving: dict[str, int] = {}
+            arriving: dict[str, set[str]] = {}
             for edge in loop.exits:
                 kind = self.nodes[edge.source].facts.kind
-                if self.nodes[edge.target].is_join:
-                    arriving[edge.target] = arriving.get(edge.target, 0) + 1
-                if kind == "split" or arriving.get(edge.target, 0) > 1:
+                # Edges of one step are decided together, and are no branches.
+                sources = arriving.setdefault(edge.target, set())
+                sources.add(edge.source)
+                if kind == "split" or (len(sources) > 1 and self.nodes[edge.target].is_join):
                     yield GraphProblem(
                         "IRREDUCIBLE_LOOP",
                         f"parallel branches cross the border of the loop at '{loop.header}': "

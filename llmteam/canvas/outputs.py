@@ -33,6 +33,8 @@ def completion(
     """
     try:
         output = shape_output(node, answer)
+        if annotations and node.hands_on_annotations:
+            output = output.with_annotations(annotations)
         stored = store_output(node, output, limits)
         decisions = decide_edges(node, output)
     except NotJSONError as exc:

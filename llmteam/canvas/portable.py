@@ -17,6 +17,7 @@ from llmteam.canvas.exceptions import SnapshotNotPortableError
 from llmteam.canvas.graph import Graph, compile_graph
 from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.records import PinnedDefinition
+from llmteam.canvas.teams import asking_models
 from llmteam.errors import LLMTeamError
 from llmteam.persistence.documents import check_signature, read, sealed
 from llmteam.persistence.exceptions import SnapshotFormatError, SnapshotIntegrityError, SnapshotTooLargeError
@@ -62,7 +63,7 @@ class Carried:
     @property
     def agents(self) -> int:
         """How many of its steps ask a model."""
-        return sum(step.step_type == "llm_agent" for step in self.pinned.definition.steps)
+        return asking_models(self.pinned.definition)
 
 
 def packed(snapshot: PipelineSnapshot, rows: Rows, key: bytes | None = None) -> PipelineSnapshot:

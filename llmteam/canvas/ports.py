@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from llmteam.runtime.context import StepContext
 
 
+#: The port that is live only when its step failed for good, or when its handler said so.
+ERROR_PORT = "error"
+#: The port that carries what a step's handler annotated. Only steps that the engine makes itself are joined by it.
+ANNOTATIONS_PORT = "@annotations"
+
+
 class Ports(dict[str, Any]):
     """A handler's explicit answer: one value per output port.
 

@@ -13,6 +13,7 @@ from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.routing import Source, StepOutput
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow
+from llmteam.canvas.teams import asking_models, expand
 from llmteam.events.models import ErrorInfo, EventDraft
 from llmteam.regions import DEFAULT_REGION
 
@@ -62,6 +63,11 @@ class PinnedDefinition:
     hash: str
     definition: SegmentDefinition
     facts: Mapping[str, StepTypeFacts]
+
+    @property
+    def expanded(self) -> SegmentDefinition:
+        """The definition as it runs, with every team step spelled out."""
+        return expand(self.definition, self.facts.get).definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,7 @@ class NewRun:
     @property
     def agents(self) -> int:
         """How many of its steps ask a model: what the tenant's limit of agents is about."""
-        return sum(step.step_type == "llm_agent" for step in self.pinned.definition.steps)
+        return asking_models(self.pinned.definition)
 
     @property
     def start_hash(self) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmteam.canvas.expressions import evaluate_edge_condition
-from llmteam.canvas.graph import ERROR_PORT, Edge, Node
-from llmteam.canvas.ports import Broadcast, Ports
+from llmteam.canvas.graph import Edge, Node
+from llmteam.canvas.ports import ANNOTATIONS_PORT, ERROR_PORT, Broadcast, Ports
 from llmteam.events.models import ErrorInfo
 from llmteam.events.payloads import omission, prepare
 
@@ -39,7 +39,7 @@ class StepOutput:
     @property
     def value(self) -> Any:
         """The answer as the handler returned it."""
-        return next(iter(self.ports.values()), None) if self.whole else dict(self.ports)
+        return next(iter(self.ports.values()), None) if self.whole else self._given
 
     def at(self, port: str) -> Any:
         """The value that an edge from ``port`` carries: the port's own, else the whole answer."""
@@ -51,7 +51,15 @@ class StepOutput:
     def as_result(self) -> dict[str, Any]:
         """The answer as a run shows it: a dict as it is, anything else under the name of its port."""
         value = self.value
-        return value if isinstance(value, dict) else dict(self.ports)
+        return value if isinstance(value, dict) else self._given
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {port: value for port, value in self.ports.items() if port != ANNOTATIONS_PORT}
+
+    def with_annotations(self, annotations: Mapping[str, Any]) -> StepOutput:
+        """The output with what the handler annotated, on a port of its own."""
+        return StepOutput({**self.ports, ANNOTATIONS_PORT: dict(annotations)}, self.whole)
 
 
 def shape_output(node: Node, answer: Any) -> StepOutput:
@@ -103,6 +111,8 @@ def decide_edges(node: Node, output: StepOutput) -> Decisions:
 
 
 def _port_is_live(node: Node, port: str, output: StepOutput) -> bool:
+    if port == ANNOTATIONS_PORT:
+        return port in output.ports
     given = not output.whole and port in output.ports
     if port == ERROR_PORT:
         return given

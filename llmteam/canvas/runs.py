@@ -29,6 +29,7 @@ from llmteam.canvas.registry import SegmentRegistry, parse_reference
 from llmteam.canvas.results import RunConfig, SegmentResult, run_options
 from llmteam.canvas.state import SegmentStatus, StepState
 from llmteam.canvas.surgery import Surgery
+from llmteam.canvas.teams import step_types_of
 from llmteam.canvas.validation import SegmentValidator
 from llmteam.events.models import EventQuery
 from llmteam.events.stores import EventStoreFace
@@ -181,8 +182,7 @@ class Runs:
 
         Raises :class:`SegmentValidationError` with every problem of an unsound one.
         """
-        types = {step.step_type for step in segment.steps}
-        found = {type_id: self.catalog.facts(type_id) for type_id in sorted(types)}
+        found = {type_id: self.catalog.facts(type_id) for type_id in sorted(step_types_of(segment))}
         facts = {type_id: fact for type_id, fact in found.items() if fact is not None}
         known = {type_id: fact.model_dump(mode="json") for type_id, fact in facts.items()}
         key = codec.digest(codec.canonical([segment.to_dict(), known]))

@@ -278,8 +278,8 @@ class Settling:
         leaving = [index for index, decision in state.exits.items() if decision == LIVE]
         if state.back and leaving:
             self._fail_run(both_ways(loop, self._graph, leaving[0]))
-        elif state.back and state.iteration >= self._graph.max_visits:
-            self._fail_run(too_many(loop, self._graph.max_visits))
+        elif state.back and state.iteration >= loop.limit:
+            self._fail_run(too_many(loop))
         elif state.back:
             self._iterate(loop, visit, state)
         else:

@@ -11,10 +11,13 @@ from typing import Protocol
 from llmteam.canvas.documents import Problem
 from llmteam.canvas.exceptions import InvalidConditionError
 from llmteam.canvas.expressions import compile_expression
-from llmteam.canvas.graph import ERROR_PORT, Edge, Graph, Node, compile_graph, step_inputs, step_outputs
+from llmteam.canvas.graph import Edge, Graph, Node, compile_graph
 from llmteam.canvas.models import SegmentDefinition, StepDefinition, StepTypeFacts
-from llmteam.canvas.ports import StepHandler
+from llmteam.canvas.ports import ERROR_PORT, StepHandler
 from llmteam.canvas.schema_check import ConfigSchema
+from llmteam.canvas.step_ports import step_inputs, step_outputs
+from llmteam.canvas.team_checks import loop_problems, team_problems
+from llmteam.canvas.teams import TEAM_TYPE, agents_of
 
 _BRANCH = re.compile(r"branch_[1-9]\d*")
 
@@ -69,6 +72,7 @@ def examine(
         if step.step_type not in known:
             _check_type(found, step, types, path, strict=strict)
         _check_config(found, step, types.schema(step.step_type), f"{path}.config", reported)
+    _check_agents(found, segment, types, known, strict=strict)
     _check_conditions(found, segment)
     if not any(problem.code in _NO_GRAPH for problem in found.errors):
         _check_graph(found, segment, types)
@@ -102,6 +106,21 @@ def _check_config(
         found.warning("UNKNOWN_CONFIG_KEY", f"step type '{step.step_type}' has no such key", f"{path}.{key}", hint)
 
 
+def _check_agents(
+    found: Findings, segment: SegmentDefinition, types: StepTypes, known: Collection[str], *, strict: bool
+) -> None:
+    """The agents of team steps, as the steps that they become."""
+    for index, step in enumerate(segment.steps):
+        for agent in agents_of(step) if step.step_type == TEAM_TYPE else ():
+            path = f"steps[{index}].config.agents[{agent.place}]"
+            made = StepDefinition(step_id=step.step_id, step_type=agent.step_type, config=dict(agent.config))
+            if agent.step_type not in known:
+                _check_type(found, made, types, path, strict=strict)
+            _check_config(found, made, types.schema(agent.step_type), f"{path}.config", ())
+    reported = {problem.path for problem in found.errors}
+    found.errors.extend(one for one in team_problems(segment, types.facts) if one.path not in reported)
+
+
 def _check_conditions(found: Findings, segment: SegmentDefinition) -> None:
     for index, edge in enumerate(segment.edges):
         if edge.condition is None:
@@ -120,18 +139,19 @@ def _check_graph(found: Findings, segment: SegmentDefinition, types: StepTypes) 
     graph = compile_graph(segment, types.facts)
     for problem in graph.problems:
         found.error(problem.code, problem.message, problem.path)
+    found.errors.extend(loop_problems(segment, graph))
     place = {step.step_id: index for index, step in enumerate(segment.steps)}
-    for step_id in graph.unreachable:
+    for step_id in (one for one in graph.unreachable if one not in graph.made_of):
         message = f"no edge leads from the entrypoint to step '{step_id}': it never runs"
         found.warning("UNREACHABLE_STEP", message, f"steps[{place[step_id]}]")
     sides = {
         step_id: _Side(node, known=types.facts(node.step.step_type) is not None)
         for step_id, node in graph.nodes.items()
     }
-    for edge in graph.edges:
+    for edge in graph.edges[: len(segment.edges)]:
         _check_edge(found, edge, sides[edge.source], sides[edge.target])
     for step_id, node in graph.nodes.items():
-        if node.is_join:
+        if node.is_join and step_id in place:
             _check_join(found, node, graph, f"steps[{place[step_id]}]")
     _check_shared_inputs(found, graph)
 

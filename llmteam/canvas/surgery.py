@@ -47,7 +47,7 @@ PAUSE_GRACE_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Step types of ours that do nothing outside the run.
-_HARMLESS = frozenset({"transform", "condition", "parallel_split", "parallel_join", "llm_agent"})
+_HARMLESS = frozenset({"transform", "condition", "parallel_split", "parallel_join", "llm_agent", "team"})
 
 
 @dataclass(frozen=True, slots=True)

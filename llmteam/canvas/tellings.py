@@ -45,11 +45,11 @@ def both_ways(loop: Loop, graph: Graph, index: int) -> ErrorInfo:
     )
 
 
-def too_many(loop: Loop, limit: int) -> ErrorInfo:
+def too_many(loop: Loop) -> ErrorInfo:
     """Why a run ends whose loop does not."""
     return ErrorInfo(
         error_type="LoopLimitError",
         error_message=(
-            f"the loop at '{loop.header}' went round {limit} times: check its condition or raise params.max_visits"
+            f"the loop at '{loop.header}' went round {loop.limit} times: check its condition or raise params.max_visits"
         ),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from llmteam.canvas.models import EdgeDefinition, SegmentDefinition, StepDefinition
 from llmteam.canvas.phrases import count
+from llmteam.canvas.teams import agents_of, part_id, teams_of
 
 #: Shapes of Mermaid's flowcharts by step type; other types are boxes.
 _SHAPES = {
@@ -15,12 +16,14 @@ _SHAPES = {
     "parallel_split": ("[/", "\\]"),
     "parallel_join": ("[\\", "/]"),
     "llm_agent": ("(", ")"),
+    "team": ("[[", "]]"),
 }
 _ESCAPES = {'"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "#": "#35;", "`": "#96;", "|": "#124;", "\n": " "}
 
 
 def mermaid(segment: SegmentDefinition) -> str:
     """The segment as a Mermaid flowchart. Ids get a prefix, because words like ``end`` mean something there."""
+    segment = _with_agents(segment)
     lines = ["flowchart TD"]
     for step in _in_order(segment):
         opening, closing = _SHAPES.get(step.step_type, ("[", "]"))
@@ -40,6 +43,7 @@ def text(segment: SegmentDefinition) -> str:
     """The segment step by step, each with the edges that leave it."""
     size = f"{count(len(segment.steps), 'step')}, {count(len(segment.edges), 'edge')}"
     lines = [f"{segment.segment_id} {segment.version}: {size}", f"starts at {segment.resolve_entrypoint()}", ""]
+    segment = _with_agents(segment)
     leaving: dict[str, list[EdgeDefinition]] = {}
     for edge in segment.edges:
         leaving.setdefault(edge.source_step, []).append(edge)
@@ -53,6 +57,18 @@ def text(segment: SegmentDefinition) -> str:
             label = _label(edge)
             lines.append(f"  {f'[{label}] ' if label else ''}→ {edge.target_step}{port}{back}")
     return "\n".join(lines) + "\n"
+
+
+def _with_agents(segment: SegmentDefinition) -> SegmentDefinition:
+    """The segment with the agents of its teams, each between two edges."""
+    steps, edges = list(segment.steps), list(segment.edges)
+    for step in teams_of(segment):
+        for agent in agents_of(step):
+            own = part_id(step.step_id, agent.name)
+            steps.append(StepDefinition(step_id=own, step_type=agent.step_type, name=agent.name))
+            ways = ((step.step_id, own), (own, step.step_id))
+            edges += [EdgeDefinition(source_step=source, target_step=target) for source, target in ways]
+    return segment.model_copy(update={"steps": steps, "edges": edges, "entrypoint": segment.resolve_entrypoint()})
 
 
 def _label(edge: EdgeDefinition) -> str:

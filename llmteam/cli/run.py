@@ -189,9 +189,10 @@ class _Command:
         return definition
 
     def _progress(self, definition: SegmentDefinition | None) -> Progress:
+        from llmteam.canvas.teams import expand
         from llmteam.cli.progress import progress_for
 
-        total = 0 if definition is None else len(definition.steps)
+        total = 0 if definition is None else len(expand(definition, lambda _: None).definition.steps)
         return progress_for(self._request.watch, terminal=sys.stderr.isatty(), total=total)
 
     def _on_servers(
@@ -227,7 +228,7 @@ class _Command:
     def _staff(self, runs: Runs, definition: SegmentDefinition, place: Installation) -> None:
         if self._workers is None:
             return
-        from llmteam.canvas.step_types import BUILTIN_TYPES
+        from llmteam.canvas.builtin_types import BUILTIN_TYPES
         from llmteam.cli.own_workers import programs_for
 
         if self._example is not None and not place.embedded:

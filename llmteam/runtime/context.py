@@ -71,6 +71,7 @@ class RuntimeContext:
     data: dict[str, Any] = field(default_factory=dict, repr=False)
     actions: object | None = field(default=None, repr=False)
     contexts: Contexts | None = field(default=None, repr=False)
+    parallel_agents: Callable[[str], int | None] | None = field(default=None, repr=False)
     secret_reader: SecretReader = field(default_factory=SecretReader, repr=False, compare=False)
 
     def resolve_store(self, ref: str) -> Store:

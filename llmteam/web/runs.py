@@ -246,7 +246,7 @@ def show_run(runs: RunsHere, identity: Operator, run_id: RunId, query: Annotated
     return RunView(
         run=RunSummary.of(record),
         last_event=last_event,
-        graph=Graph.of(store.definition(tenant_id, record.definition_hash).definition),
+        graph=Graph.of(store.definition(tenant_id, record.definition_hash).expanded),
         steps=[StepView.of(step) for step in steps],
         requests=[RequestSummary.of(request) for request in asked if request.status.is_open],
         input=None if given is None else codec.loads(given),

@@ -75,7 +75,7 @@ def test_every_built_in_step_type_is_described_with_all_that_it_takes() -> None:
     catalog = StepCatalog.get_instance()
 
     builtin = [metadata for metadata in catalog.list_types() if metadata.type_id in described]
-    assert len(builtin) == len(described) == 8
+    assert len(builtin) == len(described) == 9
     for metadata in builtin:
         keys = set(metadata.config_schema["properties"]) - set(COMMON_KEYS)
         ports = {port.name for port in (*metadata.input_ports, *metadata.output_ports)}

@@ -24,6 +24,7 @@ from llmteam.canvas.routing import (
     shape_output,
 )
 from llmteam.canvas.state import Completed, Failed, Key, Outcome, RetryPolicy, StepRow
+from llmteam.canvas.teams import TEAM_TYPE, TURN_PORT
 from llmteam.errors import LLMTeamError
 from llmteam.events.models import ErrorInfo
 from llmteam.human.models import InteractionRequest, InteractionResponse, InteractionType
@@ -111,11 +112,20 @@ def _value(node: Node, key: Key, given: Any, chance: Random) -> Any:
     """An answer that tells what it was made from, so that a wrong input shows in the run's output."""
     saw = codec.digest(codec.canonical(given))[:12]
     told = {"from": f"{key[0]}#{key[1]}", "saw": saw, "pick": chance.randrange(3)}
+    if node.step.step_type == TEAM_TYPE:
+        return Ports(dict.fromkeys(_ports_of_team(node, chance), told))
     if node.facts.kind == "step" and node.facts.routing:
         return Ports({chance.choice(("true", "false")): told})
     if node.facts.kind == "split" and chance.random() < 0.2:
         return Ports({port: told for port in node.outputs if chance.random() < 0.6})
     return told
+
+
+def _ports_of_team(node: Node, chance: Random) -> list[str]:
+    """Where a decision, or the end of a turn, leads: whoever works in the next turn, or out of the team."""
+    agents = [edge.source_port for edge in node.outs if edge.source_port.startswith("agent:")]
+    working = [port for port in agents if chance.random() < 0.7]
+    return [*working, TURN_PORT] if agents and chance.random() < 0.6 else ["output"]
 
 
 class Reference(Simulation):

@@ -10,6 +10,7 @@ from llmteam.canvas.models import SegmentDefinition, SegmentParams
 from tests.conformance.turnstiles import NAME
 from tests.drawing import compiled, draw, kind_of
 from tests.strategies import Plan, segment_of
+from tests.teams import team
 
 _KINDS = ("s", "s", "s", "if", "split", "all", "all", "any", "first")
 #: Different shapes; a history picks one by its number.
@@ -27,6 +28,10 @@ def shape(number: int) -> tuple[SegmentDefinition, Graph]:
         else:
             found = draw(*_wild(chance), **params)
         found = _limited(found, Random(f"limits {number}"))
+        with_teams = _teamed(found, Random(f"teams {number}"))
+        graph = compiled(with_teams)
+        if not graph.problems and len(graph.nodes) <= 16:
+            return with_teams, graph
         graph = compiled(found)
         if not graph.problems and len(graph.nodes) <= 16:
             return found, graph
@@ -37,6 +42,17 @@ def _limited(segment: SegmentDefinition, chance: Random) -> SegmentDefinition:
     steps = [
         step.model_copy(update={"config": {**step.config, "limits": NAME}})
         if step.step_type == "work" and chance.random() < 0.2
+        else step
+        for step in segment.steps
+    ]
+    return segment.model_copy(update={"steps": steps})
+
+
+def _teamed(segment: SegmentDefinition, chance: Random) -> SegmentDefinition:
+    """The segment with a few of its plain steps as teams of plain steps."""
+    steps = [
+        team(["a", "b"][: chance.randint(1, 2)], step_id=step.step_id, max_turns=chance.randint(1, 4))
+        if step.step_type == "work" and chance.random() < 0.1
         else step
         for step in segment.steps
     ]

@@ -12,6 +12,7 @@ from llmteam.canvas.handlers.ai import LLMAgentHandler
 from llmteam.canvas.handlers.flow import condition, parallel_join, parallel_split, transform
 from llmteam.canvas.handlers.http import HttpActionHandler
 from llmteam.canvas.handlers.human_task import HumanTaskHandler, ask_person, create_human_task_handler
+from llmteam.canvas.handlers.team import TeamHandler
 from llmteam.canvas.ports import StepHandler
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "HttpActionHandler",
     "HumanTaskHandler",
     "LLMAgentHandler",
+    "TeamHandler",
     "ask_person",
     "condition",
     "create_human_task_handler",
@@ -30,6 +32,7 @@ __all__ = [
 
 BUILTIN_HANDLERS: Mapping[str, StepHandler] = {
     "llm_agent": LLMAgentHandler(),
+    "team": TeamHandler(),
     "http_action": HttpActionHandler(),
     "action": take_action,
     "human_task": ask_person,

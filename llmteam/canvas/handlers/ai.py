@@ -72,7 +72,7 @@ class LLMAgentHandler:
             max_tokens=config.get("max_tokens", MAX_TOKENS),
             output_schema=raw,
         )
-        conversation = _Conversation(ctx, model.provider, self._clock)
+        conversation = Conversation(ctx, model.provider, self._clock)
         answer = await conversation.ask(request)
         if schema is None:
             return Ports({"output": answer.text})
@@ -133,7 +133,7 @@ async def _prompt(ctx: StepContext, config: Mapping[str, Any], document: Any) ->
     return fill(found, document)
 
 
-class _Conversation:
+class Conversation:
     """Asks one provider within the step's deadline and adds up the tokens, of answers that were of no use as well."""
 
     def __init__(self, ctx: StepContext, provider: LLMProvider, clock: Clock) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmteam.canvas.graph import ERROR_PORT, Node
+from llmteam.canvas.graph import Node
+from llmteam.canvas.ports import ERROR_PORT
 from llmteam.canvas.routing import DEAD, LIVE, compact
 from llmteam.canvas.state import Change, Completed, Failed
 from llmteam.events.models import ErrorInfo

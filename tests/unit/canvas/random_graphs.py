@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from llmteam.canvas.graph import ERROR_PORT, Graph, Node
+from llmteam.canvas.graph import Graph, Node
+from llmteam.canvas.ports import ERROR_PORT
 from llmteam.canvas.routing import DEAD, LIVE, Decisions, compact
 from llmteam.canvas.state import Completed, Failed, Key, Outcome
 from llmteam.events.models import ErrorInfo

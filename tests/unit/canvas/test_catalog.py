@@ -1,4 +1,4 @@
-"""The catalog: eight built-in types, configuration schemas, types of users, the process's own instance."""
+"""The catalog: nine built-in types, configuration schemas, types of users, the process's own instance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmteam.canvas.catalog import PortSpec, StepCatalog, StepCategory, StepType
 from llmteam.canvas.exceptions import InvalidStepTypeError, StepTypeExistsError
 
 BUILTIN = [
-    *("llm_agent", "http_action", "human_task", "condition", "parallel_split", "parallel_join", "transform"),
+    *("llm_agent", "team", "http_action", "human_task", "condition", "parallel_split", "parallel_join", "transform"),
     "action",
 ]
 
@@ -38,7 +38,7 @@ def metadata(type_id: str, **more: Any) -> StepTypeMetadata:
     return StepTypeMetadata(type_id, "1.0", "Mine", "", StepCategory.UTILITY, **more)
 
 
-def test_eight_types_are_built_in(catalog: StepCatalog) -> None:
+def test_nine_types_are_built_in(catalog: StepCatalog) -> None:
     assert catalog.list_type_ids() == BUILTIN
     assert [found.type_id for found in catalog.list_types()] == BUILTIN
     assert {found.version for found in catalog.list_types()} == {"1.0"}
@@ -47,7 +47,7 @@ def test_eight_types_are_built_in(catalog: StepCatalog) -> None:
 @pytest.mark.parametrize(
     ("category", "expected"),
     [
-        (StepCategory.AI, ["llm_agent"]),
+        (StepCategory.AI, ["llm_agent", "team"]),
         (StepCategory.INTEGRATION, ["http_action", "action"]),
         (StepCategory.HUMAN, ["human_task"]),
         (StepCategory.CONTROL, ["condition", "parallel_split", "parallel_join"]),
@@ -72,6 +72,7 @@ def test_a_type_presents_itself(catalog: StepCatalog) -> None:
     ("type_id", "inputs", "outputs", "routing", "kind", "queue"),
     [
         ("llm_agent", ("input",), ("output", "error"), False, "step", "llmteam.llm"),
+        ("team", ("input",), ("output", "limit", "escalated"), True, "step", "llmteam.llm"),
         ("http_action", ("body", "input"), ("output", "response", "status"), False, "step", "llmteam.io"),
         ("human_task", ("data",), ("approved", "rejected", "modified", "timeout"), True, "step", "llmteam.control"),
         ("condition", ("input",), ("true", "false"), True, "step", "llmteam.io"),
@@ -100,6 +101,8 @@ def test_the_engine_gets_the_facts_of_each_type(
     [
         ("llm_agent", {"model": "gpt-4"}),
         ("llm_agent", {"llm_ref": "main", "temperature": 2, "retry_count": 0, "timeout_seconds": 0.5}),
+        ("team", {"agents": [{"name": "a"}]}),
+        ("team", {"agents": [{"name": "a"}], "strategy": {"rules": [{"when": "true", "decision": "end"}]}}),
         ("http_action", {"url": "https://api.example.com/data", "method": "GET"}),
         ("http_action", {"client_ref": "crm", "path": "/people", "headers": {"Accept": "text/plain"}}),
         ("human_task", {"task_type": "choice", "choices": ["a", "b"]}),

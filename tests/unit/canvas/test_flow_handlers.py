@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from llmteam.canvas.builtin_types import BUILTIN_TYPES
 from llmteam.canvas.exceptions import InvalidConditionError
 from llmteam.canvas.handlers import BUILTIN_HANDLERS, condition, parallel_join, parallel_split, transform
 from llmteam.canvas.handlers.document import document
 from llmteam.canvas.ports import Ports
-from llmteam.canvas.step_types import BUILTIN_TYPES
 from llmteam.runtime.context import RuntimeContext, StepContext
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from llmteam.canvas.models import EdgeDefinition, SegmentDefinition, StepDefinition
 from llmteam.cli import graphs
+from tests.teams import segment as teamed
+from tests.teams import step, team
 
 
 def segment(*edges: tuple[str, str] | tuple[str, str, str], **names: str) -> SegmentDefinition:
@@ -48,6 +50,13 @@ def test_mermaid_escapes_what_would_end_a_label() -> None:
 
     assert 's_a["the #quot;first#quot; #lt;b#gt;<br/>' in drawn
     assert '|"if x == #quot;1#quot; #124; y #lt; 2"|' in drawn
+
+
+def test_agents_of_a_team_are_drawn_between_edges_to_it_and_back() -> None:
+    drawn = teamed(team(["a", "b"]), step("after"), edges=["team -> after"])
+
+    assert "    s_team --> s_team__a\n    s_team__a --> s_team\n" in graphs.mermaid(drawn)
+    assert "team__b (work)  b\n  → team  (back)\n" in graphs.text(drawn)
 
 
 def test_edges_that_lead_nowhere_are_left_out() -> None:
