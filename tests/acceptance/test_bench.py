@@ -79,6 +79,21 @@ def test_quick_bench_of_trust_tells_of_chains_and_row_security_beside_doing_with
 
 
 @pytest.mark.timeout(SECONDS)
+def test_quick_bench_of_capacity_tells_what_runs_write_and_what_deleting_them_takes(folder: Path) -> None:
+    target = folder / "figures.json"
+
+    process = bench("--quick", "--only", "capacity", "--json", str(target), folder=folder)
+    out, errors = process.communicate(timeout=SECONDS)
+
+    assert process.returncode == 0, errors
+    found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
+    assert len(found) == 58
+    assert all(name in out for name in found)
+    assert all(one["ours"] > 0 for name, one in found.items() if name.endswith(("write-ahead log", "in flight")))
+    assert found["retention: runs deleted"]["ours"] > 0
+
+
+@pytest.mark.timeout(SECONDS)
 def test_quick_bench_prints_every_row_and_writes_every_figure(folder: Path) -> None:
     target = folder / "figures.json"
 
