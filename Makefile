@@ -106,6 +106,10 @@ bench: dev ## Measure against raw Celery on the same servers (ARGS="--only limit
 chaos: dev ## Break workers, servers and messages under load; nothing may be lost or done twice
 	$(BIN)/python -m chaos
 
+.PHONY: hosts
+hosts: dev ## Cut hosts off from their servers for a minute and join them again (ARGS="--only apart --rounds 3")
+	$(BIN)/python -m hosts $(ARGS)
+
 .PHONY: build
 build: clean dev ## Build the sdist, and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation

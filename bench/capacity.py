@@ -178,6 +178,7 @@ _SIZES = """
 SELECT sum(pg_table_size(relid)), sum(pg_indexes_size(relid)), pg_current_wal_insert_lsn() - '0/0'
   FROM pg_stat_user_tables WHERE schemaname = 'llmteam'
 """
+_OVER = "SELECT count(*) FROM llmteam.runs WHERE finished_at IS NOT NULL"
 _COUNTS = "SELECT relname, n_tup_ins, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE schemaname = 'llmteam'"
 _COMMITS = """
 SELECT xact_commit, (SELECT wal_fpi FROM pg_stat_wal)::bigint
@@ -206,7 +207,7 @@ def _reading(place: Site, ask: Ask, worker: int, wait: float) -> Reading:
 def _retention(place: Site, ask: Ask) -> list[Finding]:
     """Deleting every run that is over, a sweep's batch at a time, and what the tables are then."""
     assert place.settings.database_url is not None
-    ((runs,),) = ask("SELECT count(*) FROM llmteam.runs")
+    ((runs,),) = ask(_OVER)
     ask("VACUUM (ANALYZE)")
     ask("CHECKPOINT")
     ((heap, index, log),) = ask(_SIZES)
@@ -219,7 +220,7 @@ def _retention(place: Site, ask: Ask) -> list[Finding]:
         took = time.perf_counter() - begun
         used = cpu_of(postgres_of(place)) - before
     ((_, _, purged),) = ask(_SIZES)
-    ((left,),) = ask("SELECT count(*) FROM llmteam.runs")
+    ((left,),) = ask(_OVER)
     ask("VACUUM")
     ((kept_heap, kept_index, cleaned),) = ask(_SIZES)
     if left:

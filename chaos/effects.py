@@ -32,7 +32,7 @@ class Ledger:
 
 
 @contextmanager
-def service() -> Iterator[Ledger]:
+def service(address: str = "127.0.0.1") -> Iterator[Ledger]:
     """The service, on a free port."""
     ledger = Ledger()
 
@@ -60,11 +60,11 @@ def service() -> Iterator[Ledger]:
         def handle_error(self, *_: object) -> None:
             """A client that was killed in the middle is what this is about."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server((address, 0), Handler)
     thread = threading.Thread(target=server.serve_forever, name="chaos-effects", daemon=True)
     thread.start()
     try:
-        ledger.url = f"http://127.0.0.1:{server.server_address[1]}/effects"
+        ledger.url = f"http://{address}:{server.server_address[1]}/effects"
         yield ledger
     finally:
         server.shutdown()

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2
 
 from chaos.steps import BEGAN
-from llmteam.embedded import DATABASE, LOGIN, EmbeddedServers
+from llmteam.embedded import DATABASE, LOGIN
 
 _RUNS = """
 SELECT run_id, status, open, running, completed, failed, total, next_seq, error ->> 'error_type',
@@ -26,10 +26,16 @@ SELECT run_id, seq, event_type, ts, step_id, step_type, visit, attempt, (payload
 """
 _ASKED = "SELECT run_id, count(*) FROM llmteam.interactions WHERE closed_at IS NULL GROUP BY run_id"
 _OPEN = "SELECT count(*) FROM llmteam.runs WHERE finished_at IS NULL"
+_ACCEPTED = f"""
+SELECT DISTINCT step_type FROM llmteam.events
+ WHERE event_type = 'step.completed' AND payload ->> %s = %s AND (payload ->> '{BEGAN}')::float8 > %s
+"""
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s AND backend_start < to_timestamp(%s)"
 #: Roles are taken on per transaction; the login stays what it was.
 _CUT = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{LOGIN}'"
 _RUNNING = "SELECT tenant_id, run_id FROM llmteam.runs WHERE status = 'running' ORDER BY run_id"
 _KNOWN = "SELECT count(*) FROM llmteam.runs"
+_LOSSES = "SELECT coalesce(sum(losses), 0) FROM llmteam.run_steps"
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,8 @@ class Evidence:
 class Witness:
     """Reads the tables of one installation; each look is a connection of its own, for the server may have restarted."""
 
-    def __init__(self, servers: EmbeddedServers) -> None:
-        self._url = servers.superuser_url.replace("+psycopg2", "", 1)
+    def __init__(self, superuser_url: str) -> None:
+        self._url = superuser_url.replace("+psycopg2", "", 1)
 
     def evidence(self) -> Evidence:
         with closing(self._connected()) as connection:
@@ -106,6 +112,23 @@ class Witness:
     def unfinished(self) -> int | None:
         """How many runs are not over; None while the server is away."""
         return self._number(_OPEN)
+
+    def losses(self) -> int:
+        """How many leases have run out so far."""
+        return self._number(_LOSSES) or 0
+
+    def accepted(self, annotation: str, value: str, since: float) -> set[str]:
+        """The types of steps that completed with this annotation by handlers that were called since a moment."""
+        with closing(self._connected()) as connection, connection.cursor() as cursor:
+            cursor.execute(_ACCEPTED, (annotation, value, since))
+            return {row[0] for row in cursor.fetchall()}
+
+    def sessions(self, address: str, before: float) -> int:
+        """How many sessions of a client are older than a moment."""
+        with closing(self._connected()) as connection, connection.cursor() as cursor:
+            cursor.execute(_SESSIONS, (address, before))
+            ((number,),) = cursor.fetchall()
+        return int(number)
 
     def known(self) -> int | None:
         """How many runs there are; None while the server is away."""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,10 +33,21 @@ class NotReadyError(LLMTeamError, RuntimeError):
 
 
 class Service:
-    """One ``llmteam worker`` or ``llmteam beat``: started, and started again when it was ended."""
+    """One ``llmteam worker`` or ``llmteam beat``: started, and started again when it was ended.
 
-    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    ``wrap`` makes of its command line the one that starts it elsewhere.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        wrap: Callable[[Sequence[str]], list[str]] = list,
+    ) -> None:
         self.name = name
+        self._wrap = wrap
         self._log = folder / f"{name}.log"
         self._arguments = list(arguments)
         self._environment = environment
@@ -54,7 +65,7 @@ class Service:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "chaos.leashed", *self._arguments],
+                self._wrap([sys.executable, "-P", "-m", "chaos.leashed", *self._arguments]),
                 env={**clean, "PYTHONPATH": path, **self._environment},
                 cwd=self._log.parent,
                 stdin=subprocess.DEVNULL,
@@ -68,15 +79,19 @@ class Service:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def log(self) -> str:
+        """All that it has written."""
+        return self._log.read_text(errors="replace")
+
     def last_words(self) -> str:
         """The end of its log."""
-        return self._log.read_text(errors="replace")[-3000:]
+        return self.log()[-3000:]
 
     def is_ready(self) -> bool:
         """Whether it has said so. Raises :class:`NotReadyError` when it has ended instead."""
         if not self.is_running:
             raise NotReadyError(self.name, self.last_words())
-        return "ready" in self._log.read_text(errors="replace")
+        return "ready" in self.log()
 
     def supervisor(self) -> psutil.Process | None:
         return _process(self._process.pid) if self._process is not None and self.is_running else None

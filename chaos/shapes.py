@@ -105,7 +105,7 @@ def cases(all_shapes: Sequence[Shape], count: int, seconds: float, seed: int) ->
     ]
 
 
-def _segment(name: str, steps: _Steps, *ways: str) -> SegmentDefinition:
+def segment(name: str, steps: _Steps, *ways: str) -> SegmentDefinition:
     """Steps by id with type and configuration; ``ways`` are edges, ``a.port -> b.port -> c``."""
     edges = []
     for way in ways:
@@ -138,7 +138,7 @@ def _step(step_id: str, kind: str, config: dict[str, Any]) -> StepDefinition:
     return StepDefinition(step_id=step_id, step_type=kind, config=config, **extra)
 
 
-def _transform(expression: str = "data") -> tuple[str, dict[str, Any]]:
+def transform(expression: str = "data") -> tuple[str, dict[str, Any]]:
     return "transform", {"expression": expression}
 
 
@@ -154,7 +154,7 @@ def _post(path: str) -> tuple[str, dict[str, Any]]:
     return "http_action", {"client_ref": CLIENT, "path": "/{label}/" + path, "method": "POST"}
 
 
-_BEGIN = {"begin": _transform()}
+_BEGIN = {"begin": transform()}
 
 
 def _chain() -> SegmentDefinition:
@@ -164,9 +164,9 @@ def _chain() -> SegmentDefinition:
         "post": _post("post"),
         "note": (LOOP, {"seconds": 0.1}),
         "pay": (PROCESS, {"effect": "pay", "seconds": 0.05}),
-        "last": _transform("{'label': label, 'via': via}"),
+        "last": transform("{'label': label, 'via': via}"),
     }
-    return _segment("chain", steps, " -> ".join(steps))
+    return segment("chain", steps, " -> ".join(steps))
 
 
 def _nested() -> SegmentDefinition:
@@ -178,12 +178,12 @@ def _nested() -> SegmentDefinition:
         "b": (PROCESS, {"seconds": 0.1}),
         "c": (THREAD, {}),
         "met": _join(3),
-        "pick": _transform("{'label': data[0].label, 'via': [one.via for one in data]}"),
+        "pick": transform("{'label': data[0].label, 'via': [one.via for one in data]}"),
         "post": _post("post"),
         "all": _join(2),
-        "last": _transform("[one.via for one in data]"),
+        "last": transform("[one.via for one in data]"),
     }
-    return _segment(
+    return segment(
         "nested",
         steps,
         "begin -> outer.branch_1 -> inner.branch_1 -> a -> met.branch_1",
@@ -202,9 +202,9 @@ def _early(strategy: str) -> SegmentDefinition:
         "slow": (PROCESS, {"seconds": 0.6}),
         "bad": (PROCESS, {"permanent": True}),
         "join": _join(3, strategy),
-        "last": _transform("data[0].label"),
+        "last": transform("data[0].label"),
     }
-    return _segment(
+    return segment(
         strategy,
         steps,
         "begin -> split.branch_1 -> quick -> join.branch_1 -> last",
@@ -216,15 +216,13 @@ def _early(strategy: str) -> SegmentDefinition:
 def _loop() -> SegmentDefinition:
     steps = {
         **_BEGIN,
-        "tick": _transform("{'label': label, 'left': left - 1, 'via': via}"),
+        "tick": transform("{'label': label, 'left': left - 1, 'via': via}"),
         "post": _post("round-{left}"),
         "work": (PROCESS, {}),
         "again": ("condition", {"expression": "left > 0"}),
-        "last": _transform("via"),
+        "last": transform("via"),
     }
-    return _segment(
-        "loop", steps, "begin -> tick -> post -> work -> again", "again.true -> tick", "again.false -> last"
-    )
+    return segment("loop", steps, "begin -> tick -> post -> work -> again", "again.true -> tick", "again.false -> last")
 
 
 def _choice(name: str) -> SegmentDefinition:
@@ -235,9 +233,9 @@ def _choice(name: str) -> SegmentDefinition:
         **{f"{way}_{number}": (LOOP, {}) for way in ("yes", "no") for number in (1, 2, 3)},
         "work": (PROCESS, {}),
         "join": _join(2),
-        "last": _transform("data[0].via"),
+        "last": transform("data[0].via"),
     }
-    return _segment(
+    return segment(
         f"choice_{name}",
         steps,
         "begin -> choose",
@@ -251,9 +249,9 @@ def _caught() -> SegmentDefinition:
         **_BEGIN,
         "broken": (PROCESS, {"permanent": True}),
         "never": (LOOP, {}),
-        "last": _transform("error_type"),
+        "last": transform("error_type"),
     }
-    return _segment("caught", steps, "begin -> broken -> never", "broken.error -> last")
+    return segment("caught", steps, "begin -> broken -> never", "broken.error -> last")
 
 
 def _retries() -> SegmentDefinition:
@@ -262,9 +260,9 @@ def _retries() -> SegmentDefinition:
         "flaky": (PROCESS, {"fail": 2, "effect": "flaky"}),
         "flaky_too": (THREAD, {"fail": 1}),
         "post": _post("post"),
-        "last": _transform("via"),
+        "last": transform("via"),
     }
-    return _segment("retries", steps, " -> ".join(steps))
+    return segment("retries", steps, " -> ".join(steps))
 
 
 def _wide(width: int) -> SegmentDefinition:
@@ -275,10 +273,10 @@ def _wide(width: int) -> SegmentDefinition:
         "split": _split(width),
         **{f"w_{number}": kinds[number % 3] for number in numbers},
         "join": _join(width),
-        "last": _transform("[one.via[0] for one in data]"),
+        "last": transform("[one.via[0] for one in data]"),
     }
     branches = [f"split.branch_{number} -> w_{number} -> join.branch_{number}" for number in numbers]
-    return _segment("wide", steps, "begin -> split", *branches, "join -> last")
+    return segment("wide", steps, "begin -> split", *branches, "join -> last")
 
 
 def _slow(seconds: float) -> SegmentDefinition:
@@ -286,9 +284,9 @@ def _slow(seconds: float) -> SegmentDefinition:
         **_BEGIN,
         "long": (THREAD, {"seconds": seconds, "effect": "long"}),
         "longer": (PROCESS, {"seconds": seconds, "effect": "longer"}),
-        "last": _transform("via"),
+        "last": transform("via"),
     }
-    return _segment("slow", steps, " -> ".join(steps))
+    return segment("slow", steps, " -> ".join(steps))
 
 
 def _effects() -> SegmentDefinition:
@@ -297,15 +295,15 @@ def _effects() -> SegmentDefinition:
         "reserve": (PROCESS, {"effect": "reserve", "seconds": 0.4}),
         "post": _post("post"),
         "ship": (PROCESS, {"effect": "ship", "seconds": 0.4}),
-        "last": _transform("via"),
+        "last": transform("via"),
     }
-    return _segment("effects", steps, " -> ".join(steps))
+    return segment("effects", steps, " -> ".join(steps))
 
 
 def _hang() -> SegmentDefinition:
     patience = {"hang": 3.0, "timeout_seconds": 1.0, "retry_count": 8}
-    steps = {**_BEGIN, "deaf": (THREAD, patience), "deaf_too": (PROCESS, patience), "last": _transform("via")}
-    return _segment("hang", steps, " -> ".join(steps))
+    steps = {**_BEGIN, "deaf": (THREAD, patience), "deaf_too": (PROCESS, patience), "last": transform("via")}
+    return segment("hang", steps, " -> ".join(steps))
 
 
 def _fails() -> SegmentDefinition:
@@ -315,9 +313,9 @@ def _fails() -> SegmentDefinition:
         "sibling": (LOOP, {"seconds": 0.5}),
         "broken": (PROCESS, {"permanent": True}),
         "join": _join(2),
-        "last": _transform(),
+        "last": transform(),
     }
-    return _segment(
+    return segment(
         "fails",
         steps,
         "begin -> split.branch_1 -> sibling -> join.branch_1 -> last",
@@ -333,11 +331,11 @@ def _approval() -> SegmentDefinition:
         "ask": ("human_task", {"task_type": "approval", "title": "Ship {label}?", "assignee_ref": PERSON}),
         "work": (PROCESS, {"seconds": 0.1}),
         "join": _join(2),
-        "pick": _transform("{'label': data[1].label, 'via': [data[0].responder, data[1].via]}"),
+        "pick": transform("{'label': data[1].label, 'via': [data[0].responder, data[1].via]}"),
         "ship": (PROCESS, {"effect": "ship"}),
-        "last": _transform("via"),
+        "last": transform("via"),
     }
-    return _segment(
+    return segment(
         "approval",
         steps,
         "begin -> split.branch_1 -> ask",
@@ -351,6 +349,6 @@ def _poison() -> SegmentDefinition:
         **_BEGIN,
         "before": (PROCESS, {"effect": "before"}),
         "poison": (PROCESS, {"poison": True}),
-        "last": _transform("via"),
+        "last": transform("via"),
     }
-    return _segment("poison", steps, " -> ".join(steps))
+    return segment("poison", steps, " -> ".join(steps))

@@ -119,7 +119,7 @@ class _Trial:
         self._planned = planned
         self._faults = faults
         self._told = told
-        self._witness = Witness(servers)
+        self._witness = Witness(servers.superuser_url)
         self._settings = Settings(
             database_url=servers.database_url, broker_url=servers.broker_url, imports=("chaos.steps",)
         )

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -105,10 +106,15 @@ class CeleryDispatcher:
     """Sends hints as Celery tasks through the app's own producer pool; several in one round trip.
 
     The task id is a fresh one, the arguments shown are the ids themselves: a run can be found in Flower by either.
+
+    A broker that does not answer holds up whoever sends until a timeout; after that it is left alone for as long as it
+    has cost, so that it costs at most half of anybody's time. What should be sent meanwhile a sweep sends.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._app = app
+        self._monotonic = monotonic
+        self._alone_until = 0.0
         self._lock = threading.Lock()
         self._waiting: list[Hint] = []
         self._publishing = False
@@ -127,9 +133,23 @@ class CeleryDispatcher:
             self._publishing = True
         while batch := self._next_batch():
             try:
-                self._publish_all(batch)
+                with self._sparing():
+                    self._publish_all(batch)
             except Exception as exc:  # noqa: BLE001  # whatever a broker's client raises, what the hints are about is safe
                 logger.warning("%d hints not sent (%s); a sweep sends them again", len(batch), exc)
+
+    @contextmanager
+    def _sparing(self) -> Iterator[None]:
+        """Raise :class:`InfrastructureError` instead while the broker is left alone; see the class."""
+        began = self._monotonic()
+        if began < self._alone_until:
+            raise InfrastructureError("the broker has not answered a moment ago")
+        try:
+            yield
+        except Exception:
+            now = self._monotonic()
+            self._alone_until = now + (now - began)
+            raise
 
     def _next_batch(self) -> list[Hint]:
         with self._lock:
@@ -156,13 +176,15 @@ class CeleryDispatcher:
 
     def send_chord(self, chord: Chord) -> None:
         """Publish the heads as headers of one chord; without a backend that can count them, as plain hints."""
-        backend = self._app.backend
-        if not getattr(backend, "supports_native_join", False):
+        if not getattr(self._app.backend, "supports_native_join", False):
             self.send(chord.heads)
             return
+        with self._sparing():
+            self._publish_chord(chord, new_id())
+
+    def _publish_chord(self, chord: Chord, group_id: str) -> None:
         body = self._signature(chord.body, chord.chord_id)
-        group_id = new_id()
-        backend.set_chord_size(group_id, len(chord.heads))
+        self._app.backend.set_chord_size(group_id, len(chord.heads))
         declared: set[str] = set()
         lanes = self._lanes.behind([(hint.tenant_id, hint.queue) for hint in chord.heads])
         with self._producer(len(chord.heads)) as producer:
@@ -217,6 +239,8 @@ class CeleryDispatcher:
                 yield producer
 
 
+#: Seconds in which a broker that is there answers.
+ANSWER_SECONDS = 10
 #: Seconds after which a message that was received but not acknowledged is delivered again. Step hints are never
 #: acknowledged; only foreign tasks on the same broker are concerned.
 VISIBILITY_SECONDS = 1800
@@ -240,10 +264,12 @@ def celery_app(settings: Settings, *, name: str = "llmteam", include: Sequence[s
     transport = {
         **primary,
         "visibility_timeout": VISIBILITY_SECONDS,
-        "socket_timeout": 30,
+        # A broker that went without a word: whoever sends is told after the timeout, and whoever waits for messages,
+        # to whom no timeout applies, connects anew after twice the interval.
+        "socket_timeout": ANSWER_SECONDS,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
-        "health_check_interval": 25,
+        "health_check_interval": ANSWER_SECONDS,
         "retry_on_timeout": False,
         # A broker that is away must not hold up whoever sends: otherwise kombu tries again for six seconds.
         "max_retries": 0,
@@ -386,9 +412,9 @@ _FIXED: dict[str, Any] = {
     "result_expires": 3600,
     "result_chord_expires": 7 * 24 * 3600,
     "result_chord_join_timeout": 10,
-    "redis_socket_timeout": 30,
+    "redis_socket_timeout": ANSWER_SECONDS,
     "redis_socket_keepalive": True,
-    "redis_backend_health_check_interval": 25,
+    "redis_backend_health_check_interval": ANSWER_SECONDS,
     "worker_send_task_events": False,
     "task_send_sent_event": False,
     "enable_utc": True,

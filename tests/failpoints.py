@@ -12,11 +12,12 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from celery.signals import task_received
 
-from llmteam.canvas.postgres import PostgresRunStore
+from llmteam.canvas.postgres import PostgresRunStore, holds
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.dispatch import RUN_STEP, CeleryDispatcher
 from llmteam.errors import InfrastructureError
@@ -68,7 +69,7 @@ def reach(point: str, run_id: str, step_id: str = "") -> None:
         raise UnknownOutcomeError(point)
 
 
-def _around(owner: type, method: str, name: str, key_of: Callable[..., tuple[str, str]]) -> None:
+def _around(owner: type | ModuleType, method: str, name: str, key_of: Callable[..., tuple[str, str]]) -> None:
     """Put ``name.before`` and ``name.after`` around a method; ``key_of`` its arguments is the run and the step."""
     inner = getattr(owner, method)
 
@@ -115,6 +116,7 @@ def install() -> None:
         lambda header, *_, finished=None, **__: (header.run_id, finished[0] if finished else ""),
     )
     _around(PostgresRunStore, "take_hold", "hold", lambda header, *_, **__: (header.run_id, ""))
+    _around(holds, "capture", "capture", lambda _, header, *__: (header.run_id, ""))
     _around(CeleryDispatcher, "send", "send", lambda hints: (hints[0].run_id, hints[0].step_id))
     _around(CeleryDispatcher, "send_chord", "chord", lambda chord: (chord.body.run_id, chord.body.step_id))
     _around(CeleryDispatcher, "_publish", "publish", lambda _, hint, *__, **___: (hint.run_id, hint.step_id))

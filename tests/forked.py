@@ -31,8 +31,9 @@ def command(
             order.seek(0)
             asking.connect(address)
             socket.send_fds(asking, [b"run"], [there.fileno(), order.fileno(), *streams])
-        here.settimeout(timeout)
+        # The first command waits until all is imported.
         pid = _told(here)
+        here.settimeout(timeout)
         try:
             return _told(here)
         except TimeoutError:

@@ -37,7 +37,10 @@ class Began:
 
 
 def traced(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
-    """Begin, wait for the run's ``gate``, ``die`` the first ``times``, ``fail`` so often, or say how it was reached."""
+    """Begin, wait for the run's ``gate``, ``die`` the first ``times``, ``fail`` so often, or say how it was reached.
+
+    With ``checkpoint`` it asks for a snapshot of the run.
+    """
     run_id = ctx.run_id
     before = sum(one.step_id == ctx.step_id for one in began(_folder(), run_id))
     queue = current_task.request.delivery_info["routing_key"]
@@ -50,6 +53,8 @@ def traced(ctx: StepContext, config: dict[str, Any], input_data: Any) -> Any:
     reach("handler", run_id, ctx.step_id)
     if ctx.attempt <= config.get("fail", 0):
         raise ValueError(f"attempt {ctx.attempt} failed")
+    if config.get("checkpoint"):
+        ctx.checkpoint()
     return way(ctx, input_data)
 
 

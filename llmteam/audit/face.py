@@ -21,7 +21,7 @@ from llmteam.audit.checkpoints import AuditCheckpoint
 from llmteam.audit.exceptions import AuditIntegrityError
 from llmteam.audit.models import AuditDraft, AuditQuery, AuditRecord
 from llmteam.crypto import VerifyKey
-from llmteam.tenancy.context import get_current_tenant
+from llmteam.tenancy.context import tenant_or_current
 from llmteam.tenancy.exceptions import TenantContextError
 
 T = TypeVar("T")
@@ -193,13 +193,7 @@ class AuditStoreFace(ABC):
 
         Raises :class:`TenantContextError` when another tenant than the named one is current.
         """
-        current = get_current_tenant()
-        if tenant_id and current and tenant_id != current:
-            raise TenantContextError(
-                f"Audit records of tenant '{tenant_id}' were asked for while '{current}' is current: "
-                "leave its context, or enter the other one's"
-            )
-        return tenant_id or current or None
+        return tenant_or_current(tenant_id, "Audit records")
 
     async def append(self, record: AuditRecord) -> None:
         """Keep a finished record, as from an import; see :meth:`insert`. Raises :class:`TenantContextError`."""

@@ -13,6 +13,7 @@ from itertools import islice, takewhile
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from llmteam import metrics
 from llmteam.audit.canonical import Sensitive
 from llmteam.audit.chain import GENESIS, ChainPoint, UnreadableRecord, link_all
 from llmteam.audit.checkpoints import AuditCheckpoint
@@ -114,6 +115,7 @@ class MemoryAuditStore(AuditStoreFace):
             chain = self._chains.setdefault(tenant_id, _Chain())
             kept, fresh = link_all(drafts, tenant_id, chain.head, chain.by_key, now=now, sensitive=self._sensitive)
             self._keep(chain, fresh, now)
+        metrics.AUDIT_RECORDS.add(value=len(fresh))
         return deepcopy(kept)
 
     def insert(self, record: AuditRecord) -> None:

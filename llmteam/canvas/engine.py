@@ -15,7 +15,7 @@ from typing import Any
 
 from llmteam import codec
 from llmteam.audit.denials import Denials
-from llmteam.canvas import transitions
+from llmteam.canvas import counting, transitions
 from llmteam.canvas.admitting import Admitting
 from llmteam.canvas.asking import Asking
 from llmteam.canvas.exceptions import AlreadyRunningError, StepTimeoutError
@@ -245,7 +245,9 @@ class Engine:
             work, claimed, event, self.limits.lease, self.holder, keys if len(keys) <= LOOK_AHEAD else None
         )
         if taken is None:
+            counting.claim_refused()
             return None
+        counting.claimed(node.step.step_type, node.facts.queue, work.row, now)
         self.outbox.notify(hint.tenant_id, hint.run_id, False)
         return self._execution(work, node, graph, claimed, timeout, input_data, delivered_chord, taken.seen, entry)
 
@@ -343,11 +345,11 @@ class Engine:
 
     def _finish(self, execution: Execution, outcome: Outcome, output: StoredOutput | None) -> Change:
         header, graph, key = execution.header, execution.graph, execution.key
-        policy, chance = self.policy_of(header), self.chance()
+        policy, chance, ctx = self.policy_of(header), self.chance(), execution.ctx
         chord_id = new_id() if key[0] in graph.chords else None
 
         def transition(moment: Slice) -> Change:
-            return transitions.finish(
+            change = transitions.finish(
                 graph,
                 moment,
                 key,
@@ -358,8 +360,10 @@ class Engine:
                 delivered_chord=execution.delivered_chord,
                 chord_id=chord_id,
             )
+            over = change.steps.get(key)
+            change.checkpoint = ctx.wants_snapshot and over is not None and over.state is StepState.COMPLETED
+            return change
 
-        ctx = execution.ctx
         change = self.store.apply(
             header,
             transitions.prefetch(graph, key),
@@ -371,6 +375,8 @@ class Engine:
             local_state=ctx.local_state if ctx.dirty else None,
             seen=execution.seen,
         )
+        if not change.applied:
+            counting.result_refused()
         if output is not None and output.digest is None and len(change.ready) <= HANDED_ON_AT_ONCE:
             self._handed_on.follow(execution, change, output)
         self.outbox.send(header.tenant_id, graph, change)

@@ -29,6 +29,7 @@ from llmteam.canvas.sweeping import Expired, LateRun
 from llmteam.context.stores import ContextStore
 from llmteam.dispatch import Hint, quarantine_beside
 from llmteam.ids import Clock
+from llmteam.persistence.stores import MemorySnapshotStore
 from llmteam.regions import queue_in
 from llmteam.tenancy.admission import StartCounts, StartLimits, refusal, wait
 
@@ -214,7 +215,9 @@ class MemorySweeps:
         snapshots: MutableMapping[tuple[str, str], SegmentSnapshot],
         clock: Clock,
         contexts: ContextStore,
+        taken: MemorySnapshotStore | None = None,
     ) -> None:
+        self._taken = taken
         self._runs = runs
         self._contexts = contexts
         self._snapshots = snapshots
@@ -295,6 +298,8 @@ class MemorySweeps:
         for snapshot in list(self._snapshots.values()):
             if (snapshot.tenant_id, snapshot.run_id) in gone:
                 del self._snapshots[snapshot.tenant_id, snapshot.snapshot_id]
+        if self._taken is not None:
+            self._taken.forget_runs(gone)
         return len(gone)
 
     def record(self, name: str, found: int) -> None:

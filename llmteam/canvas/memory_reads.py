@@ -21,6 +21,7 @@ from llmteam.canvas.records import Holding, PinnedDefinition, RunHeader, RunReco
 from llmteam.canvas.routing import Source, StepOutput, failure_output, run_outputs
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Key, SegmentStatus, StepRow, StepState
+from llmteam.persistence.stores import MemorySnapshotStore
 
 #: States in which a step's input is needed next.
 _TAKES_INPUT = (StepState.READY, StepState.WAITING)
@@ -29,8 +30,9 @@ _TAKES_INPUT = (StepState.READY, StepState.WAITING)
 class MemoryReads:
     """The part of :class:`~llmteam.canvas.records.RunStore` that changes no run."""
 
-    def __init__(self, region: str) -> None:
+    def __init__(self, region: str, snapshots: MemorySnapshotStore | None = None) -> None:
         self.region = region
+        self.snapshots = snapshots or MemorySnapshotStore()
         self._runs: dict[tuple[str, str], MemoryRun] = {}
         self._definitions: dict[tuple[str, str], PinnedDefinition] = {}
         self._snapshots: dict[tuple[str, str], SegmentSnapshot] = {}
@@ -112,7 +114,9 @@ class MemoryReads:
 
     def snapshot(self, tenant_id: str, snapshot_id: str) -> SegmentSnapshot | None:
         """As :meth:`RunStore.snapshot`."""
-        return self._snapshots.get((tenant_id, snapshot_id))
+        found = self._snapshots.get((tenant_id, snapshot_id))
+        taken = None if found is not None else self.snapshots.find(tenant_id, snapshot_id)
+        return found if taken is None else SegmentSnapshot.of_pipeline(taken)
 
     def lost(self, holdings: Sequence[Holding]) -> set[Holding]:
         """As :meth:`RunStore.lost`."""

@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -182,6 +183,15 @@ class SegmentDefinition(CanvasModel):
     def content_hash(self) -> str:
         """SHA-256 (hex) of the canonical document: equal content, equal hash, wherever it was read from."""
         return codec.digest(codec.canonical(self.to_dict()))
+
+    def validate(self) -> list[str]:  # type: ignore[override]
+        """Every problem for which a runner of this process would refuse the segment, with its place; empty when sound.
+
+        Of a step type that this process does not know, the configuration is not looked at: a worker may know it.
+        """
+        # The checks of types and graph stand above the values that they check, and need not be loaded to read them.
+        validator = import_module("llmteam.canvas.validation").SegmentValidator()
+        return [str(message) for message in validator.validate(self, strict=False).errors]
 
     def problems(self) -> Iterator[Problem]:
         """Faults of ids, duplicates, entrypoint, edge ends and numbers: those that need no catalog and no graph."""

@@ -42,8 +42,8 @@ class Moving:
         self._keys = dict(keys or {})
         self._clock = clock
 
-    def export_run(self, tenant_id: str, run_id: str, *, by: str = "") -> bytes:
-        """A paused run as bytes, to be imported elsewhere. It stays here, paused.
+    def export_run(self, tenant_id: str, run_id: str, *, by: str = "", compress: bool = True) -> bytes:
+        """A paused run as bytes, to be imported elsewhere: JSON, by gzip or as it is. The run stays here, paused.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -61,7 +61,7 @@ class Moving:
             raise RunStateError(run_id, "has lost the snapshot of its pause: resume it and pause it again")
         snapshot = packed(read(rows["snapshots"][0]["document"]), rows, self._keys.get(tenant_id))
         carried(snapshot, tenant_id)
-        data = to_bytes(snapshot)
+        data = to_bytes(snapshot, compress=compress)
         self._audit.add(tenant_id, [_told(AuditEventType.DATA_EXPORTED, "export", snapshot.snapshot_id, run_id, by)])
         return data
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from llmteam.canvas import counting
 from llmteam.canvas.graph import Graph
 from llmteam.canvas.state import Change, Key, RunState, StepRow, StepState
 from llmteam.dispatch import QUARANTINE_QUEUE, Chord, Dispatcher, Hint
@@ -52,7 +53,8 @@ class Outbox:
         self.send_hints(list(hints.values()))
 
     def tell(self, tenant_id: str, change: Change) -> None:
-        """Wake whoever follows the run."""
+        """Count what happened, and wake whoever follows the run."""
+        counting.changed(change)
         if change.events or change.hold is not None:
             self.notify(tenant_id, change.run.run_id, change.ended)
 

@@ -1,7 +1,7 @@
 """Paused runs as documents that leave their installation: the snapshot of the pause with the rows behind it. Pure.
 
-The document is a :class:`PipelineSnapshot` like any other, sealed and perhaps signed; as bytes it is its JSON,
-compressed with gzip. Its rows are checked before they are believed: they may have been made by anybody.
+The document is a :class:`PipelineSnapshot` like any other, sealed and perhaps signed; as bytes it is its JSON, as it
+is or compressed with gzip. Its rows are checked before they are believed: they may have been made by anybody.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ TABLES = (
     "snapshots",
 )
 
+#: What files of gzip begin with (RFC 1952).
+_GZIP = b"\x1f\x8b"
+
 #: Bytes of JSON that an exported run may have.
 MAX_BYTES = 256 * 1024 * 1024
 
@@ -75,28 +78,33 @@ def packed(snapshot: PipelineSnapshot, rows: Rows, key: bytes | None = None) -> 
     return sealed(replace(snapshot, global_state={**snapshot.global_state, "rows": rows}), key)
 
 
-def to_bytes(snapshot: PipelineSnapshot) -> bytes:
-    """The document, compressed. Raises :class:`SnapshotTooLargeError`."""
+def to_bytes(snapshot: PipelineSnapshot, *, compress: bool = True) -> bytes:
+    """The document. Raises :class:`SnapshotTooLargeError`."""
     text = codec.dumps(snapshot.to_dict()).encode()
     if len(text) > MAX_BYTES:
         raise SnapshotTooLargeError(snapshot.snapshot_id, len(text), MAX_BYTES)
-    return gzip.compress(text, mtime=0)
+    return gzip.compress(text, mtime=0) if compress else text
 
 
 def from_bytes(data: bytes, key: bytes | None = None, *, max_bytes: int = MAX_BYTES) -> PipelineSnapshot:
     """The document of :func:`to_bytes`, checked against its checksum and, with a ``key``, its signature.
 
+    Never holds more than ``max_bytes`` of JSON, whatever ``data`` would grow to.
+
     Raises :class:`SnapshotFormatError`, :class:`SnapshotIntegrityError`, :class:`SnapshotTooLargeError`.
     """
-    unpacking = zlib.decompressobj(wbits=31)
+    text, whole = data, True
     try:
-        text = unpacking.decompress(data, max_bytes + 1)
+        if data.startswith(_GZIP):
+            unpacking = zlib.decompressobj(wbits=31)
+            text = unpacking.decompress(data, max_bytes + 1)
+            whole = unpacking.eof
         if len(text) > max_bytes:
             raise SnapshotTooLargeError("", len(text), max_bytes)
         document = codec.loads(text)
     except (zlib.error, ValueError, RecursionError):
         document = None
-    if not isinstance(document, dict) or not unpacking.eof:
+    if not isinstance(document, dict) or not whole:
         raise SnapshotFormatError("", "it is no whole file of `llmteam runs export-snapshot`")
     snapshot = read(document)
     check_signature(snapshot, key)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmteam.audit.stores import AuditStoreFace
     from llmteam.context.runs import Contexts
     from llmteam.human.interactions import Interactions
+    from llmteam.persistence.stores import SnapshotStore
 
 
 #: Characters of an input that stands in the run's row; a longer one is a payload of its own.
@@ -28,16 +29,30 @@ INLINE_INPUT = 8192
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The settings of one run, written with it. Durations are in seconds; ``started_by`` is the person, if known."""
+    """The settings of one run, written with it. Durations are in seconds; ``started_by`` is the person, if known.
+
+    ``snapshot_interval`` is the number of completed steps between two snapshots that the run takes by itself, 0 for
+    none; ``snapshot_on_error`` whether it takes one when it fails, None for: if it takes any by itself.
+    """
 
     max_retries: int = 3
     retry_delay: float = 1.0
     timeout_seconds: float | None = None
     step_timeout: float | None = None
     started_by: str = ""
+    snapshot_interval: int = 0
+    snapshot_on_error: bool | None = None
+
+    @property
+    def keeps_failures(self) -> bool:
+        """Whether a failure leaves a snapshot."""
+        return self.snapshot_interval > 0 if self.snapshot_on_error is None else self.snapshot_on_error
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        """As it is written; what earlier versions do not know only where it says something."""
+        unsaid = {"snapshot_interval": 0, "snapshot_on_error": None}
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if name not in unsaid or unsaid[name] != value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +267,11 @@ class RunStore(Protocol):
     @property
     def audit(self) -> AuditStoreFace:
         """Where starts, ends, pauses and resumes of runs are told, in the transactions that make them."""
+        ...
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """Where snapshots of these runs are kept: those of pauses, and those that runs take by themselves."""
         ...
 
     @property

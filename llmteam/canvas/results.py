@@ -25,6 +25,8 @@ class RunConfig:
 
     ``started_by`` names the person who starts the run, whom steps with four eyes then do not ask.
     ``timeout_seconds`` and ``timeout`` are two spellings of one thing. ``retry_delay`` is a timedelta or seconds.
+    ``snapshot_interval`` is the number of completed steps between two snapshots of the run, 0 for none;
+    ``snapshot_on_error`` whether a failure leaves one, by default if there is an interval.
     Callbacks are called in the process that waits for the run: ``on_step_start(step_id, input)``,
     ``on_step_complete(step_id, output)``, ``on_step_error(step_id, error)``, ``on_cancel(result)``.
 
@@ -36,12 +38,14 @@ class RunConfig:
     max_retries: int = 3
     timeout: timedelta | None = None
     retry_delay: timedelta | float = timedelta(seconds=1)
-    step_timeout: float | None = None
-    started_by: str = ""
     on_step_start: Callback | None = None
     on_step_complete: Callback | None = None
     on_step_error: Callback | None = None
     on_cancel: Callback | None = None
+    snapshot_interval: int = 0
+    step_timeout: float | None = None
+    started_by: str = ""
+    snapshot_on_error: bool | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
@@ -56,6 +60,8 @@ class RunConfig:
             raise ValueError(f"started_by: the name {fault}")
         if self.max_retries < 0:
             raise ValueError(f"max_retries is {self.max_retries}; it must be at least 0")
+        if self.snapshot_interval < 0:
+            raise ValueError(f"snapshot_interval is {self.snapshot_interval}; it must be at least 0")
         for name in ("timeout_seconds", "step_timeout"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -87,6 +93,8 @@ def run_options(segment: SegmentDefinition, config: RunConfig | None) -> RunOpti
         timeout_seconds=timeout if config.timeout_seconds is None else config.timeout_seconds,
         step_timeout=config.step_timeout,
         started_by=config.started_by,
+        snapshot_interval=config.snapshot_interval,
+        snapshot_on_error=config.snapshot_on_error,
     )
 
 

@@ -1,8 +1,8 @@
-"""The snapshot of a paused run: what it had done and what it waited for, with a checksum over all of it."""
+"""The snapshot of a run: what it had done and what it waited for, with a checksum over all of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ __all__ = ["SegmentSnapshot", "SnapshotStep"]
 
 
 class SnapshotStep(BaseModel):
-    """One execution of a step as the pause found it. ``repeats``: it still ran then, and runs again."""
+    """One execution of a step. ``repeats``: it still ran, and runs again after a pause."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,9 +32,10 @@ class SnapshotStep(BaseModel):
 
 
 class SegmentSnapshot(BaseModel):
-    """A run as one pause found it. Written once, in the transaction of the pause.
+    """A run as it was at one moment: that of a pause, or one of which it took a snapshot by itself.
 
-    ``step_outputs`` has the answer of each step that is over, of its latest visit; large ones as ``{"$ref": digest}``.
+    Written once, in the transaction that made it so. ``step_outputs`` has the answer of each step that is over, of its
+    latest visit; large ones as ``{"$ref": digest}``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,20 +78,27 @@ class SegmentSnapshot(BaseModel):
             raise SnapshotIntegrityError(snapshot.snapshot_id)
         return snapshot
 
-    def as_pipeline(self, pending_approvals: Sequence[str] = ()) -> PipelineSnapshot:
+    def as_pipeline(
+        self,
+        pending_approvals: Sequence[str] = (),
+        *,
+        snapshot_type: SnapshotType = SnapshotType.PAUSE,
+        phase: PipelinePhase | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> PipelineSnapshot:
         """The form in which all snapshots are kept: this one stands in its ``global_state``, under ``segment``.
 
-        ``pending_approvals`` are the requests that people have not answered.
+        ``pending_approvals`` are the requests that people have not answered. ``phase`` is that of a pause by default.
         """
         asks = any(step.waits_for == "person" for step in self.steps)
         snapshot = PipelineSnapshot(
             snapshot_id=self.snapshot_id,
-            snapshot_type=SnapshotType.PAUSE,
+            snapshot_type=snapshot_type,
             pipeline_id=self.segment_id,
             run_id=self.run_id,
             tenant_id=self.tenant_id,
             pipeline_version=self.definition_hash,
-            phase=PipelinePhase.WAITING_HUMAN if asks else PipelinePhase.PAUSED,
+            phase=phase or (PipelinePhase.WAITING_HUMAN if asks else PipelinePhase.PAUSED),
             global_state={"segment": self.to_dict()},
             completed_steps=list(self.completed_steps),
             next_steps=[step.step_id for step in self.steps if step.state in ("ready", "running")],
@@ -98,19 +106,20 @@ class SegmentSnapshot(BaseModel):
             pending_approvals=list(pending_approvals),
             created_at=self.created_at,
             started_at=self.original_started_at,
-            paused_at=self.created_at,
+            paused_at=self.created_at if snapshot_type is SnapshotType.PAUSE else None,
+            metadata=dict(metadata or {}),
         )
         snapshot.checksum = snapshot.compute_checksum()
         return snapshot
 
     @classmethod
     def of_pipeline(cls, snapshot: PipelineSnapshot) -> Self | None:
-        """The opposite of :meth:`as_pipeline`; None when it is not the snapshot of a run's pause.
+        """The opposite of :meth:`as_pipeline`; None when it is not one that was taken of a run.
 
         Raises :class:`SnapshotIntegrityError`.
         """
         document = snapshot.global_state.get("segment")
-        if snapshot.snapshot_type is not SnapshotType.PAUSE or not isinstance(document, dict):
+        if not isinstance(document, dict):
             return None
         try:
             return cls.from_dict(document)

@@ -236,7 +236,8 @@ class Change:
     one statement. ``ready`` are the steps to hint at now; ``chord`` is the id of the chord that brings them.
     ``hold`` is what a pause or its end does to all rows at once. ``asks`` is the request of a step that waits for a
     person from now on; ``withdrawn`` are steps that did and will not go on, so that nobody needs to answer them.
-    ``moves_deadline`` says that the run has until another moment now.
+    ``moves_deadline`` says that the run has until another moment now, ``checkpoint`` that the step which is over asked
+    for a snapshot of the run.
     ``applied`` is False when the claim no longer holds the step and nothing was changed. ``by`` is the person who
     wanted the change, if one did and is known.
     """
@@ -253,6 +254,7 @@ class Change:
     asks: Ruling | None = None
     withdrawn: list[Key] = field(default_factory=list)
     moves_deadline: bool = False
+    checkpoint: bool = False
     applied: bool = True
     ended: bool = False
     by: str = ""

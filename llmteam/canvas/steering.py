@@ -15,6 +15,7 @@ from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import SegmentStatus
 from llmteam.canvas.surgery import PAUSE_GRACE_SECONDS
 from llmteam.events.models import EventQuery, EventType
+from llmteam.persistence.stores import SnapshotStore
 from llmteam.runtime.context import RuntimeContext
 
 T = TypeVar("T")
@@ -108,8 +109,13 @@ class Steering(_Runner):
         tenants = dict.fromkeys([tenant_id, *self._tenants.values()])
         return next((one for one in tenants if store.snapshot(one, snapshot_id) is not None), tenant_id)
 
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """Where snapshots of runs are: those of pauses, and those that runs take by themselves."""
+        return self._runs.engine.store.snapshots
+
     async def get_snapshot(self, snapshot_id: str, *, tenant_id: str | None = None) -> SegmentSnapshot | None:
-        """The snapshot of a pause; None when there is none of this id."""
+        """The snapshot of a run; None when there is none of this id."""
         tenant = tenant_id or await self._call(self._tenant_of_snapshot, self._tenant(None), snapshot_id)
         return await self._call(self._runs.engine.store.snapshot, tenant, snapshot_id)
 

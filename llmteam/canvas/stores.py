@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,6 +12,7 @@ from typing import Any
 
 from llmteam.audit.stores import MemoryAuditStore
 from llmteam.canvas import auditing, transitions
+from llmteam.canvas.capturing import captured, wanted
 from llmteam.canvas.graph import Node
 from llmteam.canvas.memory import (
     Held,
@@ -48,17 +50,22 @@ from llmteam.events.models import EventDraft, EventScope, WorktrailEvent
 from llmteam.human.memory import MemoryInteractions
 from llmteam.human.models import InteractionRequest
 from llmteam.ids import Clock, utc_now
+from llmteam.persistence.exceptions import SnapshotTooLargeError
+from llmteam.persistence.models import PipelineSnapshot, SnapshotType
+from llmteam.persistence.stores import MemorySnapshotStore
 from llmteam.regions import DEFAULT_REGION, check_region
 from llmteam.tenancy.admission import StartLimits, standing
 
 __all__ = ["MemoryRunStore"]
+
+logger = logging.getLogger(__name__)
 
 
 class MemoryRunStore(MemoryReads):
     """Runs in dictionaries, one lock per run. ``sink`` is given the events of each transition under that lock.
 
     ``limits_of`` says what holds for the starts of a tenant; None where nothing is counted. ``audit`` keeps what the
-    audit trail says of runs, by default a store of its own.
+    audit trail says of runs, by default a store of its own; so do ``snapshots`` with what is taken of them.
     """
 
     def __init__(
@@ -68,10 +75,11 @@ class MemoryRunStore(MemoryReads):
         limits_of: Callable[[str], StartLimits | None] = lambda tenant_id: None,
         region: str = DEFAULT_REGION,
         audit: MemoryAuditStore | None = None,
+        snapshots: MemorySnapshotStore | None = None,
     ) -> None:
         self.audit = MemoryAuditStore(clock=clock) if audit is None else audit
         self._limits_of = limits_of
-        super().__init__(check_region("region", region))
+        super().__init__(check_region("region", region), snapshots)
         self._sink = sink
         self._clock = clock
         self.contexts = Contexts(MemoryContextStore(), lambda tenant_id: process_vault())
@@ -200,6 +208,7 @@ class MemoryRunStore(MemoryReads):
         """As :meth:`RunStore.apply`."""
         run = self._runs[header.tenant_id, header.run_id]
         with self._admission(header.tenant_id, now, door), run.lock:
+            completed = run.state.completed
             change = _attempt(run, keys, transition, now)
             if change.applied:
                 if change.lacks_outputs:
@@ -209,7 +218,26 @@ class MemoryRunStore(MemoryReads):
                     run.outputs[finished] = output
                 if finished is not None and local_state is not None:
                     run.local[finished] = local_state
+                kind = wanted(header.options, completed, change)
+                if kind is not None:
+                    self._capture(run, change, kind)
             return change
+
+    def _capture(self, run: MemoryRun, change: Change, kind: SnapshotType) -> None:
+        header = run.header
+        steps = [self._sealed_record(run, row) for row in sorted(run.rows.values(), key=beginning)]
+        self._keep(captured(header, change, kind, sealed_input(run.start), steps, self._asked(header)))
+
+    def _asked(self, header: RunHeader) -> list[str]:
+        """The requests of the run that nobody has answered."""
+        requests = self.interactions.of_run(header.tenant_id, header.run_id)
+        return sorted(request.request_id for request in requests if request.status.is_open)
+
+    def _keep(self, snapshot: PipelineSnapshot) -> None:
+        try:
+            self.snapshots.take(snapshot)
+        except SnapshotTooLargeError as exc:
+            logger.warning("run %s: no snapshot is kept: %s", snapshot.run_id, exc)
 
     @contextmanager
     def _admission(self, tenant_id: str, now: datetime, door: Door | None) -> Iterator[None]:
@@ -284,6 +312,7 @@ class MemoryRunStore(MemoryReads):
             change, snapshot = seal(Slice(run.state, (), now), sealed_input(run.start), steps)
             if change.applied and snapshot is not None:
                 self._snapshots[header.tenant_id, snapshot.snapshot_id] = snapshot
+                self._keep(snapshot.as_pipeline(self._asked(header)))
                 self._write(run, change)
             return change
 
@@ -303,7 +332,7 @@ class MemoryRunStore(MemoryReads):
     @property
     def sweeps(self) -> MemorySweeps:
         """What a sweeper of these runs looks at."""
-        return MemorySweeps(self._runs, self._snapshots, self._clock, self.contexts.store)
+        return MemorySweeps(self._runs, self._snapshots, self._clock, self.contexts.store, self.snapshots)
 
 
 def _attempt(run: MemoryRun, keys: Sequence[Key], transition: Transition, now: datetime) -> Change:

@@ -11,6 +11,7 @@ from typing import Any
 from llmteam import codec
 from llmteam.canvas import pauses
 from llmteam.canvas.auditing import resume_refusal, start_refusal
+from llmteam.canvas.capturing import segment_snapshot
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.exceptions import (
     RunNotFoundError,
@@ -33,7 +34,7 @@ from llmteam.canvas.records import (
 )
 from llmteam.canvas.replay import behind, finished_rows, replay
 from llmteam.canvas.routing import LIVE, decide_edges, shape_output
-from llmteam.canvas.snapshots import SegmentSnapshot, SnapshotStep
+from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow, StepState
 from llmteam.ids import new_id
 from llmteam.tenancy.exceptions import TenantError
@@ -114,7 +115,9 @@ class Surgery:
         def seal(moment: Slice, given: Any, steps: Sequence[StepRecord]) -> tuple[Change, SegmentSnapshot | None]:
             running = [step.row.step_id for step in steps if step.row.state is StepState.RUNNING]
             change = pauses.take_hold(moment, snapshot_id, running)
-            return change, _snapshot(header, moment, snapshot_id, given, steps) if change.applied else None
+            if not change.applied:
+                return change, None
+            return change, segment_snapshot(header, moment.run, moment.change.now, snapshot_id, given, steps)
 
         change = self._store.take_hold(header, seal, now=now)
         if change.applied:
@@ -334,37 +337,3 @@ def _effect(graph: Graph, row: StepRow, same_key: bool) -> Effect | None:
     if step.step_type == "human_task":
         what = "asks a person again"
     return Effect(row.step_id, row.visit, what, same_key)
-
-
-def _snapshot(
-    header: RunHeader, moment: Slice, snapshot_id: str, given: Any, steps: Sequence[StepRecord]
-) -> SegmentSnapshot:
-    rows = [step.row for step in steps]
-    running = [row.step_id for row in rows if row.state is StepState.RUNNING]
-    return SegmentSnapshot(
-        snapshot_id=snapshot_id,
-        run_id=header.run_id,
-        segment_id=header.segment_id,
-        tenant_id=header.tenant_id,
-        definition_hash=header.definition_hash,
-        current_step=running[0] if running else next((r.step_id for r in rows if r.state is StepState.READY), None),
-        completed_steps=[row.step_id for row in finished_rows(rows)],
-        step_outputs={s.row.step_id: s.output for s in steps if s.row.state is StepState.COMPLETED},
-        input_data=given,
-        steps=[
-            SnapshotStep(
-                step_id=row.step_id,
-                visit=row.visit,
-                state=row.state.value,
-                attempt=row.attempt,
-                losses=row.losses,
-                decisions=row.decisions,
-                waits_for=row.owner,
-                wake_at=row.wake_at,
-                repeats=row.state is StepState.RUNNING,
-            )
-            for row in rows
-        ],
-        created_at=moment.change.now,
-        original_started_at=moment.run.started_at,
-    ).sealed()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 
+from llmteam import metrics
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.recovery import Recovery
 from llmteam.canvas.surgery import Surgery
@@ -67,6 +68,8 @@ class Sweeper:
         """Run the sweep of this name; how much it found."""
         found = _SWEEPS[name](self)
         self._sweeps.record(name, found)
+        metrics.SWEEPS.add(name)
+        metrics.SWEEP_FOUND.add(name, value=found)
         return found
 
     def sweep_all(self) -> int:

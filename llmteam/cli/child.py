@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llmteam import metrics
 from llmteam.errors import LLMTeamError
 
 #: On the life line: end now if nothing is being worked on, else drain.
@@ -32,10 +33,14 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Orders:
-    """Variables to set, and what running steps get after the supervisor has died, in seconds."""
+    """Variables to set, and what running steps get after the supervisor has died, in seconds.
+
+    ``counts`` says that metrics are asked for; where they are written, a variable told before.
+    """
 
     environment: dict[str, str]
     orphan_seconds: float = 10.0
+    counts: bool = False
 
     def line(self) -> bytes:
         """What the supervisor writes first."""
@@ -119,6 +124,8 @@ def _run(name: str, arguments: list[str], report: _Reporter, orders: Orders) -> 
     try:
         settings = Settings.load()
         startup.take_logging(name, settings)
+        if orders.counts:
+            metrics.enable()
         startup.on_refusal = report.refused
         _connect(report)
         from llmteam.tasks.celery import app

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -120,6 +120,8 @@ class Crew:
     """
 
     log: Path | None = None
+    #: Variables that children have from their first moment on.
+    environment: Mapping[str, str] = field(default_factory=dict)
     #: When the children were last looked after, by the clock that never goes back.
     looked: float = field(default_factory=time.monotonic)
     _children: list[_Child] = field(default_factory=list)
@@ -191,7 +193,8 @@ class Crew:
                     stderr=output,
                     pass_fds=[theirs],
                     # What runs steps has no business with the login that may change the tables.
-                    env={name: value for name, value in os.environ.items() if name not in _KEPT_BACK},
+                    env={name: value for name, value in os.environ.items() if name not in _KEPT_BACK}
+                    | dict(self.environment),
                     # Out of reach of the terminal's Ctrl-C: we say when it ends, and its group is its own.
                     start_new_session=True,
                 )

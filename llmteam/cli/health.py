@@ -1,4 +1,4 @@
-"""What ``worker`` and ``beat`` say of themselves to whoever keeps them running: ``/livez`` and ``/readyz``."""
+"""What ``worker`` and ``beat`` say to whoever keeps them running: ``/livez`` and ``/readyz``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import click
 from llmteam.cli.crew import Crew
 from llmteam.cli.render import say
 from llmteam.errors import LLMTeamError
-from llmteam.net.listener import Page, listening
+from llmteam.net.listener import Page, Pages, listening
 from llmteam.settings import Settings, variable
 from llmteam.variables import address, address_text
 
@@ -48,7 +48,7 @@ health_option = click.option(
     "--health",
     metavar="HOST:PORT",
     callback=_address,
-    help=f"Serve /livez and /readyz there. Default: {variable('health')}, else nowhere.",
+    help=f"Serve /livez, /readyz and /metrics there. Default: {variable('health')}, else nowhere.",
 )
 
 
@@ -132,11 +132,18 @@ def queues_check(settings: Settings, crew: Crew) -> Callable[[], str]:
 
 @contextmanager
 def answering(
-    where: tuple[str, int] | None, place: Installation, crew: Crew, signals: Signals, *, workers: bool
+    where: tuple[str, int] | None,
+    place: Installation,
+    crew: Crew,
+    signals: Signals,
+    others: Pages,
+    *,
+    workers: bool,
 ) -> Iterator[None]:
     """Answer probes at this address for the block, or do nothing when there is none.
 
-    ``workers`` says that the crew runs steps; else it is beat, which needs the broker only.
+    ``others`` are pages beside those of health. ``workers`` says that the crew runs steps; else it is beat, which needs
+    the broker only.
     """
     if where is None:
         yield
@@ -153,6 +160,7 @@ def answering(
 
             checks = {"database": tables, "queues": queues_check(place.settings, crew)}
         health = Health(crew, signals, checks)
-        taken = stack.enter_context(listening(where, {"/livez": health.live, "/readyz": health.ready}))
+        pages = {**others, "/livez": health.live, "/readyz": health.ready}
+        taken = stack.enter_context(listening(where, pages))
         say(f"health    http://{address_text((where[0], taken))}/readyz")
         yield

@@ -26,7 +26,7 @@ from llmteam.cli.run import run
 from llmteam.cli.runs import runs
 from llmteam.cli.segments import catalog, segment
 from llmteam.cli.services import beat_command, flower_command, up, worker
-from llmteam.cli.snapshots import export_snapshot, import_snapshot
+from llmteam.cli.snapshots import export_snapshot, import_snapshot, snapshots
 from llmteam.cli.surgery import fork, pause, resume, retry
 from llmteam.cli.tenants import tenants
 from llmteam.errors import LLMTeamError
@@ -66,7 +66,7 @@ _COMMANDS = (
 )
 for _command in _COMMANDS:
     cli.add_command(_command)
-for _command in (pause, resume, retry, fork, export_snapshot, import_snapshot):
+for _command in (pause, resume, retry, fork, snapshots, export_snapshot, import_snapshot):
     runs.add_command(_command)
 
 

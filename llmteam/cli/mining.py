@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 import sys
@@ -64,7 +65,7 @@ def export(
 
     selection = _selection(tenant, segment, since, until)
     about = {"tenant": tenant, "segment": segment, "since": selection.since, "until": selection.until}
-    with _database() as database, _destination(output) as stream:
+    with _database(tenant) as database, _destination(output) as stream:
         runs = _counted(_runs(database, selection))
         stream.writelines(xes_parts(map(case_of, runs), name=segment or tenant, attributes=about))
 
@@ -88,7 +89,7 @@ def report(
     from llmteam.mining.report import Report
 
     found = Report()
-    with _database() as database:
+    with _database(tenant) as database:
         nets = _Nets(database, tenant)
         for run in _counted(_runs(database, _selection(tenant, segment, since, until))):
             found.add(run, nets.of(run))
@@ -111,10 +112,17 @@ def _selection(tenant: str, segment: str | None, since: datetime | None, until: 
 
 
 @contextmanager
-def _database() -> Iterator[Database]:
+def _database(tenant: str) -> Iterator[Database]:
+    """The database, for a tenant that has the feature."""
+    from llmteam.licensing import TenantLicenses
+    from llmteam.licensing.postgres import PostgresLicenseStore
+    from llmteam.tenancy.postgres import PostgresTenantStore
+
     with installation(load_settings()) as place:
         database = place.database("llmteam-mining")
         try:
+            licences = TenantLicenses(PostgresLicenseStore(database), tenants=PostgresTenantStore(database))
+            asyncio.run(licences.require_feature(tenant, "process_mining"))
             yield database
         finally:
             database.close()

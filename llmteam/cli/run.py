@@ -49,6 +49,7 @@ class Request:
     key: str | None
     rules: tuple[IfOpen, IfClosed]
     started_by: str = ""
+    snapshot_interval: int = 0
 
 
 @click.command(short_help="Run a segment and print its outputs.")
@@ -75,6 +76,7 @@ class Request:
 @as_option(required=False, help="Who starts it. With four eyes they are not asked in it.")
 @click.option("--watch/--no-watch", default=None, help="Show steps as they move; the default on a terminal.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the run after.")
+@click.option("--snapshot-interval", type=click.IntRange(min=0), default=0, metavar="N", help="Snapshots each N steps.")
 @imports_option
 @json_option
 def run(
@@ -89,6 +91,7 @@ def run(
     person: str | None,
     watch: bool | None,
     timeout: float | None,
+    snapshot_interval: int,
     imports: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -102,8 +105,9 @@ def run(
     if source == input_text == "-":
         raise click.UsageError("segment and input cannot both come from standard input")
     watched = (sys.stderr.isatty() and not as_json) if watch is None else watch
-    rules = (if_open, if_closed)
-    request = Request(source, example, input_text, tenant, run_id, watched, timeout, as_json, key, rules, person or "")
+    rules, by = (if_open, if_closed), person or ""
+    how = (watched, timeout, as_json, key, rules, by, snapshot_interval)
+    request = Request(source, example, input_text, tenant, run_id, *how)
     settings = load_settings(imports)
     with contextlib.ExitStack() as stack:
         code = _Command(request, settings, stack).execute()
@@ -240,9 +244,10 @@ class _Command:
         tenant = check_identifier("tenant", self._request.tenant)
         run_id = self._request.run_id or new_id()
         config = None
-        timeout, person = self._request.timeout, self._request.started_by
-        if timeout is not None or person:
-            config = RunConfig(timeout, definition.params.max_retries, started_by=person)
+        timeout, person, each = self._request.timeout, self._request.started_by, self._request.snapshot_interval
+        if timeout is not None or person or each:
+            retries = definition.params.max_retries
+            config = RunConfig(timeout, retries, started_by=person, snapshot_interval=each)
         context, rules = runtime_ref(tenant, run_id), StartRules(*self._request.rules)
         key = self._request.key
         return runs.start(Start(tenant, definition, value, config, run_id, "", context, key, rules))

@@ -16,6 +16,7 @@ import click
 from llmteam import telemetry
 from llmteam.cli.crew import Crew, Program, beat, flower, prefork_worker, quarantine_worker, threads_worker
 from llmteam.cli.health import answering, health_option
+from llmteam.cli.metering import metering
 from llmteam.cli.options import imports_option, load_settings
 from llmteam.cli.render import say
 from llmteam.cli.roster import Enlistment, members
@@ -190,20 +191,21 @@ def _serve(
     """Run the programs on these servers until a signal comes; the exit code."""
     telemetry.set_up(place.settings, command)
     signals = Signals()
-    crew = Crew()
+    where = place.settings.health if command in _WITH_HEALTH else None
     enlistment = Enlistment(place.home, command, place.settings.imports)
-    try:
-        drain = {variable("drain_seconds"): f"{_drain_seconds(place.settings, grace):g}"}
-        crew.release(place.orders(**drain, **(extra or {})))
-        for program in programs:
-            crew.add(program)
-        enlistment.write(crew.names)
-        where = place.settings.health if command in _WITH_HEALTH else None
-        with answering(where, place, crew, signals, workers=command == "worker"):
-            return supervise(crew, signals, patience=grace, when_ready=when_ready)
-    finally:
-        enlistment.close()
-        crew.stop(0.0)
+    with metering(place, command, asked_for=where is not None) as meter:
+        crew = Crew(environment=meter.environment)
+        try:
+            drain = {variable("drain_seconds"): f"{_drain_seconds(place.settings, grace):g}"}
+            crew.release(replace(place.orders(**drain, **(extra or {})), counts=meter.counts))
+            for program in programs:
+                crew.add(program)
+            enlistment.write(crew.names)
+            with answering(where, place, crew, signals, meter.pages, workers=command == "worker"):
+                return supervise(crew, signals, patience=grace, when_ready=when_ready)
+        finally:
+            enlistment.close()
+            crew.stop(0.0)
 
 
 def _preflight(place: Installation) -> None:

@@ -262,19 +262,22 @@ def _key_destroyer(database: Database, by: str) -> Callable[[str], object]:
 
 
 def _clear_values(place: Installation) -> Callable[[str], int]:
-    """What forgets the tenant's values in Redis."""
+    """What forgets the tenant's values in Redis, and copies of its snapshots."""
+    from llmteam.persistence import RedisSnapshotStore
     from llmteam.tenancy import TenantContext, TenantIsolatedStore
     from llmteam.tenancy.redis import RedisKeyValueStore
 
     def clear(tenant_id: str) -> int:
         if place.settings.redis_url is None:
             return 0
-        store = RedisKeyValueStore(place.settings.redis_url)
+        store, snapshots = RedisKeyValueStore(place.settings.redis_url), RedisSnapshotStore(place.settings.redis_url)
         try:
             with TenantContext(tenant_id):
+                asyncio.run(snapshots.erase(tenant_id))
                 return asyncio.run(TenantIsolatedStore(store).clear_tenant())
         finally:
             store.close()
+            snapshots.close()
 
     return clear
 

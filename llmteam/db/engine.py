@@ -34,13 +34,24 @@ from llmteam.settings import mask_url
 Role = Literal["llmteam_app", "llmteam_sweeper", "llmteam_owner"]
 
 _DRIVERS = {"postgresql", "postgres", "postgresql+psycopg2"}
-#: What libpq is told unless the URL says otherwise; a dead peer is noticed within a minute (milliseconds, seconds).
+#: Seconds in which the other side's kernel has to acknowledge what was sent; then the connection is dead.
+_SILENCE = 10
+#: What libpq is told unless the URL says otherwise: a server that went without a word is noticed within 20 s, also by
+#: whoever waits for its answer, and so before a lease is over (seconds, and milliseconds).
 _LIBPQ = {
     "connect_timeout": 5,
-    "keepalives_idle": 20,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": _SILENCE * 1000,
+}
+#: The same for the server, which would otherwise keep the session of a host that went for two hours, and what it has
+#: locked for a minute; Unix sockets ignore them.
+_SESSION = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "2",
+    "tcp_user_timeout": f"{_SILENCE * 1000}",
 }
 #: Names in libpq's ``options``: ``-c name=value`` or ``--name=value``.
 _OPTION = re.compile(r"(?:-c\s*|--)(\w+)\s*=")
@@ -240,8 +251,13 @@ def parse_url(url: str) -> URL:
 
 def connect_args(url: URL, application_name: str) -> dict[str, Any]:
     """Arguments for libpq. What the URL says wins."""
-    arguments = {**_LIBPQ, "application_name": application_name}
-    return {name: value for name, value in arguments.items() if name not in url.query}
+    named = {} if "application_name" in url.query else {"application_name": application_name}
+    return {**libpq_args(url), **named}
+
+
+def libpq_args(url: URL) -> dict[str, Any]:
+    """Arguments for libpq with which it notices that a server went; what the URL says wins."""
+    return {name: value for name, value in _LIBPQ.items() if name not in url.query}
 
 
 def session_of(url: URL, statement_timeout: float, lock_timeout: float, idle_timeout: float) -> dict[str, str]:
@@ -258,6 +274,7 @@ def session_of(url: URL, statement_timeout: float, lock_timeout: float, idle_tim
         "search_path": SCHEMA,
         "jit": "off",
         "plan_cache_mode": "force_generic_plan",
+        **_SESSION,
     }
     options = url.query.get("options", "")
     given = {name.lower() for name in _OPTION.findall(options if isinstance(options, str) else " ".join(options))}

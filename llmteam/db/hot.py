@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
 
+from llmteam import metrics
 from llmteam.db.errors import StatementError, is_lost, translate
 from llmteam.errors import InfrastructureError
 
@@ -151,7 +153,12 @@ class HotConnection:
     def _run(self, sql: str, params: Params | None) -> list[tuple[Any, ...]] | None:
         cursor = self._cursor
         self._database.round_trips += 1
-        cursor.execute(sql, params)
+        if metrics.is_on():
+            began = perf_counter()
+            cursor.execute(sql, params)
+            metrics.ROUND_TRIPS.observe(perf_counter() - began)
+        else:
+            cursor.execute(sql, params)
         self._fresh = False
         return cursor.fetchall() if cursor.description is not None else None
 
@@ -161,3 +168,25 @@ class HotConnection:
             return False
         self._fairy.invalidate(exc)
         return True
+
+
+class Script:
+    """A script of statements that is sent in one round trip."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._params: list[Any] = []
+        self._prepared: list[Prepared] = []
+
+    def add(self, statement: str | Prepared, *params: Any) -> Self:
+        """Append a statement with its values."""
+        if isinstance(statement, Prepared):
+            self._prepared.append(statement)
+            statement = statement.call
+        self._texts.append(statement)
+        self._params.extend(params)
+        return self
+
+    def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
+        """As :meth:`HotConnection.script`."""
+        return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmteam.db.engine import Database
 
 #: The newest migration, named here so that a look at the version does not load Alembic.
-HEAD = "0013"
+HEAD = "0014"
 
 VERSION_TABLE = "alembic_version"
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -253,6 +253,8 @@ snapshots = Table(
     _text("phase", default="paused"),
     # Of two of one moment the one with the higher number is the later one.
     Column("number", BigInteger, Identity(always=True), nullable=False),
+    # SHA-256 of the document's text, as hexadecimal digits: what a copy of it elsewhere is held against.
+    _text("digest", null=True),
     PrimaryKeyConstraint("tenant_id", "snapshot_id"),
     Index("snapshots_run", "tenant_id", "run_id", text("created_at DESC"), text("number DESC")),
     Index("snapshots_pipeline", "tenant_id", "segment_id", text("created_at DESC"), text("number DESC")),

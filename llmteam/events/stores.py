@@ -13,8 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from llmteam.errors import ConfigurationError
 from llmteam.events.models import EventQuery, EventSeverity, EventType, InvalidEventQueryError, WorktrailEvent
-from llmteam.tenancy.context import get_current_tenant
-from llmteam.tenancy.exceptions import TenantContextError
+from llmteam.tenancy.context import get_current_tenant, tenant_or_current
 from llmteam.wakeup import MemoryWakeup, Wakeup, channel
 
 T = TypeVar("T")
@@ -85,13 +84,7 @@ class EventStoreFace(ABC):
 
         Raises :class:`TenantContextError` when another tenant than the named one is current.
         """
-        current = get_current_tenant()
-        if tenant_id and current and tenant_id != current:
-            raise TenantContextError(
-                f"Events of tenant '{tenant_id}' were asked for while '{current}' is current: "
-                "leave its context, or enter the other one's"
-            )
-        return tenant_id or current or None
+        return tenant_or_current(tenant_id, "Events")
 
     async def append(self, event: WorktrailEvent) -> WorktrailEvent:
         """Keep ``event`` and return it as kept: numbered, with the identity that its run has.

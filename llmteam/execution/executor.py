@@ -6,7 +6,7 @@ import asyncio
 import copy
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +19,8 @@ from llmteam.ids import random_bytes, random_id
 from llmteam.tenancy.context import TenantContext, get_current_tenant
 
 __all__ = ["PipelineExecutor"]
+
+LimitOf = Callable[[str], int | Awaitable[int | None] | None]
 
 #: Seconds that agents get to stop when their call is over.
 STOP_SECONDS = 1.0
@@ -52,14 +54,14 @@ class PipelineExecutor:
 
     Args:
         config: limits; see :class:`ExecutorConfig`.
-        limit_of: how many agents of a tenant may run at once, by its licence or its own limits; None: no limit.
+        limit_of: how many agents of a tenant may run at once, None for no limit; plain, or ``async`` where it has to
+            ask a server. By default what the tenant's licence says in this process, or that of the process itself
+            (:func:`~llmteam.licensing.get_license_manager`).
     """
 
-    def __init__(
-        self, config: ExecutorConfig | None = None, *, limit_of: Callable[[str], int | None] | None = None
-    ) -> None:
+    def __init__(self, config: ExecutorConfig | None = None, *, limit_of: LimitOf | None = None) -> None:
         self.config = config or ExecutorConfig()
-        self._limit_of = limit_of or (lambda tenant_id: None)
+        self._limit_of = limit_of or _by_licence
         self._queue, self._slots = Places(), Places()
         self._tenants: dict[str, Places] = {}
         self._throttle = Throttle(self.config.max_concurrent)
@@ -80,7 +82,8 @@ class PipelineExecutor:
             return []
         chosen = ExecutionMode(mode or self.config.mode)
         tenant_id = get_current_tenant()
-        allowed = self._limit_of(tenant_id)
+        found = self._limit_of(tenant_id)
+        allowed = found if found is None or isinstance(found, int) else await found
         if allowed is not None and allowed < 1:
             return [self._count(_failed(agent, "not allowed", "LimitExceeded")) for agent in agents]
         places = self._tenants.setdefault(tenant_id, Places())
@@ -216,6 +219,13 @@ class PipelineExecutor:
             self._throttle.finished(result.success, pressed=self.is_backpressure())
         self._slots.look()
         return result
+
+
+def _by_licence(tenant_id: str) -> int | None:
+    # On first use: it brings what checks signatures.
+    from llmteam.licensing.manager import get_license_manager
+
+    return get_license_manager().tenants.licensed("parallel_agents")(tenant_id)
 
 
 def _failed(agent: Any, error: str, kind: str) -> TaskResult:

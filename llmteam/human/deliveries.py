@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from llmteam import metrics
 from llmteam.errors import LLMTeamError
 from llmteam.human import rules
 from llmteam.human.interactions import Interactions
@@ -204,6 +205,7 @@ class Courier:
         entry = self._entry(delivery)
         if isinstance(entry, Hold):
             self._deliveries.postponed(delivery, entry.seconds)
+            self._count(delivery, "postponed")
             return
         try:
             with self._inside(entry):
@@ -220,6 +222,7 @@ class Courier:
             now = self._clock()
             self._interactions.apply(delivery.tenant_id, delivery.request_id, lambda case: rules.notified(case, now))
         self._deliveries.delivered(delivery)
+        self._count(delivery, "delivered")
 
     def _entry(self, delivery: Delivery) -> Pass | Hold | None:
         """Room under the limit of the channel's name, if there is one."""
@@ -259,6 +262,10 @@ class Courier:
             *(delivery.notification_id, delivery.request_id, delivery.channel, delivery.attempt, self._attempts, error),
         )
         self._deliveries.failed(delivery, error[:_ERROR_LENGTH], self._attempts, wait)
+        self._count(delivery, "dead" if over else "failed")
+
+    def _count(self, delivery: Delivery, outcome: str) -> None:
+        metrics.NOTIFICATIONS.add(delivery.channel if delivery.channel in self._channels else metrics.OTHER, outcome)
 
 
 def _is_news(request: InteractionRequest, kind: NotificationKind) -> bool:

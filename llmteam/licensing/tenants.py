@@ -20,9 +20,9 @@ from llmteam.licensing.models import SEEN_EVERY, License, LicenseRecord, Standin
 from llmteam.licensing.stores import LicenseStore
 from llmteam.tenancy.admission import LicensedStarts, effective
 from llmteam.tenancy.context import TenantContext, get_current_tenant
-from llmteam.tenancy.exceptions import TenantContextError
+from llmteam.tenancy.exceptions import TenantContextError, TenantFeatureDisabledError
+from llmteam.tenancy.limits import EVERY_FEATURE, UNCOUNTED
 from llmteam.tenancy.limits import LIMITS as TENANT_LIMITS
-from llmteam.tenancy.limits import UNCOUNTED
 from llmteam.tenancy.manager import ChangeLog
 from llmteam.tenancy.stores import TenantStore
 
@@ -278,6 +278,25 @@ class TenantLicenses:
         if license_id in self._revoked() and not record.revoked:
             self.store.revoke(tenant_id, license_id, "LLMTEAM_LICENSE_REVOKED", now)
 
+    async def has_feature(self, tenant_id: str, feature: str) -> bool:
+        """Whether the tenant has a feature: by its tier, or by its licence; what was disabled for it, it has not.
+
+        Of a tenant with neither a record nor a licence no feature is looked at.
+        """
+        stands = await self.standing_for(tenant_id)
+        config = None if self._tenants is None else await self._tenants.get(tenant_id)
+        if config is None:
+            return stands.state is State.NONE or stands.limits.has_feature(feature)
+        limits = config.get_effective_limits()
+        if {feature, EVERY_FEATURE} & limits.features_disabled:
+            return False
+        return limits.has_feature(feature) or (stands.state is not State.NONE and stands.limits.has_feature(feature))
+
+    async def require_feature(self, tenant_id: str, feature: str) -> None:
+        """Raise :class:`TenantFeatureDisabledError` unless the tenant has the feature; as :meth:`has_feature`."""
+        if not await self.has_feature(tenant_id, feature):
+            raise TenantFeatureDisabledError(tenant_id, feature)
+
     # -- limits
 
     async def maximum(self, tenant_id: str, limit: str) -> int | None:
@@ -286,6 +305,20 @@ class TenantLicenses:
         Raises :class:`UnknownLicenseLimitError` (also a ``ValueError``).
         """
         return await self._maximum(tenant_id, limit_name(limit), await self.standing(tenant_id))
+
+    def licensed(self, limit: str) -> Callable[[str], int | None]:
+        """A function from a tenant to how much its licence allows, or one of this process that is for it.
+
+        None without a licence, or where nothing is counted. It blocks when the cache has no answer. For ``limit_of`` of
+        what counts for itself. Raises as :meth:`maximum`.
+        """
+        name = limit_name(limit)
+
+        def of(tenant_id: str) -> int | None:
+            stands = self.standing_for_now(tenant_id) if tenant_id else self._fallback(tenant_id)
+            return None if stands.state is State.NONE else stands.limits.maximum(name)
+
+        return of
 
     async def _maximum(self, tenant_id: str, name: str, stands: Standing) -> int | None:
         has_record, own = await self._own(tenant_id, name)

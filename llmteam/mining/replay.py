@@ -6,7 +6,8 @@ that is not there is *missing*, one that should have been taken and was not is *
 and van der Aalst, Conformance checking of processes based on monitoring real behavior (2008):
 ``(1 - missing / consumed) / 2 + (1 - remaining / produced) / 2``.
 
-Events are numbered without gaps, so a number that is not there is a missing token too.
+Events are numbered without gaps, so a number that is not there is a missing token too. Neither is the last one left
+out unseen: a run that is over by its row has an event that says so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ from enum import Enum
 
 from llmteam.events.models import EventType
 from llmteam.mining.records import Key, StoredEvent
+
+#: The last event of a run by its status.
+_LAST = {
+    "completed": EventType.SEGMENT_COMPLETED,
+    "failed": EventType.SEGMENT_FAILED,
+    "timeout": EventType.SEGMENT_FAILED,
+    "cancelled": EventType.SEGMENT_CANCELLED,
+}
 
 
 class Token(Enum):
@@ -115,6 +124,7 @@ class Player:
         self._silent = set(net.steps)
         self._begun = False
         self._number = 0
+        self._last: str | None = None
         self._found = Replayed()
 
     def feed(self, event: StoredEvent) -> None:
@@ -125,6 +135,10 @@ class Player:
             self._lack(event, f"{which} before it not there" if gap > 0 else "its number is not the next one", abs(gap))
         self._number = event.seq
         if event.step_id is None:
+            if event.kind in _LAST.values():
+                if self._last is not None:
+                    self._lack(event, "the run was over before")
+                self._last = event.kind
             if event.kind == EventType.SEGMENT_PAUSED:
                 # What still ran lost its claim and begins again; who was asked goes on being asked.
                 self._running &= self._asking
@@ -144,6 +158,9 @@ class Player:
 
     def finish(self, status: str) -> Replayed:
         """What came of it. Only a run that completed must have used up every token."""
+        if status in _LAST and self._last != _LAST[status]:
+            self._found.produced += 1
+            self._left("", f"not finished: the run is {status}, and no event says so")
         if status == "completed":
             for key in sorted(key for key in self._running if not self._net.steps[key[0]].quiet):
                 self._left(key[0], f"visit {key[1]} began and never ended")

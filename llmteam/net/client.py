@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 import requests
 import urllib3
 
-from llmteam import codec
+from llmteam import codec, metrics
 from llmteam.errors import LLMTeamError
 from llmteam.net.errors import (
     CertificateError,
@@ -113,7 +113,12 @@ class HttpClient:
     def _answer(
         self, exchange: _Exchange, limit: Limit, max_redirects: int, max_bytes: int, raise_for_status: bool
     ) -> HttpResponse:
-        response = self._follow(exchange, limit, max_redirects)
+        try:
+            response = self._follow(exchange, limit, max_redirects)
+        except BaseException as exc:
+            metrics.HTTP_REQUESTS.add("refused" if isinstance(exc, OutboundRefusedError) else "error")
+            raise
+        metrics.HTTP_REQUESTS.add(f"{response.status_code // 100}xx")
         try:
             headers = {name.lower(): value for name, value in response.headers.items()}
             answer = HttpResponse(response.status_code, headers, b"", exchange.target.where)

@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -71,15 +71,7 @@ class LimitedSocket(socket.socket):
     limit: Limit | None = None
 
     def recv_into(self, *args: Any) -> int:
-        limit = self.limit
-        if limit is None:
-            return super().recv_into(*args)
-        while True:
-            self.settimeout(limit.pause())
-            try:
-                return super().recv_into(*args)
-            except TimeoutError:
-                continue
+        return _within_limit(self, super().recv_into, args)
 
     def sendall(self, *args: Any) -> None:
         if self.limit is not None:
@@ -93,20 +85,25 @@ class LimitedTLSSocket(ssl.SSLSocket):
     limit: Limit | None = None
 
     def recv_into(self, *args: Any) -> int:
-        limit = self.limit
-        if limit is None:
-            return super().recv_into(*args)
-        while True:
-            self.settimeout(limit.pause())
-            try:
-                return super().recv_into(*args)
-            except TimeoutError:
-                continue
+        return _within_limit(self, super().recv_into, args)
 
     def send(self, *args: Any) -> int:
         if self.limit is not None:
             self.settimeout(self.limit.remaining())
         return super().send(*args)
+
+
+def _within_limit(sock: LimitedSocket | LimitedTLSSocket, receive: Callable[..., int], args: tuple[Any, ...]) -> int:
+    """What ``receive`` gives, asked again after each pause until the socket's limit ends it."""
+    limit = sock.limit
+    if limit is None:
+        return receive(*args)
+    while True:
+        sock.settimeout(limit.pause())
+        try:
+            return receive(*args)
+        except TimeoutError:
+            continue
 
 
 def bind(sock: object, limit: Limit | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llmteam.persistence.exceptions import (
@@ -17,15 +18,19 @@ from llmteam.persistence.stores import MemorySnapshotStore, SnapshotStore
 from llmteam.persistence.values import UnknownEnum, register_enum
 
 if TYPE_CHECKING:
+    from llmteam.persistence.hybrid import HybridSnapshotStore
     from llmteam.persistence.postgres import PostgresSnapshotStore
+    from llmteam.persistence.redis import RedisSnapshotStore
 
 __all__ = [
     "AgentSnapshot",
+    "HybridSnapshotStore",
     "MemorySnapshotStore",
     "PersistenceError",
     "PipelinePhase",
     "PipelineSnapshot",
     "PostgresSnapshotStore",
+    "RedisSnapshotStore",
     "RestoreResult",
     "SnapshotFormatError",
     "SnapshotIntegrityError",
@@ -39,10 +44,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # On first use only: it brings SQLAlchemy.
-    if name == "PostgresSnapshotStore":
-        from llmteam.persistence.postgres import PostgresSnapshotStore
+#: Stores that bring a server's library, loaded on first use, by their modules.
+_LATER = {"HybridSnapshotStore": "hybrid", "PostgresSnapshotStore": "postgres", "RedisSnapshotStore": "redis"}
 
-        return PostgresSnapshotStore
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

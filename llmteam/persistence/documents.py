@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -13,12 +14,17 @@ from llmteam.persistence.exceptions import SnapshotFormatError, SnapshotIntegrit
 from llmteam.persistence.models import CHECKSUM_VERSION, SNAPSHOT_VERSION, PipelineSnapshot
 from llmteam.persistence.values import encode
 
-__all__ = ["MAX_BYTES", "check_signature", "read", "sealed", "written"]
+__all__ = ["MAX_BYTES", "check_signature", "packed", "read", "read_text", "sealed", "unpacked", "written"]
 
 #: Bytes of JSON that a snapshot may have, unless its store says otherwise.
 MAX_BYTES = 16 * 1024 * 1024
 
+#: Bytes of text from which on compressing is worth it.
+PACK_FROM = 1024
+
 _PURPOSE = "snapshot"
+#: What the first byte of a packed text says about the others.
+_PLAIN, _DEFLATED = b"j", b"z"
 
 
 def sealed(snapshot: PipelineSnapshot, key: bytes | None = None) -> PipelineSnapshot:
@@ -57,6 +63,44 @@ def written(snapshot: PipelineSnapshot, max_bytes: int = MAX_BYTES) -> str:
     if size > max_bytes:
         raise SnapshotTooLargeError(snapshot.snapshot_id, size, max_bytes)
     return text
+
+
+def packed(text: str) -> bytes:
+    """A text as it is kept where nothing else compresses it: short ones as they are, others by zlib (RFC 1950)."""
+    data = text.encode()
+    return _PLAIN + data if len(data) < PACK_FROM else _DEFLATED + zlib.compress(data)
+
+
+def unpacked(data: bytes, max_bytes: int = MAX_BYTES) -> str:
+    """The opposite of :func:`packed`; never holds more than ``max_bytes``, whatever ``data`` would grow to.
+
+    Raises :class:`SnapshotFormatError`, :class:`SnapshotTooLargeError`.
+    """
+    mark, body = data[:1], data[1:]
+    whole = mark == _PLAIN
+    try:
+        if mark == _DEFLATED:
+            unpacking = zlib.decompressobj()
+            body = unpacking.decompress(body, max_bytes + 1)
+            whole = unpacking.eof
+        if len(body) > max_bytes:
+            raise SnapshotTooLargeError("", len(body), max_bytes)
+        if whole:
+            return body.decode()
+    except (zlib.error, UnicodeDecodeError):
+        pass  # said below
+    raise SnapshotFormatError("", "what was kept of it is damaged")
+
+
+def read_text(text: str, snapshot_id: str = "") -> PipelineSnapshot:
+    """As :func:`read`, of the text that :func:`written` gave."""
+    try:
+        document = codec.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise SnapshotFormatError(snapshot_id, "it is no JSON object")
+    return read(document)
 
 
 def read(document: Mapping[str, Any]) -> PipelineSnapshot:

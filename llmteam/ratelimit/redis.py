@@ -54,12 +54,21 @@ class SharedServer:
     Args:
         url: may be Celery's way to write it.
         what: is kept there, for the log.
+        meanwhile: what holds while it is away, for the log.
         afresh: called when the server is back and in a forked child: what the process decided alone is over.
     """
 
-    def __init__(self, url: str, what: str, *, afresh: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        url: str,
+        what: str,
+        *,
+        meanwhile: str = "the on_backend_error of each holds",
+        afresh: Callable[[], None] = lambda: None,
+    ) -> None:
         self._url = redis_url(url)
         self._what = what
+        self._meanwhile = meanwhile
         self._afresh = afresh
         self._begin()
         _instances.add(self)
@@ -146,10 +155,11 @@ class SharedServer:
             self._error = f"{type(exc).__name__}: {exc}"[:200]
         if not known:
             _log.warning(
-                "%s: %s does not answer (%s); until it does, the on_backend_error of each holds",
+                "%s: %s does not answer (%s); until it does, %s",
                 self._what,
                 self.place,
                 self._error,
+                self._meanwhile,
             )
 
     def _back(self) -> None:

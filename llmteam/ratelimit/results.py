@@ -47,5 +47,5 @@ class EndpointStats:
     successful_executions: int = 0
     failed_executions: int = 0
     fallback_executions: int = 0
-    rejected_executions: int = 0
     total_retries: int = 0
+    rejected_executions: int = 0

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any, Protocol
 
-from llmteam import codec
+from llmteam import codec, metrics
 from llmteam.roles.models import FALLBACK, ROUTE, OrchestrationContext, OrchestrationDecision
 from llmteam.roles.rules import is_share
 from llmteam.roles.strategies import OrchestrationStrategy
@@ -88,7 +88,9 @@ class LLMBasedStrategy(OrchestrationStrategy):
             return await self.llm.generate(prompt), told
         if not isinstance(self.llm, ChatProvider):
             return await self.llm.complete(prompt), told
-        answer = await self.llm.chat(CompletionRequest.of(prompt))
+        with metrics.asking(told["model"]) as call:
+            answer = await self.llm.chat(CompletionRequest.of(prompt))
+            call.answered(answer.model, answer.usage)
         told["model"] = answer.model or told["model"]
         if answer.usage is not None:
             told["usage"] = {"input_tokens": answer.usage.input_tokens, "output_tokens": answer.usage.output_tokens}

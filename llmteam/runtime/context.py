@@ -62,15 +62,15 @@ class RuntimeContext:
     llms: LLMRegistry = field(default_factory=LLMRegistry, repr=False)
     secrets: SecretsProvider | None = field(default=None, repr=False)
     rate_limiter: object | None = field(default=None, repr=False)
-    actions: object | None = field(default=None, repr=False)
     audit_trail: AccessTrail | None = field(default=None, repr=False)
-    contexts: Contexts | None = field(default=None, repr=False)
     on_step_start: Hook | None = field(default=None, repr=False)
     on_step_complete: Hook | None = field(default=None, repr=False)
     on_step_error: Hook | None = field(default=None, repr=False)
     on_event: Hook | None = field(default=None, repr=False)
     created_at: datetime = field(default_factory=utc_now)
     data: dict[str, Any] = field(default_factory=dict, repr=False)
+    actions: object | None = field(default=None, repr=False)
+    contexts: Contexts | None = field(default=None, repr=False)
     secret_reader: SecretReader = field(default_factory=SecretReader, repr=False, compare=False)
 
     def resolve_store(self, ref: str) -> Store:
@@ -171,6 +171,7 @@ class StepContext:
     outputs: tuple[str, ...] = ()
     local_state: dict[str, Any] = field(default_factory=dict, repr=False)
     dirty: bool = field(default=False, init=False, repr=False, compare=False)
+    wants_snapshot: bool = field(default=False, init=False, repr=False, compare=False)
     _annotations: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _given_out: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     _audited: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
@@ -271,6 +272,13 @@ class StepContext:
         """Forget everything that :meth:`set_state` kept."""
         self.local_state = {}
         self.dirty = True
+
+    def checkpoint(self) -> None:
+        """Have a snapshot of the run kept with what this attempt gives, in the same transaction; if it gives anything.
+
+        Where the tenant's licence has no room for one more, none is kept, and the step is over all the same.
+        """
+        self.wants_snapshot = True
 
     def annotate(self, name: str, value: Any) -> None:
         """Put a JSON value into the payload of the event that ends this attempt. Raises as :meth:`set_state`."""

@@ -29,6 +29,20 @@ def get_current_tenant() -> str:
     return current_tenant.get()
 
 
+def tenant_or_current(tenant_id: str | None, what: str) -> str | None:
+    """The named tenant, else the current one, else None.
+
+    Raises :class:`TenantContextError`, which says ``what`` was asked for, while another than the named one is current.
+    """
+    current = current_tenant.get()
+    if tenant_id and current and tenant_id != current:
+        raise TenantContextError(
+            f"{what} of tenant '{tenant_id}' were asked for while '{current}' is current: "
+            "leave its context, or enter the other one's"
+        )
+    return tenant_id or current or None
+
+
 def require_tenant_context() -> str:
     """The current tenant's id. Raises :class:`TenantContextError` when there is none."""
     tenant_id = current_tenant.get()

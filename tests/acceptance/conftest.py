@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
 import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import PostgresService
-from tests.test_packaging import copy_project, install, project_files, run
+from tests.services import PostgresService, made_once
+from tests.test_packaging import install, wheel
+
+__all__ = ["wheel"]
 
 
 @pytest.fixture
@@ -47,14 +47,12 @@ class Fresh:
 
 
 @pytest.fixture(scope="session")
-def fresh() -> Iterator[Fresh]:
+def fresh(shared_home: Path, wheel: Path) -> Fresh:
     """``llmteam[embedded]`` from the built wheel; the path is short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="llmteam-fresh-") as name:
-        folder = Path(name)
+
+    def make(folder: Path) -> None:
         folder.chmod(0o755)
-        project = copy_project(project_files(), folder / "project")
-        run(sys.executable, "-m", "build", "--no-isolation", cwd=project)
-        (wheel,) = (project / "dist").glob("*.whl")
         venv.create(folder / "venv", with_pip=True, symlinks=True)
         install(folder / "venv/bin/python", f"{wheel}[embedded]")
-        yield Fresh(folder)
+
+    return Fresh(made_once(shared_home / "fresh", make))

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from sqlalchemy import make_url
 
-from bench import limiter
+from bench import capacity, limiter
 from bench.report import lines
 from bench.scale import MEASURES
+from bench.scale import QUICK as SMALL
 from bench.servers import ROOT, UnsafeServerError, durability_of
 from bench.trust import MEASURES as TRUST
 from bench.workloads import FULL, QUICK, Row, percentile
@@ -26,6 +30,12 @@ from tests.waiting import wait_until
 
 #: Two servers and four workers are started; on a busy machine each takes a while.
 SECONDS = 180
+#: What is measured in the quick form.
+MEASURED = ("chain", "fan", "waits", *MEASURES, *TRUST, *limiter.MEASURES, *capacity.MEASURES)
+#: How the measures of what trust costs begin.
+OF_TRUST = ("audit appends", "claim + completion, row security")
+#: And those of what one Postgres carries.
+OF_CAPACITY = (*(f"{kind.name}: " for kind in capacity.kinds(SMALL)), "retention: ")
 
 
 def bench(*arguments: str, folder: Path) -> subprocess.Popen[str]:
@@ -39,79 +49,92 @@ def bench(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.fixture
-def folder() -> Path:
+def made_folder() -> Path:
     """A short path that the user of Postgres can enter."""
     made = Path(tempfile.mkdtemp(prefix="llmteam-"))
     made.chmod(0o755)
     return made
 
 
-@pytest.mark.timeout(SECONDS)
-def test_quick_bench_at_size_tells_of_kills_wide_joins_waiting_runs_and_limits(folder: Path) -> None:
+@pytest.fixture
+def folder() -> Path:
+    return made_folder()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the quick form of everything printed, wrote and left behind."""
+
+    out: str
+    document: dict[str, Any]
+    left: list[Path]
+
+    def at_size(self, begins: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        """The figures whose names begin like one of these."""
+        return {one["name"]: one for one in self.document["at_size"] if one["name"].startswith(begins)}
+
+    def others(self) -> dict[str, dict[str, Any]]:
+        """What happens at size and under limits."""
+        named = {one["name"]: one for one in self.document["at_size"]}
+        return {name: one for name, one in named.items() if not name.startswith((*OF_TRUST, *OF_CAPACITY))}
+
+
+@pytest.fixture(scope="module")
+def measured() -> Measured:
+    """All measures in one process, because its servers and workers take longer to start than most measures."""
+    folder = made_folder()
     target = folder / "figures.json"
-
-    only = [part for name in (*MEASURES, *limiter.MEASURES) for part in ("--only", name)]
+    only = [part for name in MEASURED for part in ("--only", name)]
     process = bench("--quick", *only, "--json", str(target), folder=folder)
-    out, errors = process.communicate(timeout=SECONDS)
-
+    out, errors = process.communicate(timeout=2 * SECONDS)
     assert process.returncode == 0, errors
-    found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
+    document = json.loads(target.read_text())
+    target.unlink()
+    left = list(folder.iterdir())
+    shutil.rmtree(folder)
+    return Measured(out, document, left)
+
+
+@pytest.mark.timeout(2 * SECONDS)
+def test_quick_bench_tells_of_kills_wide_joins_waiting_runs_and_limits(measured: Measured) -> None:
+    found = measured.others()
+
     assert len(found) == 21
-    assert all(name in out for name in found)
+    assert all(name in measured.out for name in found)
     assert all(one["ours"] >= 0 for one in found.values())
 
 
-@pytest.mark.timeout(SECONDS)
-def test_quick_bench_of_trust_tells_of_chains_and_row_security_beside_doing_without(folder: Path) -> None:
-    target = folder / "figures.json"
+@pytest.mark.timeout(2 * SECONDS)
+def test_quick_bench_tells_of_chains_and_row_security_beside_doing_without(measured: Measured) -> None:
+    found = measured.at_size(OF_TRUST)
 
-    only = [part for name in TRUST for part in ("--only", name)]
-    process = bench("--quick", *only, "--json", str(target), folder=folder)
-    out, errors = process.communicate(timeout=SECONDS)
-
-    assert process.returncode == 0, errors
-    found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
     assert len(found) == 5
-    assert all(name in out for name in found)
+    assert all(name in measured.out for name in found)
     assert all(one["beside"] is not None for one in found.values())
     assert all(one["ours"] > 0 and one["beside"] > 0 for one in found.values() if "CPU" not in one["name"])
 
 
-@pytest.mark.timeout(SECONDS)
-def test_quick_bench_of_capacity_tells_what_runs_write_and_what_deleting_them_takes(folder: Path) -> None:
-    target = folder / "figures.json"
+@pytest.mark.timeout(2 * SECONDS)
+def test_quick_bench_tells_what_runs_write_and_what_deleting_them_takes(measured: Measured) -> None:
+    found = measured.at_size(OF_CAPACITY)
 
-    process = bench("--quick", "--only", "capacity", "--json", str(target), folder=folder)
-    out, errors = process.communicate(timeout=SECONDS)
-
-    assert process.returncode == 0, errors
-    found = {one["name"]: one for one in json.loads(target.read_text())["at_size"]}
     assert len(found) == 58
-    assert all(name in out for name in found)
+    assert all(name in measured.out for name in found)
     assert all(one["ours"] > 0 for name, one in found.items() if name.endswith(("write-ahead log", "in flight")))
     assert found["retention: runs deleted"]["ours"] > 0
 
 
-@pytest.mark.timeout(SECONDS)
-def test_quick_bench_prints_every_row_and_writes_every_figure(folder: Path) -> None:
-    target = folder / "figures.json"
+@pytest.mark.timeout(2 * SECONDS)
+def test_quick_bench_prints_every_row_and_writes_every_figure(measured: Measured) -> None:
+    document = measured.document
 
-    only = [part for name in ("chain", "fan", "waits") for part in ("--only", name)]
-    process = bench("--quick", *only, "--json", str(target), folder=folder)
-    out, errors = process.communicate(timeout=SECONDS)
-
-    assert process.returncode == 0, errors
-    assert "fsync on, synchronous_commit on, full_page_writes on" in out
+    assert "fsync on, synchronous_commit on, full_page_writes on" in measured.out
     for row in QUICK.rows():
-        assert row.name in out
-    document = json.loads(target.read_text())
+        assert row.name in measured.out
     assert [row["name"] for row in document["rows"]] == [row.name for row in QUICK.rows()]
     assert all(row["raw"] > 0 and row["llmteam"] > 0 for row in document["rows"])
     assert {document["durability"][name] for name in ("fsync", "synchronous_commit", "full_page_writes")} == {"on"}
-    target.unlink()
-    assert list(folder.iterdir()) == []
-    folder.rmdir()
+    assert measured.left == []
 
 
 @pytest.mark.timeout(SECONDS)

@@ -254,6 +254,20 @@ def test_events_that_were_taken_out_of_the_database_are_found_and_named(
     assert re.search("^order2-7 .*visit 1 began and never ended$", shown.stdout, re.MULTILINE)
 
 
+def test_a_tenant_mines_when_its_tier_or_its_licence_says_so(place: CommandLine) -> None:
+    place("tenants", "create", "small", "--tier", "professional")
+
+    refused = [place("mining", what, "--tenant", "small") for what in ("export", "report")]
+    place("license", "set", "professional", "--tenant", "small")
+    licensed = [place("mining", what, "--tenant", "small") for what in ("export", "report")]
+    place("tenants", "update", "small", "--disable", "process_mining")
+    disabled = place("mining", "report", "--tenant", "small")
+
+    assert [done.returncode for done in (*refused, *licensed, disabled)] == [FAILED, FAILED, DONE, DONE, FAILED]
+    assert "has not got the feature 'process_mining'" in refused[0].stderr
+    assert refused[0].stdout == ""
+
+
 def test_a_period_that_ends_before_it_begins_and_a_server_that_is_away_are_told(place: CommandLine) -> None:
     turned = place("mining", "export", "--since", "2026-02-01", "--until", "2026-01-01")
     away = place("mining", "export", "-o", "none.xes", LLMTEAM_DATABASE_URL="postgresql://me@127.0.0.1:9/x")

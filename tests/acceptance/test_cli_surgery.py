@@ -49,6 +49,25 @@ def llmteam(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.Tem
     own.drop_all()
 
 
+def test_snapshots_of_a_run_are_listed_newest_first(llmteam: CommandLine) -> None:
+    steps = [("transform", {"expression": f"'{letter}'"}) for letter in "abc"]
+    segment = llmteam.segment("snapped", *steps)
+
+    ran = llmteam("run", segment, "--run-id", "snapped-1", "--snapshot-interval", "1")
+    whole = llmteam.json("runs", "snapshots", "snapped-1")
+    shown = llmteam("runs", "snapshots", "snapped-1", "--limit", "2")
+    none = llmteam("runs", "snapshots", "snapped-2")
+
+    assert ran.returncode == DONE
+    assert [len(one["completed_steps"]) for one in whole] == [3, 2, 1]
+    assert {one["snapshot_type"] for one in whole} == {"auto"}
+    heading, first, second = shown.stdout.splitlines()
+    assert heading.split() == ["SNAPSHOT", "TYPE", "PHASE", "TAKEN", "COMPLETED"]
+    assert first.split()[:3] == [whole[0]["snapshot_id"], "auto", "completed"]
+    assert second.split()[:3] == [whole[1]["snapshot_id"], "auto", "running"]
+    assert "run snapped-2 has no snapshots" in none.stderr
+
+
 @contextmanager
 def going(llmteam: CommandLine, segment: Path, run_id: str) -> Iterator[Any]:
     with llmteam.started("run", segment, *IMPORTS, "--run-id", run_id) as run:

@@ -108,6 +108,7 @@ def test_what_a_tenant_owns_is_exported_then_erased(llmteam: CommandLine, valkey
     with redis_client(valkey) as client:
         client.set("llmteam:values:gone:key", "1")
         client.set("llmteam:values:kept:key", "1")
+        client.set("llmteam:snapshots:{gone}:run:r", "1")
 
     exported = llmteam("tenants", "export", "gone")
     asked = llmteam("tenants", "erase", "gone")
@@ -119,6 +120,7 @@ def test_what_a_tenant_owns_is_exported_then_erased(llmteam: CommandLine, valkey
     assert erased["erased"]["runs cancelled"] == erased["erased"]["runs"] == erased["erased"]["values"] == 1
     with redis_client(valkey) as client:
         assert (client.exists("llmteam:values:gone:key"), client.exists("llmteam:values:kept:key")) == (0, 1)
+        assert not client.exists("llmteam:snapshots:{gone}:run:r")
     checked = llmteam("audit", "verify", "--tenant", "gone")
     assert checked.returncode == DONE
     assert "holds" in checked.stdout

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from llmteam.canvas import StepCatalog, compile_expression
 from llmteam.canvas.schema_check import COMMON_KEYS
+from llmteam.metrics import METRICS
+from llmteam.metrics.models import Metric
 from llmteam.settings import Settings
-from tests.blocks import blocks_of
+from tests.blocks import Block, blocks_of
 from tests.forking import fork_server
 from tests.scenario import ROOT, Scenario, scenario
 from tests.services import PostgresService
@@ -209,3 +212,38 @@ def test_every_command_is_spoken_of() -> None:
     silent = [name for name, command in commands().items() if not isinstance(command, click.Group) and name not in text]
 
     assert silent == []
+
+
+def test_every_metric_is_listed_with_its_kind_and_labels() -> None:
+    listed = {codes_in(row[0])[0]: (row[1], codes_in(row[2])) for row in rows("operations.md", "<!-- metrics -->")}
+
+    assert listed == {metric.name: (metric.kind, list(metric.label_names)) for metric in METRICS}
+
+
+def test_alerts_and_scrapes_are_rules_of_prometheus_about_metrics_that_are_there() -> None:
+    written = {block.comment: yaml.safe_load(block.text) for block in yaml_blocks("operations.md")}
+    rules = [rule for group in written["file: alerts.yaml"]["groups"] for rule in group["rules"]]
+    jobs = written["file: prometheus.yaml"]["scrape_configs"]
+    known = {metric.name: metric for metric in METRICS}
+
+    assert len({rule["alert"] for rule in rules}) == len(rules) >= 10
+    assert all(job["static_configs"][0]["targets"] for job in jobs)
+    for rule in rules:
+        assert rule.keys() <= {"alert", "expr", "for", "annotations"}, rule
+        assert rule["expr"].count("(") == rule["expr"].count(")"), rule
+        named = re.findall(r"\b(llmteam_\w+)(?:\{([^}]*)\})?", rule["expr"])
+        assert named, rule
+        for name, matchers in named:
+            metric = known.get(name) or known[name.removesuffix("_bucket")]
+            assert (metric.kind == "histogram") == name.endswith("_bucket"), rule
+            assert_values_are_there(metric, matchers)
+
+
+def assert_values_are_there(metric: Metric, matchers: str) -> None:
+    values = {label.name: label.values for label in metric.labels}
+    for label, wanted in re.findall(r'(\w+)=~?"([^"]*)"', matchers):
+        assert set(wanted.split("|")) <= set(values[label]), (metric.name, matchers)
+
+
+def yaml_blocks(page: str) -> list[Block]:
+    return [block for block in blocks_of(DOCS / page) if block.language == "yaml"]

@@ -11,7 +11,7 @@ from tests.scenario import ROOT
 
 PAGE = ROOT / "docs" / "reliability.md"
 #: The failure catalogue: how many scenarios there are of each kind.
-CATALOGUE = {"P": 40, "W": 29, "H": 14, "S": 28}
+CATALOGUE = {"P": 43, "W": 29, "H": 14, "S": 28}
 
 _ROW = re.compile(r"^\| ([PWHS]\d+)(?:–[PWHS](\d+))? \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
 ROWS = [match.groups() for match in _ROW.finditer(PAGE.read_text(encoding="utf-8"))]

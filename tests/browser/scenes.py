@@ -8,7 +8,11 @@ from typing import Any
 
 from playwright.sync_api import Page
 
+from llmteam.mining import page as mining_page
+from llmteam.mining.records import StoredRun
+from llmteam.mining.report import Report
 from tests.browser.people import Stage
+from tests.mined import START, at, drawn_net, told
 
 PAYMENT = {
     "vendor": "Acme Industrial Supplies GmbH",
@@ -207,6 +211,25 @@ def expired_link(stage: Stage, **options: Any) -> Page:
     return page
 
 
+def mining_report(stage: Stage, **options: Any) -> Page:
+    """Two runs with branches and somebody who was asked, one of which broke off."""
+    net = drawn_net("load_invoice -> split_1", "split_1 -> human_1 -> all_1", "split_1 -> check_totals -> all_1")
+    events = told(
+        *("0 segment.started", "1 step.started load_invoice", "3 step.completed load_invoice"),
+        *("3 step.started split_1", "3 step.completed split_1", "4 step.started human_1"),
+        *("4 human.task_created human_1", "5 step.started check_totals", "7 step.retrying check_totals"),
+        *("9 step.started check_totals", "11 step.completed check_totals", "3600 step.completed human_1"),
+        *("3601 step.started all_1", "3602 step.completed all_1", "3602 segment.completed"),
+    )
+    found = Report()
+    for run_id, known in (("invoice-0417", events), ("invoice-0418", events[:-1])):
+        run = StoredRun("acme", run_id, "pay_invoice", "completed", "h", None, START, START, at(3602), known)
+        found.add(run, net)
+    page = stage.visitor(**options)
+    page.set_content(mining_page.page(found, tenant="acme", made_at=at(7200)))
+    return page
+
+
 SCENES: dict[str, Callable[..., Page]] = {
     scene.__name__.replace("_", "-"): scene
     for scene in (
@@ -224,5 +247,6 @@ SCENES: dict[str, Callable[..., Page]] = {
         changed,
         answered,
         expired_link,
+        mining_report,
     )
 }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,9 +13,11 @@ from llmteam.audit import AuditEventType, AuditQuery, AuditTrail, MemoryAuditSto
 from llmteam.db import Database
 from llmteam.masking import SecretValue
 from llmteam.persistence import (
+    HybridSnapshotStore,
     MemorySnapshotStore,
     PipelinePhase,
     PostgresSnapshotStore,
+    RedisSnapshotStore,
     SnapshotIntegrityError,
     SnapshotManager,
     SnapshotSerializationError,
@@ -24,10 +25,11 @@ from llmteam.persistence import (
     SnapshotTooLargeError,
     SnapshotType,
 )
-from llmteam.persistence.documents import sealed
+from llmteam.persistence.documents import packed, sealed, unpacked
 from llmteam.tenancy import TenantContext
 from llmteam.tenancy.exceptions import TenantContextError
 from tests.looping import in_a_loop
+from tests.services import redis_client
 from tests.snapshots import snapshot
 
 KEY = b"k" * 32
@@ -41,21 +43,24 @@ class Shelf:
     damage: Callable[[str, str], None]
 
 
-@pytest.fixture(params=["memory", "postgres"])
-def shelf(request: pytest.FixtureRequest) -> Iterator[Shelf]:
-    if request.param == "memory":
-        memory = MemorySnapshotStore(max_bytes=100_000)
+SIZE = 100_000
 
-        def damage(old: str, new: str) -> None:
-            for kept in memory._kept.values():
-                for name, packed in kept.items():
-                    kept[name] = zlib.compress(zlib.decompress(packed).replace(old.encode(), new.encode()))
 
-        yield Shelf(memory, damage)
-        return
+def in_memory(request: pytest.FixtureRequest) -> Shelf:
+    memory = MemorySnapshotStore(max_bytes=SIZE)
+
+    def damage(old: str, new: str) -> None:
+        for kept in memory._kept.values():
+            for name, one in kept.items():
+                kept[name] = replace(one, data=packed(unpacked(one.data).replace(old, new)))
+
+    return Shelf(memory, damage)
+
+
+def in_postgres(request: pytest.FixtureRequest) -> Shelf:
     database: Database = request.getfixturevalue("database")
 
-    def damage_rows(old: str, new: str) -> None:
+    def damage(old: str, new: str) -> None:
         for tenant_id in ("acme", "globex", "default"):
             with database.tenant_transaction(tenant_id) as connection:
                 connection.execute(
@@ -63,7 +68,44 @@ def shelf(request: pytest.FixtureRequest) -> Iterator[Shelf]:
                     {"old": old, "new": new},
                 )
 
-    yield Shelf(PostgresSnapshotStore(database, max_bytes=100_000), damage_rows)
+    return Shelf(PostgresSnapshotStore(database, max_bytes=SIZE), damage)
+
+
+def in_redis(request: pytest.FixtureRequest) -> Shelf:
+    url: str = request.getfixturevalue("clean_valkey")
+
+    def damage(old: str, new: str) -> None:
+        with redis_client(url) as client:
+            for key in client.scan_iter(match="*:snapshot:*"):
+                data = unpacked(client.hget(key, "text") or b"").replace(old, new)
+                client.hset(key, "text", packed(data))
+
+    return Shelf(RedisSnapshotStore(url, max_bytes=SIZE), damage)
+
+
+def in_both(request: pytest.FixtureRequest) -> Shelf:
+    redis, postgres = in_redis(request), in_postgres(request)
+    assert isinstance(redis.store, RedisSnapshotStore)
+    assert isinstance(postgres.store, PostgresSnapshotStore)
+
+    def damage(old: str, new: str) -> None:
+        redis.damage(old, new)
+        postgres.damage(old, new)
+
+    return Shelf(HybridSnapshotStore(redis.store, postgres.store), damage)
+
+
+SHELVES = {"memory": in_memory, "postgres": in_postgres, "redis": in_redis, "hybrid": in_both}
+
+
+@pytest.fixture(params=SHELVES)
+def shelf(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    made = SHELVES[request.param](request)
+    yield made
+    if isinstance(made.store, RedisSnapshotStore):
+        made.store.close()
+    if isinstance(made.store, HybridSnapshotStore):
+        made.store.redis.close()
 
 
 @in_a_loop

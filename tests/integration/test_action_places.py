@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -25,9 +26,10 @@ from llmteam.actions import (
     SqlEngine,
 )
 from llmteam.dispatch import Address
-from llmteam.errors import ConfigurationError
+from llmteam.errors import ConfigurationError, InfrastructureError
 from llmteam.runtime import RuntimeContextManager
 from tests.services import PostgresService, redis_client
+from tests.silent import Silent
 
 
 @pytest.fixture
@@ -152,6 +154,17 @@ def test_a_database_that_is_away_may_be_there_later() -> None:
 
     assert (result.error_type, result.retryable) == ("InfrastructureError", True)
     assert "s3cret" not in result.error_message
+
+
+def test_a_database_that_says_nothing_is_given_up_before_its_step_is() -> None:
+    with (
+        closing(Silent()) as silent,
+        closing(SqlEngine(f"postgresql://u:s3cret@{silent.address}/x")) as client,
+        pytest.raises(InfrastructureError) as caught,
+    ):
+        client.run("SELECT 1", {}, read_only=True, seconds=1.0, max_bytes=1000)
+
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "nonsense", "mysql+nothing://x"])

@@ -11,8 +11,8 @@ import pytest
 
 from llmteam.audit import AuditDraft, AuditEventType, AuditRecord, PostgresAuditStore
 from llmteam.audit.postgres import CONDITION, append_in, append_with, write_in
-from llmteam.canvas.postgres.scripts import Script
 from llmteam.db import ConstraintError, Database, StatementError
+from llmteam.db.hot import Script
 from llmteam.ids import utc_now
 from tests.services import owner_transaction
 

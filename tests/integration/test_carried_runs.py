@@ -255,8 +255,21 @@ def test_a_tenant_that_is_not_active_takes_nothing_over(hosts: tuple[Host, Host]
 def test_a_file_that_would_fill_the_memory_is_not_unpacked(hosts: tuple[Host, Host]) -> None:
     bomb = gzip.compress(b" " * 1_000_000)
 
-    with pytest.raises(SnapshotTooLargeError):
-        from_bytes(bomb, max_bytes=10_000)
+    for data in (bomb, gzip.decompress(bomb)):
+        with pytest.raises(SnapshotTooLargeError):
+            from_bytes(data, max_bytes=10_000)
+
+
+def test_a_file_is_taken_over_whether_it_is_compressed_or_not(hosts: tuple[Host, Host]) -> None:
+    here, there = hosts
+    paused(here)
+    packed, plain = (here.moving.export_run(TENANT, "run-1", compress=compress) for compress in (True, False))
+
+    assert gzip.decompress(packed) == plain
+    assert there.moving.import_run(TENANT, plain) == "run-1"
+    for broken in (plain[:-1], plain[1:], packed[:-9], b"", b"[]"):
+        with pytest.raises(SnapshotFormatError):
+            from_bytes(broken)
 
 
 def test_every_table_with_rows_of_a_run_is_carried() -> None:

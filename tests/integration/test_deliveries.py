@@ -35,6 +35,7 @@ from llmteam.ratelimit.decisions import Outcome
 from llmteam.ratelimit.gate import Gate
 from tests.conformance.turnstiles import Fuse, Turnstile, gate_of
 from tests.mailbox import mail_server
+from tests.scraping import counted
 from tests.unit.human.messages import ADA, BOB, request
 from tests.unit.net.loopback import Handler, Loopback, serving
 from tests.waiting import wait_until
@@ -472,3 +473,23 @@ def test_a_channel_under_a_limit_is_told_in_its_turn_and_no_attempt_is_used_up(o
     assert len(set(turnstile.asked)) == 1
     assert turnstile.released == turnstile.inside
     assert fuse.outcomes == [Outcome.SUCCESS]
+
+
+def test_deliveries_count_by_their_channel_and_what_came_of_them(office: PostOffice) -> None:
+    answers = iter([200, 500, 500])
+    office.server.routes["/s3cret"] = lambda handler: handler.answer(next(answers))
+    office.ask(assignee_id=ADA)
+    office.ask(assignee_id=BOB)
+
+    with counted() as told:
+        for _ in range(2):
+            office.courier(attempts=2).deliver_due()
+            office.make_due()
+        found = told()
+
+    assert found.by("llmteam_notifications_total", "channel", "outcome") == {
+        ("webhook", "delivered"): 1,
+        ("webhook", "failed"): 1,
+        ("webhook", "dead"): 1,
+    }
+    assert "s3cret" not in found.text

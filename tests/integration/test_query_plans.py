@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from llmteam.canvas.postgres import checks, holds, leases, links, rows, sweeps
+from llmteam.canvas.postgres import checks, gauges, holds, leases, links, rows, sweeps
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.state import StepRow
 from llmteam.db import Database, Prepared
@@ -149,6 +149,20 @@ def test_what_concerns_many_runs_reads_an_index(full: Database, name: str) -> No
     assert all(found_by(scan) for scan in scans_of(plan, {"runs", "run_steps", "events"}))
 
 
+def test_how_an_installation_stands_is_read_from_indexes_of_what_is_open(full: Database) -> None:
+    plan = explain(full, gauges.READ, (), role="llmteam_sweeper", setting=sweeps.BY_INDEX)
+
+    assert "Seq Scan" not in {scan["Node Type"] for scan in scans_of(plan, {"runs", "run_steps", "interactions"})}
+    assert set(indexes_of(plan)) >= {
+        "runs_admitted",
+        "runs_queued",
+        "run_steps_wake_at",
+        "interactions_open",
+        "notifications_wake_at",
+        "notifications_dead",
+    }
+
+
 @pytest.mark.parametrize("name", [name for name, (statement, _) in OF_A_RUN.items() if isinstance(statement, Prepared)])
 def test_what_is_planned_on_empty_tables_finds_a_run_by_its_key(database: Database, name: str) -> None:
     """Such a plan is kept until there are statistics, and there may be many runs by then."""
@@ -246,6 +260,13 @@ def found_by(scan: dict[str, Any]) -> str:
     """The condition by which an index finds the rows of a scan; empty when none does."""
     nested = (found_by(part) for part in scan.get("Plans", ()) if part["Node Type"].startswith("Bitmap"))
     return str(scan.get("Index Cond", "")) or " and ".join(nested)
+
+
+def indexes_of(plan: dict[str, Any]) -> Iterator[str]:
+    if "Index Name" in plan:
+        yield plan["Index Name"]
+    for part in plan.get("Plans", ()):
+        yield from indexes_of(part)
 
 
 def scans_of(plan: dict[str, Any], tables: set[str]) -> Iterator[dict[str, Any]]:

@@ -13,13 +13,16 @@ from llmteam.audit.models import AuditDraft, AuditEventType
 from llmteam.audit.postgres import PostgresAuditStore, retention
 from llmteam.audit.postgres import appending as audit
 from llmteam.canvas.postgres import claiming, finishing, holds, leases, settling
+from llmteam.canvas.postgres.scripts import Script
 from llmteam.canvas.postgres.store import PostgresRunStore
+from llmteam.canvas.state import Change, RunState
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.db.tables import agent_contexts
 from llmteam.events import postgres as events
 from llmteam.events.models import EventDraft, EventType
 from llmteam.ids import utc_now
 from llmteam.keys.postgres import PostgresKeyStore
+from llmteam.persistence import SnapshotType
 from llmteam.tenancy import TenantConfig
 from llmteam.tenancy.postgres import PostgresTenantStore, everything, standing
 from tests.security.run_lines import LEASE, holdings, seed_runs
@@ -42,6 +45,18 @@ def _seed(scene: Scene) -> None:
     scene.things = SimpleNamespace(**vars(scene.things), record=record)
     PostgresTenantStore(scene.db).put(TenantConfig(scene.owner, scene.canary, data_region="moon", is_active=False))
     PostgresContextStore(scene.db).save(scene.owner, scene.things.ready, "a", {"said": scene.canary}, 0)
+
+
+def _capture(tenant: Callable[[Scene], str]) -> Callable[[Scene, Any], Any]:
+    """Keeps a snapshot of a run."""
+
+    def call(scene: Scene, connection: Any) -> Any:
+        (work, *_), _ = scene.things.claim
+        header = replace(work.header, tenant_id=tenant(scene), run_id=scene.things.done)
+        change = Change(RunState(header.run_id), utc_now())
+        return holds.capture(connection, Script(), header, change, SnapshotType.AUTO).run(connection)
+
+    return call
 
 
 def _draft(text: str) -> AuditDraft:
@@ -175,6 +190,7 @@ FUNCTIONS = Group(
             _in_own(lambda s, connection: holds.read_all(connection, (s.me, s.things.done))),
             further=_in_own(lambda s, connection: holds.read_all(connection, (s.owner, s.things.done))),
         ),
+        "canvas.postgres.holds.capture": Line(_in_own(_capture(_me)), naming=_in_own(_capture(_owner))),
         "canvas.postgres.leases.renew": Line(lambda s: leases.renew(s.db, holdings(s), LEASE)),
         "canvas.postgres.leases.lost": Line(lambda s: leases.lost(s.db, holdings(s))),
         "audit.postgres.appending.append_in": Line(_append_audit(_me), naming=_append_audit(_owner)),

@@ -11,8 +11,14 @@ from llmteam.canvas.postgres.carrying import PostgresCarrying
 from llmteam.canvas.postgres.store import PostgresRunStore
 from llmteam.canvas.surgery import Surgery
 from llmteam.ids import utc_now
-from llmteam.persistence import MemorySnapshotStore, PipelineSnapshot, PostgresSnapshotStore
-from llmteam.persistence.documents import read
+from llmteam.persistence import (
+    HybridSnapshotStore,
+    MemorySnapshotStore,
+    PipelineSnapshot,
+    PostgresSnapshotStore,
+    RedisSnapshotStore,
+)
+from llmteam.persistence.documents import read, sealed, written
 from llmteam.tenancy.admission import StartLimits
 from llmteam.wakeup import MemoryWakeup
 from tests.conformance.desk import new_run
@@ -31,9 +37,18 @@ def _seed_snapshots(scene: Scene) -> None:
         settled(scene.store.save(_taken(scene.owner, scene.canary)))
 
 
+def _put(scene: Scene) -> None:
+    taken = sealed(_taken(scene.me, "mine"))
+    scene.store.put(scene.store.server.client, scene.me, taken, written(taken))
+
+
+_CLOSES = plain(lambda s: s.store.close(), "lets go of connections")
+
 SNAPSHOTS = Group(
     stores={
         PostgresSnapshotStore: lambda s: PostgresSnapshotStore(s.db),
+        RedisSnapshotStore: lambda s: RedisSnapshotStore(s.valkey),
+        HybridSnapshotStore: lambda s: HybridSnapshotStore(RedisSnapshotStore(s.valkey), PostgresSnapshotStore(s.db)),
         MemorySnapshotStore: lambda s: MemorySnapshotStore(),
     },
     seed=_seed_snapshots,
@@ -47,7 +62,26 @@ SNAPSHOTS = Group(
         "list": Line(lambda s: s.store.list("invoice_triage")),
         "delete": Line(lambda s: s.store.delete("s-1")),
     },
-    also={PostgresSnapshotStore: {"close": plain(lambda s: s.store.close(), "lets go of connections")}},
+    also={
+        PostgresSnapshotStore: {
+            "close": _CLOSES,
+            "entries": Line(lambda s: s.store.entries("pipeline", "invoice_triage", 10)),
+            "texts": Line(lambda s: s.store.texts(["s-1"])),
+        },
+        RedisSnapshotStore: {
+            "close": _CLOSES,
+            "erase": Line(lambda s: s.store.erase(s.me), naming=lambda s: s.store.erase(s.owner)),
+            "put": Line(_put),
+            "texts": Line(lambda s: s.store.texts(s.store.server.client, s.me, ["s-1"])),
+            "drop": Line(lambda s: s.store.drop(s.store.server.client, s.me, "s-1")),
+        },
+        HybridSnapshotStore: {"close": _CLOSES},
+        MemorySnapshotStore: {
+            "find": Line(lambda s: s.store.find(s.me, "s-1")),
+            "take": Line(lambda s: s.store.take(sealed(_taken(s.me, "mine")))),
+            "forget_runs": Line(lambda s: s.store.forget_runs({(s.me, "run-77")})),
+        },
+    },
 )
 
 

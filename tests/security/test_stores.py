@@ -16,6 +16,7 @@ import llmteam
 from llmteam.context.postgres import PostgresContextStore
 from llmteam.context.stores import StoredContext
 from llmteam.db import Database
+from llmteam.persistence import HybridSnapshotStore
 from tests.security import (
     bought_lines,
     limit_lines,
@@ -61,8 +62,6 @@ PLACES = {"stores", "postgres", "memory", "redis"}
 NO_STORES = {
     "llmteam.actions.handlers.postgres.SqlEngine": "a database of the user's own, to which statements of actions go",
     "llmteam.canvas.postgres.combining.Combining": "calls others' functions, several calls at once",
-    "llmteam.canvas.postgres.scripts.Script": "a list of statements",
-    "llmteam.human.postgres.writing.Writing": "a list of statements",
     "llmteam.ratelimit.redis.SharedServer": "asks for the stores of limits and circuits, whatever they ask",
 }
 WALK = [(group, store, name) for group in GROUPS for store in group.stores for name in group.lines_of(store)]
@@ -134,9 +133,9 @@ def stage(database: Database, superuser_url: str, valkey: str) -> Iterator[Stage
     def stage(group: Group, store: type, opened: Database | None = None) -> Scene:
         scene = Scene(look=group.look)
         made.append(scene)
-        if "postgres" in store.__module__:
+        if store is HybridSnapshotStore or "postgres" in store.__module__:
             scene.database, scene.superuser_url, scene.look = database, superuser_url, lambda scene: None
-        if "redis" in store.__module__:
+        if store is HybridSnapshotStore or "redis" in store.__module__:
             scene.valkey = valkey
         make = group.stores[store]
         scene.store = make(scene)
@@ -149,7 +148,9 @@ def stage(database: Database, superuser_url: str, valkey: str) -> Iterator[Stage
 
     yield stage
     for scene in made:
-        if "redis" in type(scene.store).__module__:
+        if isinstance(scene.store, HybridSnapshotStore):
+            scene.store.redis.close()
+        elif "redis" in type(scene.store).__module__:
             scene.store.close()
 
 

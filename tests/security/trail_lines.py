@@ -201,10 +201,11 @@ EVENTS = Group(
         "count_by_run": Line(lambda s: s.store.count_by_run(s.things.run)),
     },
     also={
+        PostgresEventStore: {"close": plain(lambda s: s.store.close(), "lets go of connections")},
         MemoryEventStore: {
             "clear": Line(lambda s: s.store.clear()),
             "clear_by_run": Line(lambda s: s.store.clear_by_run(s.things.run)),
-        }
+        },
     },
 )
 

@@ -24,7 +24,7 @@ from tests.simulated.world import TENANT, World
 #: Plays this one seed and nothing else.
 SEED = os.environ.get("LLMTEAM_TEST_SEED")
 #: How many seeds are played.
-SEEDS = int(os.environ.get("LLMTEAM_TEST_SEEDS", "2000"))
+SEEDS = int(os.environ.get("LLMTEAM_TEST_SEEDS", "1000"))
 #: Seeds of one test, which takes some seconds.
 PART = 250
 

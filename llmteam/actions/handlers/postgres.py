@@ -10,16 +10,18 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy import exc as sa
 from sqlalchemy.sql.elements import TextClause
 
 from llmteam import codec
 from llmteam.actions.exceptions import ActionDataError
+from llmteam.db.engine import libpq_args
 from llmteam.errors import ConfigurationError, InfrastructureError, PayloadTooLargeError
 
 #: Rows that an answer may have.
 MAX_ROWS = 10_000
+_DRIVER = "postgresql+psycopg2"
 
 
 class SqlEngine:
@@ -31,7 +33,7 @@ class SqlEngine:
     def __init__(self, engine: Engine | str, *, max_rows: int = MAX_ROWS) -> None:
         if isinstance(engine, str):
             try:
-                engine = create_engine(engine, hide_parameters=True)
+                engine = _engine_of(make_url(engine))
             except (sa.ArgumentError, ImportError):
                 raise ConfigurationError("SqlEngine: the URL is none of a Postgres database") from None
         if engine.dialect.name != "postgresql":
@@ -94,6 +96,17 @@ class SqlEngine:
         if size > max_bytes:
             raise PayloadTooLargeError("the answer", size, max_bytes)
         return {"rows": rows, "row_count": len(rows)}
+
+
+def _engine_of(url: URL) -> Engine:
+    """An engine that notices when the server goes without a word; other drivers than those of libpq are left alone.
+
+    A URL that names no driver means psycopg2, which is always there.
+    """
+    if url.drivername in {"postgresql", "postgres"}:
+        url = url.set(drivername=_DRIVER)
+    libpq = url.drivername in {_DRIVER, "postgresql+psycopg"}
+    return create_engine(url, hide_parameters=True, connect_args=libpq_args(url) if libpq else {})
 
 
 def _single(statement: str) -> TextClause:

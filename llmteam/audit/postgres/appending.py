@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
-from llmteam import codec
+from llmteam import codec, metrics
 from llmteam.audit.canonical import Sensitive
 from llmteam.audit.chain import GENESIS, ChainPoint, link, link_all, stored_key
 from llmteam.audit.exceptions import AuditIntegrityError
@@ -117,6 +117,7 @@ def append_with(connection: Connection, tenant_id: str, drafts: Sequence[AuditDr
     write_in(script, tenant_id, drafts, now=now)
     if script.text:
         connection.exec_driver_sql(script.text, script.params)
+    metrics.AUDIT_RECORDS.add(value=len(drafts))
 
 
 def append_in(
@@ -181,6 +182,7 @@ def insert_in(connection: HotConnection, tenant_id: str, records: Sequence[Audit
         params += [records[-1].sequence_number, records[-1].checksum, tenant_id]
     if script or end:
         connection.script(script + end, params, prepared=(_INSERT, _MOVE_HEAD) if records else ())
+    metrics.AUDIT_RECORDS.add(value=len(records))
 
 
 def _values(record: AuditRecord) -> list[Any]:

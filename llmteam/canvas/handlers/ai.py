@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from llmteam import metrics
 from llmteam.canvas.exceptions import InvalidStepConfigError
 from llmteam.canvas.handlers.answers import AnswerFault, OutputSchema, OutputSchemaError
 from llmteam.canvas.handlers.document import document as document_of
@@ -146,13 +147,15 @@ class _Conversation:
         """One answer. Raises :class:`ModelError`."""
         left = self._seconds_left()
         bound = asyncio.timeout(left)
-        try:
-            async with bound:
-                answer = await _unless_cancelled(self._ctx, self._send(replace(request, timeout=left)))
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            raise ModelTimeoutError("The model did not answer before the step's deadline") from None
+        with metrics.asking(request.model or getattr(self._provider, "model", None)) as call:
+            try:
+                async with bound:
+                    answer = await _unless_cancelled(self._ctx, self._send(replace(request, timeout=left)))
+            except TimeoutError:
+                if not bound.expired():
+                    raise
+                raise ModelTimeoutError("The model did not answer before the step's deadline") from None
+            call.answered(answer.model, answer.usage)
         self._account(answer)
         return answer
 

@@ -13,10 +13,10 @@ from llmteam.canvas.exceptions import AlreadyRunningError
 from llmteam.canvas.features import features_needed
 from llmteam.canvas.portable import TABLES, Carried, Rows
 from llmteam.canvas.postgres import statements as sql
-from llmteam.canvas.postgres.scripts import Script
 from llmteam.db import tables
 from llmteam.db.engine import Database
 from llmteam.db.errors import RefusedError, StatementError, constraint_of
+from llmteam.db.hot import Script
 from llmteam.persistence.exceptions import SnapshotFormatError
 from llmteam.regions import DEFAULT_REGION, queue_in
 from llmteam.tenancy.admission import StartLimits
@@ -117,6 +117,7 @@ def _own(table: str, row: Mapping[str, Any], run: Carried, tenant_id: str) -> di
         own["queue"] = queue_in(run.graph.nodes[own["step_id"]].facts.queue, DEFAULT_REGION)
     if table == "snapshots":
         own.pop("number", None)
+        own["digest"] = None
     return own
 
 

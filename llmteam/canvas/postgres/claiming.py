@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 
 from llmteam import codec
 from llmteam.canvas.postgres import statements as sql
-from llmteam.canvas.postgres.scripts import Script, ids_and_visits, read_slice
+from llmteam.canvas.postgres.scripts import ids_and_visits, read_slice
 from llmteam.canvas.records import Claimed, Seen, Work
 from llmteam.canvas.state import DEADLINE_GRACE, Key, StepRow
 from llmteam.db.engine import Database
+from llmteam.db.hot import Script
 from llmteam.events.models import EventDraft
 
 

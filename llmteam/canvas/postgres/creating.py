@@ -11,9 +11,10 @@ from llmteam.canvas.features import features_needed
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.links import RELEASE_KEY, write_link
-from llmteam.canvas.postgres.scripts import Script, insert_steps, write_events
+from llmteam.canvas.postgres.scripts import insert_steps, write_events
 from llmteam.canvas.records import INLINE_INPUT, NewRun
 from llmteam.canvas.state import Change, SegmentStatus
+from llmteam.db.hot import Script
 from llmteam.events.models import EventScope
 from llmteam.tenancy.admission import StartLimits
 from llmteam.tenancy.postgres.admission import ADMIT, Kind, admit_values

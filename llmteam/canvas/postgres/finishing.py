@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from llmteam.canvas.capturing import wanted
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.combining import ALONE, Alone
-from llmteam.canvas.postgres.scripts import FEW, Script, finished_values, ids_and_visits, read_slice, run_values
+from llmteam.canvas.postgres.scripts import FEW, finished_values, ids_and_visits, read_slice, run_values
 from llmteam.canvas.records import Door, RunHeader, StoredOutput, Transition
 from llmteam.canvas.state import Change, Key, RunState, Slice, StepRow
 from llmteam.db.engine import Database
+from llmteam.db.hot import Script
 from llmteam.events.models import EventScope
 from llmteam.events.postgres import event_values
 
@@ -54,7 +56,7 @@ class _Batch:
             return ALONE
         if not change.applied:
             return change
-        if _is_more(move, change):
+        if _is_more(move, change) or wanted(move.header.options, self.run.completed, change) is not None:
             return ALONE
         if change.events or change.steps:
             self.made.append((move, change))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from llmteam.canvas.capturing import captured
 from llmteam.canvas.exceptions import SnapshotIntegrityError
 from llmteam.canvas.postgres import rows
-from llmteam.canvas.postgres.scripts import Script
 from llmteam.canvas.postgres.statements import STEP_COLUMNS
-from llmteam.canvas.records import StepRecord
+from llmteam.canvas.records import RunHeader, StepRecord
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import HINT_AFTER, Change
-from llmteam.db.hot import HotConnection
+from llmteam.db.hot import HotConnection, Script
 from llmteam.human.postgres.writing import write_freeze, write_thaw
 from llmteam.persistence import documents
 from llmteam.persistence import postgres as kept
-from llmteam.persistence.exceptions import PersistenceError
+from llmteam.persistence.exceptions import PersistenceError, SnapshotTooLargeError
+from llmteam.persistence.models import SnapshotType
+
+logger = logging.getLogger(__name__)
 
 _RUN = """
 UPDATE llmteam.runs SET wake_at = %s, deadline = %s, paused_at = %s, snapshot_id = %s, started_at = %s
@@ -81,10 +85,16 @@ def write_hold(script: Script, ident: tuple[str, str], change: Change) -> None:
         write_thaw(script, ident, thaw)
 
 
-def read_all(connection: HotConnection, ident: tuple[str, str]) -> tuple[Any, Sequence[StepRecord], list[str]]:
-    """The run's input and all its steps, large values as references; and the requests that nobody has answered."""
+def read_all(
+    connection: HotConnection, ident: tuple[str, str], after: Script | None = None
+) -> tuple[Any, Sequence[StepRecord], list[str]]:
+    """The run's input and all its steps, large values as references; and the requests that nobody has answered.
+
+    As they are when the script ``after`` has been run.
+    """
+    script = after or Script()
+    found = script.add(_ALL_STEPS, *ident).run(connection) or []
     given, asked = (connection.script(_INPUT, ident) or [(None, [])])[0]
-    found = connection.script(_ALL_STEPS, ident) or []
     return given, [rows.step_record(row) for row in found], asked
 
 
@@ -93,8 +103,22 @@ def write_snapshot(script: Script, snapshot: SegmentSnapshot, asked: Sequence[st
     kept.write_snapshot(script, snapshot.as_pipeline(asked), max_bytes=sys.maxsize)
 
 
+def capture(connection: HotConnection, script: Script, header: RunHeader, change: Change, kind: SnapshotType) -> Script:
+    """Run ``script``, which writes ``change``; give one that keeps a snapshot of what the run then is, if it can.
+
+    A step is over whether or not a copy of its run can be kept.
+    """
+    given, steps, asked = read_all(connection, (header.tenant_id, header.run_id), script)
+    fresh = Script()
+    try:
+        kept.keep_snapshot(fresh, captured(header, change, kind, given, steps, asked))
+    except SnapshotTooLargeError as exc:
+        logger.warning("run %s: no snapshot is kept: %s", header.run_id, exc)
+    return fresh
+
+
 def read_snapshot(snapshot_id: str, document: Mapping[str, Any]) -> SegmentSnapshot | None:
-    """The snapshot of a pause, whichever version has kept it; None for one of something else.
+    """The snapshot of a run, whichever version has kept it; None for one of something else.
 
     Raises :class:`SnapshotIntegrityError`.
     """

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
-from llmteam.canvas.postgres.scripts import Script
 from llmteam.canvas.records import NewRun
 from llmteam.canvas.state import StepRow, StepState
+from llmteam.db.hot import Script
 
 #: The answers stay where they are: a large one is one row of payloads for both runs.
 COPY = """

@@ -10,13 +10,12 @@ from llmteam.canvas.exceptions import UnknownSegmentError
 from llmteam.canvas.models import SegmentDefinition, StepTypeFacts
 from llmteam.canvas.postgres import holds, leases, rows
 from llmteam.canvas.postgres import statements as sql
-from llmteam.canvas.postgres.scripts import Script
 from llmteam.canvas.records import Holding, PinnedDefinition, RunHeader, RunRecord, StepRecord, Taken, Work
 from llmteam.canvas.routing import StepOutput, run_outputs
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Key, SegmentStatus, StepRow
 from llmteam.db.engine import Database
-from llmteam.db.hot import Prepared
+from llmteam.db.hot import Prepared, Script
 
 
 class PostgresReads:

@@ -12,35 +12,13 @@ from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.records import StoredOutput
 from llmteam.canvas.state import Key, RunState, StepRow
-from llmteam.db.hot import HotConnection, Prepared
+from llmteam.db.hot import Script
 from llmteam.events.models import EventDraft, EventScope
 from llmteam.events.postgres import event_values, insert_values
 from llmteam.regions import queue_in
 
 #: Rows up to this many are written one by one by a statement that is planned already, more by one that is not.
 FEW = 8
-
-
-class Script:
-    """A script of statements that is sent in one round trip."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._params: list[Any] = []
-        self._prepared: list[Prepared] = []
-
-    def add(self, statement: str | Prepared, *params: Any) -> Script:
-        """Append a statement with its values."""
-        if isinstance(statement, Prepared):
-            self._prepared.append(statement)
-            statement = statement.call
-        self._texts.append(statement)
-        self._params.extend(params)
-        return self
-
-    def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
-        """As :meth:`HotConnection.script`."""
-        return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)
 
 
 def insert_steps(

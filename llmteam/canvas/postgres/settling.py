@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from llmteam import metrics
 from llmteam.audit.postgres import write_in
 from llmteam.canvas.auditing import change_of
+from llmteam.canvas.capturing import wanted
 from llmteam.canvas.postgres import rows
 from llmteam.canvas.postgres import statements as sql
 from llmteam.canvas.postgres.finishing import Move
-from llmteam.canvas.postgres.scripts import FEW, Script, finished_values, run_values
+from llmteam.canvas.postgres.scripts import FEW, finished_values, run_values
 from llmteam.canvas.records import Seen
 from llmteam.canvas.state import Change, Key, NeedRows, Slice
 from llmteam.db.engine import Database
+from llmteam.db.hot import Script
 from llmteam.events.models import EventScope
 from llmteam.events.postgres import event_values
 
@@ -28,6 +31,8 @@ def settle_unlocked(database: Database, move: Move, finished: Key, seen: Seen) -
     if not few or large or more or not change.applied:
         return None
     header, ident = move.header, move.ident
+    if wanted(header.options, seen.run.completed, change) is not None:
+        return None
     values = [*run_values(change.run, seen.next_seq + len(change.events)), *ident, seen.next_seq]
     values += finished_values(change.steps[finished], move.output, move.local_state)
     values += [*ident, *finished]
@@ -43,4 +48,7 @@ def settle_unlocked(database: Database, move: Move, finished: Key, seen: Seen) -
         script.add(sql.READ_SETTLED)
     with database.hot(header.tenant_id) as connection:
         found = script.run(connection) or []
-    return change if found[0][0] == "yes" else None
+    if found[0][0] != "yes":
+        return None
+    metrics.AUDIT_RECORDS.add(value=len(told))
+    return change

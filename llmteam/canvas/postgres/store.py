@@ -7,11 +7,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from llmteam import metrics
 from llmteam.audit.models import AuditDraft
 from llmteam.audit.postgres import PostgresAuditStore, key_changes, write_in
 from llmteam.audit.trail import AuditTrail
 from llmteam.canvas import transitions
-from llmteam.canvas.auditing import change_of
+from llmteam.canvas.auditing import change_of, start_of
+from llmteam.canvas.capturing import wanted
 from llmteam.canvas.exceptions import RunNotFoundError
 from llmteam.canvas.graph import Node
 from llmteam.canvas.postgres import holds, rows
@@ -25,7 +27,6 @@ from llmteam.canvas.postgres.holds import write_hold
 from llmteam.canvas.postgres.reads import PostgresReads
 from llmteam.canvas.postgres.scripts import (
     FEW,
-    Script,
     finished_values,
     ids_and_visits,
     insert_steps,
@@ -42,13 +43,14 @@ from llmteam.context.runs import Contexts
 from llmteam.crypto import MasterKeys
 from llmteam.db.engine import Database
 from llmteam.db.errors import RefusedError, constraint_of
-from llmteam.db.hot import HotConnection
+from llmteam.db.hot import HotConnection, Script
 from llmteam.events.models import EventDraft, EventScope
 from llmteam.human.postgres import PostgresInteractions
 from llmteam.human.postgres.writing import write_new, write_notices, write_withdrawal
 from llmteam.human.rulings import withdrawal
 from llmteam.keys import TenantKeys
 from llmteam.keys.postgres import PostgresKeyStore
+from llmteam.persistence.postgres import PostgresSnapshotStore
 from llmteam.regions import DEFAULT_REGION, check_region
 from llmteam.tenancy.admission import StartLimits
 from llmteam.tenancy.postgres.admission import ADMIT, admit_values, refusal_of
@@ -82,6 +84,7 @@ class PostgresRunStore(PostgresReads):
             PostgresContextStore(database), keys.vault, lambda tenant_id: AuditTrail(audit, tenant_id=tenant_id)
         )
         self.interactions = interactions or PostgresInteractions(database)
+        self.snapshots = PostgresSnapshotStore(database)
         #: The rows of runs that are carried to other installations, or come from them.
         self.carrying = PostgresCarrying(database, self._unknown)
         self._known: set[tuple[str, str]] = set()
@@ -116,6 +119,8 @@ class PostgresRunStore(PostgresReads):
         if len(self._known) >= _KNOWN:
             self._known.clear()
             self._regions.clear()
+        if metrics.is_on():
+            metrics.AUDIT_RECORDS.add(value=len(start_of(run, change)))
         self._known.add(known)
         self._regions[run.tenant_id] = change.run.region
         return True
@@ -184,8 +189,12 @@ class PostgresRunStore(PostgresReads):
             if change.cancel_open or change.withdrawn:
                 told += self._withdrawals(connection, script, header, change)
                 script = Script()
+            kind = wanted(header.options, run.completed, change)
+            if kind is not None:
+                script = holds.capture(connection, script, header, change, kind)
             write_in(script, header.tenant_id, told, now=move.now)
             script.add(sql.COMMIT).run(connection)
+        metrics.AUDIT_RECORDS.add(value=len(told))
         return change
 
     def _admission(self, move: Move) -> Script:

@@ -21,8 +21,7 @@ from llmteam.canvas.exceptions import (
 )
 from llmteam.canvas.models import SegmentDefinition
 from llmteam.ids import Clock, check_identifier, utc_now
-from llmteam.tenancy.context import get_current_tenant
-from llmteam.tenancy.exceptions import TenantContextError
+from llmteam.tenancy.context import tenant_or_current
 
 T = TypeVar("T")
 
@@ -153,13 +152,7 @@ class SegmentRegistry(ABC):
 
 def tenant_for(tenant_id: str | None) -> str:
     """The named tenant, else the current one, else ``default``; naming another than the current one is refused."""
-    current = get_current_tenant()
-    if tenant_id and current and tenant_id != current:
-        raise TenantContextError(
-            f"Segments of tenant '{tenant_id}' were asked for while '{current}' is current: "
-            "leave its context, or enter the other one's"
-        )
-    return check_identifier("tenant_id", tenant_id or current or DEFAULT_TENANT)
+    return check_identifier("tenant_id", tenant_or_current(tenant_id, "Segments") or DEFAULT_TENANT)
 
 
 def checked(segment: SegmentDefinition) -> SegmentDefinition:

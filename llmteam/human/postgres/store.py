@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
+from llmteam import metrics
 from llmteam.audit.postgres import write_in
 from llmteam.db.engine import Database
 from llmteam.db.errors import constraint_of
-from llmteam.db.hot import HotConnection
+from llmteam.db.hot import HotConnection, Script
 from llmteam.db.waking import WAKE_STEP
 from llmteam.dispatch import Dispatcher, Hint
 from llmteam.events.models import EventScope
@@ -20,7 +21,7 @@ from llmteam.human.interactions import LISTED, DueRequest, request_channel
 from llmteam.human.models import InteractionMessage, InteractionRequest, InteractionResponse
 from llmteam.human.postgres import rows
 from llmteam.human.postgres import statements as sql
-from llmteam.human.postgres.writing import Writing, write_new, write_notices
+from llmteam.human.postgres.writing import write_new, write_notices
 from llmteam.human.rulings import Case, Rule, Ruling
 from llmteam.ids import Clock, utc_now
 from llmteam.wakeup import MemoryWakeup, Wakeup, channel
@@ -58,7 +59,7 @@ class PostgresInteractions:
         tenant_id, ident = request.tenant_id, (request.tenant_id, request.request_id)
         try:
             with self._database.hot(tenant_id) as connection:
-                writing = Writing()
+                writing = Script()
                 write_new(writing, request)
                 if request.run_id:
                     connection.script(sql.LOCK_RUN, (tenant_id, request.run_id), begin=True)
@@ -100,7 +101,7 @@ class PostgresInteractions:
     def _write(self, connection: HotConnection, case: Case, ruling: Ruling) -> str | None:
         """Write the change; the queue of the step that goes on."""
         request, tenant_id = ruling.request, ruling.request.tenant_id
-        writing = Writing()
+        writing = Script()
         if ruling.link is not None:
             writing.add(sql.USE_LINK, tenant_id, *ruling.link)
         writing.add(sql.UPDATE_REQUEST, *rows.changed_values(request))
@@ -124,7 +125,7 @@ class PostgresInteractions:
 
     def _finish(self, connection: HotConnection, ruling: Ruling, run: Sequence[Any]) -> None:
         """Events, notifications and the audit record, then the commit."""
-        request, writing = ruling.request, Writing()
+        request, writing = ruling.request, Script()
         if ruling.events and run and run[0] is not None:
             next_seq, instance_id, segment_id = run
             scope = EventScope(request.tenant_id, request.run_id, instance_id, segment_id)
@@ -134,6 +135,7 @@ class PostgresInteractions:
         write_notices(writing, request, ruling.notices)
         write_in(writing, request.tenant_id, ruling.audit, now=self._clock())
         writing.add(sql.COMMIT).run(connection)
+        metrics.AUDIT_RECORDS.add(value=len(ruling.audit))
 
     def _after(self, request: InteractionRequest, queue: str | None) -> None:
         names = [request_channel(request.tenant_id, request.request_id)]

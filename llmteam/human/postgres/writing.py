@@ -4,42 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol, Self
 
-from llmteam.db.hot import HotConnection, Prepared
+from llmteam.db.hot import Script
 from llmteam.human.models import InteractionRequest
 from llmteam.human.postgres import rows
 from llmteam.human.postgres import statements as sql
 from llmteam.human.rulings import Notice
 from llmteam.ids import new_id
-
-
-class Script(Protocol):
-    """A script of statements that is sent in one round trip."""
-
-    def add(self, statement: str, *params: Any) -> Any: ...
-
-
-class Writing:
-    """A script of this package."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._params: list[Any] = []
-        self._prepared: list[Prepared] = []
-
-    def add(self, statement: str | Prepared, *params: Any) -> Self:
-        """Append a statement with its values."""
-        if isinstance(statement, Prepared):
-            self._prepared.append(statement)
-            statement = statement.call
-        self._texts.append(statement)
-        self._params.extend(params)
-        return self
-
-    def run(self, connection: HotConnection, *, begin: bool = False) -> list[tuple[Any, ...]] | None:
-        """As :meth:`HotConnection.script`."""
-        return connection.script("".join(self._texts), self._params, begin=begin, prepared=self._prepared)
 
 
 def write_new(script: Script, request: InteractionRequest) -> None:

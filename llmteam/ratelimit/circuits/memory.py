@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable
 
+from llmteam import metrics
 from llmteam.ids import random_bytes
 from llmteam.ratelimit.circuits import rules
 from llmteam.ratelimit.circuits.rules import Circuit
@@ -32,7 +33,8 @@ def monotonic_millis() -> int:
 
 
 def tell(listener: Callable[[CircuitChange], None] | None, change: CircuitChange) -> None:
-    """Tell ``listener`` of a change; its failure is the log's, and not that of the call that made the change."""
+    """Count a change and tell ``listener``, whose failure is the log's, and not that of the call that made it."""
+    metrics.CIRCUIT_CHANGES.add(change.key.resource, change.after.value)
     if listener is None:
         return
     try:

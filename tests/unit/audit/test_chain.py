@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmteam.audit import (
@@ -71,7 +71,9 @@ drafts = st.builds(
 )
 
 
-@given(st.lists(drafts, max_size=6), st.integers(0, 6))
+# Drawing a record takes longer than all that is done with it.
+@settings(max_examples=40)
+@given(st.lists(drafts, max_size=4), st.integers(0, 4))
 def test_what_was_linked_holds_in_pages_of_any_size(given_drafts: list[AuditDraft], page: int) -> None:
     records = chain(given_drafts)
     checker = ChainChecker("acme", vouched=[ChainPoint.of(record) for record in records[-1:]])
@@ -85,7 +87,8 @@ def test_what_was_linked_holds_in_pages_of_any_size(given_drafts: list[AuditDraf
     assert [record.sequence_number for record in records] == list(range(1, len(records) + 1))
 
 
-@given(st.lists(drafts, min_size=1, max_size=3))
+@settings(max_examples=60)
+@given(st.lists(drafts, min_size=1, max_size=2))
 def test_a_record_comes_back_from_json_as_it_was(given_drafts: list[AuditDraft]) -> None:
     for record in chain(given_drafts):
         again = AuditRecord.from_dict(record.to_dict())

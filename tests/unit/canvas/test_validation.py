@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from llmteam.canvas.catalog import StepCatalog
 from llmteam.canvas.exceptions import SegmentValidationError
 from llmteam.canvas.models import SegmentDefinition
+from llmteam.canvas.runner import SegmentRunner
 from llmteam.canvas.validation import SegmentValidator, ValidationResult, validate_segment, validate_segment_dict
 from tests.strategies import segments
 
@@ -236,7 +238,35 @@ def test_five_thousand_steps_in_a_row_are_validated_without_recursion(catalog: S
     assert validate_segment_dict(document(steps, edges), catalog).messages == []
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("steps", "edges", "told"),
+    [
+        ([step("a", expression="x +")], (), "steps[0].config.expression: invalid syntax"),
+        ([step("a", "llm_agent")], (), "steps[0].config: needs llm_ref or model"),
+        ([step("a", "condition", expression="true"), step("b")], ("a.maybe -> b",), "has no output port 'maybe'"),
+        (AB, ("a -> b", "b -> a"), "cycle a -> b -> a never ends"),
+    ],
+)
+def test_a_segment_lists_itself_whatever_a_runner_would_refuse_it_for(
+    steps: list[dict[str, Any]], edges: tuple[str, ...], told: str
+) -> None:
+    made = SegmentDefinition.from_dict(document(steps, edges))
+
+    with pytest.raises(SegmentValidationError) as refused:
+        asyncio.run(SegmentRunner().run(made, input_data={}))
+
+    assert made.validate() == refused.value.errors
+    assert told in made.validate()[0]
+
+
+def test_a_type_that_only_workers_know_is_no_problem_of_the_segment() -> None:
+    made = SegmentDefinition.from_dict(document([step("a", "known_elsewhere", anything=1)]))
+
+    assert made.validate() == []
+
+
+# Seconds of work, which are a minute on a machine that is busy with other things.
+@pytest.mark.timeout(240)
 def test_ten_thousand_branches_are_validated(catalog: StepCatalog) -> None:
     count = 10_000
     branches = [step(f"b{n}", expression="data.x") for n in range(1, count + 1)]

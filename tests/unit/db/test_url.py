@@ -7,6 +7,9 @@ import pytest
 from llmteam.db import Database
 from llmteam.db.engine import connect_args, parse_url, session_of
 from llmteam.errors import ConfigurationError
+from llmteam.settings import Settings
+
+KEEPALIVES = ("idle", "interval", "count")
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
@@ -29,6 +32,21 @@ def test_a_session_has_its_timeouts_and_its_clock() -> None:
     assert session["lock_timeout"] == "500"
     assert session["idle_in_transaction_session_timeout"] == "60000"
     assert session["timezone"] == "UTC"
+
+
+def test_both_sides_notice_within_a_lease_that_the_other_went_without_a_word() -> None:
+    url = parse_url("postgresql://db/app")
+    ours, theirs = connect_args(url, "llmteam"), session_of(url, 30.0, 0.5, 60.0)
+    sides = (
+        [ours[f"keepalives_{name}"] for name in KEEPALIVES],
+        [theirs[f"tcp_keepalives_{name}"] for name in KEEPALIVES],
+    )
+
+    for side in sides:
+        idle, interval, count = (int(one) for one in side)
+        assert 0 < idle + interval * count < Settings().lease_seconds
+    for silence in (ours["tcp_user_timeout"], theirs["tcp_user_timeout"]):
+        assert 0 < int(silence) < Settings().lease_seconds * 1000
 
 
 def test_what_the_url_says_wins() -> None:

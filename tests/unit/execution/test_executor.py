@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from llmteam.execution import ExecutionMode, ExecutionStats, ExecutorConfig, PipelineExecutor
 from llmteam.execution.attempts import delay_before
 from llmteam.execution.stats import RECENT, Throttle
+from llmteam.licensing import LicenseManager, LicenseTier, get_license_manager
 from llmteam.ratelimit import RateLimitExceeded
 from llmteam.tenancy import TenantContext, current_tenant
 from tests.looping import in_a_loop
@@ -311,7 +312,11 @@ async def test_a_plain_agent_runs_in_a_thread_for_the_callers_tenant() -> None:
 @in_a_loop
 async def test_a_tenants_limit_holds_over_its_calls_and_none_means_nothing_runs() -> None:
     limits = {"acme": 1, "globex": 0}
-    made = PipelineExecutor(ExecutorConfig(mode=ExecutionMode.PARALLEL), limit_of=limits.get)
+
+    async def limit_of(tenant_id: str) -> int | None:
+        return limits.get(tenant_id)
+
+    made = PipelineExecutor(ExecutorConfig(mode=ExecutionMode.PARALLEL), limit_of=limit_of)
     gathering = Gathering()
 
     with TenantContext("acme"):
@@ -421,3 +426,30 @@ def test_pauses_double_up_to_a_minute_and_heed_what_the_error_asks_for() -> None
     assert [delay_before(1.0, retry, plain, 0.0) for retry in (1, 2, 3, 40)] == [0.5, 1.0, 2.0, 30.0]
     assert delay_before(1.0, 40, plain, 0.999) <= 60
     assert delay_before(1.0, 1, Busy(), 0.5) == 7.0
+
+
+@pytest.fixture
+def licences() -> Iterator[LicenseManager]:
+    """The licences of this process, forgotten afterwards."""
+    LicenseManager.reset()
+    yield get_license_manager()
+    LicenseManager.reset()
+
+
+@in_a_loop
+async def test_the_lowest_of_what_is_configured_and_what_the_tenants_licence_says_holds(
+    licences: LicenseManager,
+) -> None:
+    await licences.set_license("acme", LicenseTier.COMMUNITY)
+    most = {}
+
+    for tenant_id, wanted in (("acme", 8), ("acme", 1), ("globex", 8)):
+        made, gathering = executor(max_concurrent=wanted, mode="parallel"), Gathering()
+        with TenantContext(tenant_id):
+            call = asyncio.create_task(made.execute(gathering.agents(8), {}))
+            await settled()
+        gathering.door.set()
+        await call
+        most[tenant_id, wanted] = gathering.most
+
+    assert most == {("acme", 8): 2, ("acme", 1): 1, ("globex", 8): 8}

@@ -25,6 +25,7 @@ from llmteam.licensing import (
 from llmteam.licensing.models import CLOCK_TOLERANCE
 from llmteam.licensing.tenants import STALE_SECONDS
 from llmteam.tenancy import TenantConfig, TenantContext, TenantContextError, TenantManager, TenantTier
+from llmteam.tenancy.exceptions import TenantFeatureDisabledError
 from llmteam.tenancy.stores import MemoryTenantStore
 from tests.unit.licensing.issuing import NOW, key, settings
 
@@ -321,3 +322,45 @@ def test_while_the_store_is_away_the_last_known_licence_holds_for_a_while(
     assert world.tier("never-seen") is C
     world.store.down = False
     assert world.tier() is E
+
+
+def test_a_feature_comes_with_the_tier_or_the_licence_unless_it_was_disabled() -> None:
+    world = World()
+    known = world.manager.tenants
+    off = {"process_mining"}
+    for tenant_id, tier, disabled in (
+        ("bought", TenantTier.FREE, set()), ("large", TenantTier.ENTERPRISE, set()),
+        ("small", TenantTier.PROFESSIONAL, set()), ("off", TenantTier.ENTERPRISE, off),
+    ):  # fmt: skip
+        config = TenantConfig(tenant_id, tenant_id, tier, features_disabled=set(disabled))
+        asyncio.run(TenantManager(world.tenants, False).create_tenant(config))
+    for tenant_id, licence in (("bought", P), ("off", E), ("only", P), ("low", C)):
+        asyncio.run(world.manager.set_license(tenant_id, licence))
+
+    names = ("bought", "large", "only", "nobody", "small", "off", "low")
+    has = {name: asyncio.run(known.has_feature(name, "process_mining")) for name in names}
+
+    assert has == {**dict.fromkeys(names[:4], True), **dict.fromkeys(names[4:], False)}
+    asyncio.run(known.require_feature("bought", "process_mining"))
+    with pytest.raises(TenantFeatureDisabledError, match="--enable process_mining"):
+        asyncio.run(known.require_feature("small", "process_mining"))
+
+
+def test_what_counts_for_itself_is_told_what_a_licence_says_and_nothing_without_one() -> None:
+    world = World()
+    asyncio.run(world.manager.set_license("acme", P))
+    most = world.manager.tenants.licensed("parallel_agents")
+
+    assert (most("acme"), most("globex"), most("")) == (10, None, None)
+    asyncio.run(world.manager.set_license("acme", E))
+    assert most("acme") is None
+    with pytest.raises(ValueError, match="There is no limit"):
+        world.manager.tenants.licensed("moons")
+
+
+def test_without_a_licence_of_its_own_that_of_the_process_counts() -> None:
+    world = World()
+    world.manager.activate(key(tier=P))
+    most = world.manager.tenants.licensed("snapshots")
+
+    assert (most("acme"), most("")) == (100, 100)

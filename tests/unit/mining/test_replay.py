@@ -59,7 +59,25 @@ def test_a_run_as_its_definition_says_fits_and_tells_where_it_went() -> None:
 
 def test_a_run_on_the_way_has_nothing_left_to_do_yet() -> None:
     assert chain(*WHOLE[:4], status="running").fitness == 1.0
-    assert chain(*WHOLE[:4], status="failed").fitness == 1.0
+    assert chain(*WHOLE[:4], "2 segment.failed", status="failed").fitness == 1.0
+
+
+@pytest.mark.parametrize(
+    ("status", "kept", "end"),
+    [
+        ("completed", 7, "segment.completed"),
+        ("failed", 4, "segment.failed"),
+        ("timeout", 4, "segment.failed"),
+        ("cancelled", 4, "segment.cancelled"),
+    ],
+)
+def test_a_log_that_breaks_off_before_the_run_was_over_is_not_finished(status: str, kept: int, end: str) -> None:
+    whole = chain(*WHOLE[:kept], f"3 {end}", status=status)
+    cut = chain(*WHOLE[:kept], status=status)
+
+    assert (whole.fitness, whole.deviations) == (1.0, [])
+    assert said(cut) == [(None, "", f"not finished: the run is {status}, and no event says so")]
+    assert cut.fitness < 1.0
 
 
 def test_an_event_that_was_taken_out_leaves_a_gap_that_is_named() -> None:
@@ -127,6 +145,7 @@ def test_attempts_losses_and_pauses_are_no_deviation() -> None:
 def test_who_was_asked_before_a_pause_may_answer_behind_it() -> None:
     net = drawn_net("human_1")
     lines = ["0 step.started human_1", "0 human.task_created human_1", "1 segment.paused", "2 step.completed human_1"]
+    lines.append("2 segment.completed")
 
     assert said(replay(net, told(*lines), status="completed")) == []
 
@@ -146,7 +165,7 @@ def test_branches_in_any_order_fit(untouched: StoredRun) -> None:
 def test_a_run_with_an_event_taken_out_moved_or_renamed_does_not_fit(untouched: StoredRun, data: st.DataObject) -> None:
     events = list(untouched.events)
     net = net_of_segment(WAYS)
-    place = data.draw(st.integers(1, len(events) - 2))
+    place = data.draw(st.integers(1, len(events) - 1))
 
     edited = data.draw(st.sampled_from([without(events, place), renamed(events, place), doubled(events, place)]))
 
@@ -176,10 +195,10 @@ def test_a_loop_may_go_round_and_be_left() -> None:
     net: Net = drawn_net("a -> if_1", "if_1.true -> a", "if_1.false -> end")
     both = [(n, step) for n in (1, 2, 3) for step in ("a", "if_1")]
     rounds = [f"{n} step.{what} {step}#{n}" for n, step in both for what in ("started", "completed")]
-    end = ["4 step.started end", "4 step.completed end"]
+    end, over = ["4 step.started end", "4 step.completed end"], "5 segment.completed"
 
-    assert said(replay(net, told(*rounds, *end), status="completed")) == []
-    assert said(replay(net, told(*rounds), status="completed")) == [
+    assert said(replay(net, told(*rounds, *end, over), status="completed")) == []
+    assert said(replay(net, told(*rounds, over), status="completed")) == [
         (None, "end", "'if_1' is over, and it neither began nor was skipped")
     ]
     found = replay(net, told(*rounds[:4], *rounds[5:], *end), status="completed")

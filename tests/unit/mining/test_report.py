@@ -21,7 +21,10 @@ from tests.mined import START, at, drawn_net, told
 
 BRANCHES = drawn_net("split_1 -> x -> all_1", "split_1 -> y -> all_1", "all_1 -> end")
 SPLIT = ("0 step.started split_1", "1 step.completed split_1")
-JOIN = ("5 step.started all_1", "5 step.completed all_1", "6 step.started end", "7 step.completed end")
+JOIN = (
+    *("5 step.started all_1", "5 step.completed all_1", "6 step.started end", "7 step.completed end"),
+    "7 segment.completed",
+)
 X = ("2 step.started x", "3 step.completed x")
 Y = ("2 step.started y", "4 step.completed y")
 NAMES = st.text(st.characters(), max_size=30)

@@ -7,7 +7,7 @@ import ssl
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -53,7 +53,8 @@ def answering(*lines: bytes, then: threading.Event | None = None) -> Iterator[st
 
         def serve() -> None:
             connection, _ = listening.accept()
-            with connection, connection.makefile("rb") as heard:
+            # Who gave up does not listen any more.
+            with suppress(OSError), connection, connection.makefile("rb") as heard:
                 for line in lines:
                     connection.sendall(line)
                     heard.readline()
@@ -66,6 +67,8 @@ def answering(*lines: bytes, then: threading.Event | None = None) -> Iterator[st
             yield f"smtp://127.0.0.1:{listening.getsockname()[1]}?from=inbox@example.com"
         finally:
             over.set()
+            # Where nobody ever came, it would wait for ever.
+            socket.create_connection(listening.getsockname()).close()
             thread.join()
 
 
