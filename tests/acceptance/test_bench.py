@@ -30,6 +30,8 @@ from tests.waiting import wait_until
 
 #: Two servers and four workers are started; on a busy machine each takes a while.
 SECONDS = 180
+#: All measures, one after the other.
+ALL_SECONDS = 3 * SECONDS
 #: What is measured in the quick form.
 MEASURED = ("chain", "fan", "waits", *MEASURES, *TRUST, *limiter.MEASURES, *capacity.MEASURES)
 #: How the measures of what trust costs begin.
@@ -86,7 +88,7 @@ def measured() -> Measured:
     target = folder / "figures.json"
     only = [part for name in MEASURED for part in ("--only", name)]
     process = bench("--quick", *only, "--json", str(target), folder=folder)
-    out, errors = process.communicate(timeout=2 * SECONDS)
+    out, errors = process.communicate(timeout=ALL_SECONDS)
     assert process.returncode == 0, errors
     document = json.loads(target.read_text())
     target.unlink()
@@ -95,7 +97,7 @@ def measured() -> Measured:
     return Measured(out, document, left)
 
 
-@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.timeout(ALL_SECONDS)
 def test_quick_bench_tells_of_kills_wide_joins_waiting_runs_and_limits(measured: Measured) -> None:
     found = measured.others()
 
@@ -104,7 +106,7 @@ def test_quick_bench_tells_of_kills_wide_joins_waiting_runs_and_limits(measured:
     assert all(one["ours"] >= 0 for one in found.values())
 
 
-@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.timeout(ALL_SECONDS)
 def test_quick_bench_tells_of_chains_and_row_security_beside_doing_without(measured: Measured) -> None:
     found = measured.at_size(OF_TRUST)
 
@@ -114,7 +116,7 @@ def test_quick_bench_tells_of_chains_and_row_security_beside_doing_without(measu
     assert all(one["ours"] > 0 and one["beside"] > 0 for one in found.values() if "CPU" not in one["name"])
 
 
-@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.timeout(ALL_SECONDS)
 def test_quick_bench_tells_what_runs_write_and_what_deleting_them_takes(measured: Measured) -> None:
     found = measured.at_size(OF_CAPACITY)
 
@@ -124,7 +126,7 @@ def test_quick_bench_tells_what_runs_write_and_what_deleting_them_takes(measured
     assert found["retention: runs deleted"]["ours"] > 0
 
 
-@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.timeout(ALL_SECONDS)
 def test_quick_bench_prints_every_row_and_writes_every_figure(measured: Measured) -> None:
     document = measured.document
 
