@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from llmteam import variables
+from llmteam import trace_variables, variables
 from llmteam.errors import ConfigurationError
 from llmteam.regions import DEFAULT_REGION
 from llmteam.variables import file_variable, mask_path, mask_url, variable
@@ -94,6 +94,12 @@ class Settings:
     license_unsigned: bool = False
     #: Where ``worker`` and ``beat`` tell how they are: host and port. Nowhere when unset.
     health: tuple[str, int] | None = None
+    #: Where traces of runs go: an OTLP/HTTP collector. Nowhere when unset.
+    traces: str | None = None
+    #: The part of runs that is traced, 0 to 1; as ``OTEL_TRACES_SAMPLER`` says when unset.
+    traces_ratio: float | None = None
+    #: Hosts whom requests may tell of their trace; ``*`` for all.
+    traces_hosts: tuple[str, ...] = ()
     #: Where a value came from, by field name; fields that are not listed have their default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -126,6 +132,8 @@ class Settings:
             elif text:
                 origins[name] = "environment"
                 values[name] = parse(variable(name), text)
+        if "traces" not in values and (found := trace_variables.of_opentelemetry(environment)) is not None:
+            origins["traces"], values["traces"] = found
         settings = cls(**values, origins=origins)
         if settings.migration_url is not None and settings.database_url is None:
             raise ConfigurationError(
@@ -243,6 +251,9 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "license_revoked": variables.identifiers,
     "license_unsigned": variables.flag,
     "health": variables.address,
+    "traces": trace_variables.collector,
+    "traces_ratio": trace_variables.fraction,
+    "traces_hosts": trace_variables.hosts,
 }
 _DEFAULTS: dict[str, object] = {
     item.name: {} if item.name in {"start_keys", "snapshot_keys"} else item.default for item in fields(Settings)

@@ -19,6 +19,7 @@ from celery.bootsteps import RUN
 from celery.signals import worker_process_init, worker_shutting_down
 from celery.worker import state
 
+from llmteam import tracing
 from llmteam.tasks import shutdown
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def _consumes() -> bool:
 
 def _go(last: Callable[[], object], code: int) -> None:
     try:
+        tracing.flush()
         last()
     finally:
         os._exit(code)

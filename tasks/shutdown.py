@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 from celery.worker import state
 
+from llmteam import tracing
+
 if TYPE_CHECKING:
     from llmteam.tasks.worker import StepWorker
 
@@ -108,6 +110,7 @@ def _until(condition: Callable[[], bool], seconds: float) -> bool:
 
 def _leave(code: int) -> None:
     """End this process although threads of it may still run: nothing of theirs counts any more."""
+    tracing.flush()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

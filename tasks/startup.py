@@ -12,9 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import current_task
-from celery.signals import celeryd_after_setup, setup_logging, worker_process_init, worker_ready
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+)
 
-from llmteam import telemetry
+from llmteam import telemetry, tracing
 from llmteam.dispatch import RUN_STEP, is_ours, queues_in
 from llmteam.errors import ConfigurationError, InfrastructureError, LLMTeamError
 from llmteam.human.notifications.configured import channels_of_settings
@@ -100,11 +106,17 @@ def watch_over(settings: Settings) -> None:
 
     worker_ready.connect(ready, weak=False, dispatch_uid="llmteam.watchdog")
     worker_process_init.connect(_in_pool_process, weak=False, dispatch_uid="llmteam.startup")
+    worker_process_shutdown.connect(_pool_process_ends, weak=False, dispatch_uid="llmteam.startup")
 
 
 def _in_pool_process(**_: Any) -> None:
     """Make the step worker before the first step comes: each process of a pool sweeps when nobody else does."""
     step_worker()
+
+
+def _pool_process_ends(**_: Any) -> None:
+    """Such a process leaves without what others do at their exit."""
+    tracing.flush()
 
 
 def _runs_here(pool: Any) -> bool:
@@ -125,6 +137,7 @@ def prepare(app: Celery, queues: Sequence[Queue], settings: Settings) -> None:
     import_user_modules(settings)
     check_app(app, queues, settings)
     check_notifications(settings)
+    tracing.check(settings)
     check_database(settings)
     shutdown.prepare(settings.drain_seconds)
 

@@ -14,6 +14,7 @@ from typing import Any
 from celery import current_app
 
 from llmteam.audit.fleet import pruning
+from llmteam.canvas import observed
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.fleet import connect
 from llmteam.canvas.invoke import LoopThread, call_blocking, is_async
@@ -135,6 +136,7 @@ class StepWorker:
         finally:
             if overdue is not None:
                 overdue.cancel()
+            observed.over(execution, self.engine.store)
 
     def _called(self, execution: Execution, call: Call) -> Any:
         try:

@@ -36,6 +36,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "anthropic": ("anthropic",),
     "metrics": ("prometheus_client",),
     "vault": ("hvac",),
+    "otel": ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"),
     "web": ("fastapi", "jinja2", "uvicorn"),
 }
 #: Extras that bring nothing: the base install has it.
@@ -124,9 +125,19 @@ def install(python: Path, requirement: str, *options: str) -> None:
     pip(python, "install", "--quiet", "--no-compile", "-c", constraints, *options, requirement)
 
 
+_IMPORTABLE = """
+import importlib.util, sys
+
+def is_there(name):
+    parent = name.rpartition(".")[0]
+    return (not parent or is_there(parent)) and importlib.util.find_spec(name) is not None
+
+print(*filter(is_there, sys.argv[1:]))
+"""
+
+
 def importable(python: Path, modules: Iterable[str]) -> set[str]:
-    code = "import sys, importlib.util as u; print(*(m for m in sys.argv[1:] if u.find_spec(m)))"
-    return set(run(python, "-c", code, *modules, cwd=python.parent).split())
+    return set(run(python, "-c", _IMPORTABLE, *modules, cwd=python.parent).split())
 
 
 def test_the_list_of_packages_is_what_stands_on_disk() -> None:

@@ -31,6 +31,7 @@ from llmteam.canvas.execution import (
 )
 from llmteam.canvas.graph import Graph, Node
 from llmteam.canvas.limiting import Entry, Limiting
+from llmteam.canvas.observed import observed
 from llmteam.canvas.outbox import Alarm, Notify, Outbox, hint_of
 from llmteam.canvas.outputs import completion
 from llmteam.canvas.ports import Ask, StepHandler
@@ -98,7 +99,7 @@ class Engine:
         clock: Clock = utc_now,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.store = store
+        store = self.store = observed(store)
         self.limits = limits or Limits()
         self.clock = clock
         self.holder = holder

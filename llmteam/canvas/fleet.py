@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from llmteam import tracing
 from llmteam.actions.executor import ActionExecutor
 from llmteam.actions.limiting import RegisteredLimits
 from llmteam.actions.postgres import PostgresAttemptStore
@@ -66,6 +67,7 @@ def connect(
     """
     settings = Settings.of_installation(settings, database_url=database_url, broker_url=broker_url)
     assert settings.database_url is not None
+    tracing.set_up(settings)
     app = app or celery_app(settings)
     database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
     dispatcher = CeleryDispatcher(app)

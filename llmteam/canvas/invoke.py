@@ -14,6 +14,7 @@ from typing import Any
 
 from llmteam.canvas.exceptions import NoHandlerError, StepTimeoutError
 from llmteam.canvas.execution import Execution
+from llmteam.canvas.observed import working
 from llmteam.canvas.ports import StepHandler
 from llmteam.errors import LLMTeamError
 from llmteam.runtime.context import Activation, working_for
@@ -48,7 +49,7 @@ async def call(execution: Execution, worker: str = "") -> Any:
     be stopped; it is told by ``ctx.cancelled`` and its answer is dropped.
     """
     handler = handler_of(execution, worker)
-    with Activation(execution.ctx.runtime), working_for(execution.ctx):
+    with Activation(execution.ctx.runtime), working_for(execution.ctx), working(execution):
         if is_async(handler):
             return await _bounded(execution, handler(execution.ctx, execution.config, execution.input))
         return await _bounded(execution, _in_thread(_call_plain, execution, handler))
@@ -96,7 +97,7 @@ def call_blocking(execution: Execution, loop: LoopThread, worker: str = "") -> A
     The deadline of a plain function is not watched here: whoever calls has to.
     """
     handler = handler_of(execution, worker)
-    with Activation(execution.ctx.runtime), working_for(execution.ctx):
+    with Activation(execution.ctx.runtime), working_for(execution.ctx), working(execution):
         if is_async(handler):
             return loop.run(_bounded(execution, handler(execution.ctx, execution.config, execution.input)), execution)
         answer = _call_plain(execution, handler)

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, TypeVar
 
-from llmteam.canvas import invoke
+from llmteam.canvas import invoke, observed
 from llmteam.canvas.engine import Engine
 from llmteam.canvas.execution import Execution
 from llmteam.canvas.keeper import Keeper
@@ -165,6 +165,9 @@ class LocalFleet:
             await self._settle(self.engine.answered, execution, answer)
             if isinstance(answer, Ask):
                 self._from_anywhere(self._await_person, execution)
+        finally:
+            if observed.is_open(execution):
+                await asyncio.shield(asyncio.ensure_future(self.call(observed.over, execution, self.engine.store)))
 
     def _await_person(self, execution: Execution) -> None:
         header, (step_id, visit) = execution.header, execution.key

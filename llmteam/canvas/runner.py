@@ -96,8 +96,9 @@ class SegmentRunner(Steering):
         self._tenants: OrderedDict[str, str] = OrderedDict()
         self._local: LocalFleet | None = LocalFleet(events.blocks)
         wakeup = self.event_stream.wakeup
+        self._store: RunStore = store or MemoryRunStore(sink=events.add)
         engine = Engine(
-            store or MemoryRunStore(sink=events.add),
+            self._store,
             handler_of=lambda type_id: self._handlers.get(type_id) or self.catalog.get_handler(type_id),
             runtime_of=self._runtime_of,
             dispatcher=self._local,
@@ -154,7 +155,7 @@ class SegmentRunner(Steering):
 
         Raises :class:`ConfigurationError` when that store and the one of the runs cannot go together.
         """
-        runs, manager = self._runs.engine.store, handler.manager
+        runs, manager = self._store, handler.manager
         requests = manager.store.core
         if isinstance(runs, MemoryRunStore) and isinstance(requests, MemoryInteractions):
             runs.use_interactions(requests)

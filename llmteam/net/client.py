@@ -13,11 +13,12 @@ from urllib.parse import urljoin
 import requests
 import urllib3
 
-from llmteam import codec, metrics
+from llmteam import codec, metrics, tracing
 from llmteam.errors import LLMTeamError
 from llmteam.net.errors import (
     CertificateError,
     ConnectError,
+    HTTPStatusError,
     InvalidResponseError,
     OutboundRefusedError,
     RequestCancelledError,
@@ -89,7 +90,21 @@ class HttpClient:
             data = codec.dumps(json).encode()
             sent.setdefault("content-type", "application/json")
         exchange = _Exchange(method, parse_target(url), sent, data)
-        limit = Limit(timeout, cancelled)
+        with tracing.call(method, _facts(exchange.target, method)) as call:
+            exchange.headers = call.headers(exchange.target.authority) | exchange.headers
+            try:
+                answer = self._exchange(exchange, Limit(timeout, cancelled), max_redirects, max_bytes, raise_for_status)
+            except HTTPStatusError as exc:
+                call.set("http.response.status_code", exc.status)
+                raise
+            call.set("http.response.status_code", answer.status)
+            if not answer.ok:
+                call.failed(str(answer.status))
+            return answer
+
+    def _exchange(
+        self, exchange: _Exchange, limit: Limit, max_redirects: int, max_bytes: int, raise_for_status: bool
+    ) -> HttpResponse:
         failure: LLMTeamError
         try:
             with limit.active():
@@ -148,6 +163,16 @@ class HttpClient:
                 self._adapter = GuardedAdapter(self.guard, self._context or tls_context())
                 self._pid = os.getpid()
             return self._adapter
+
+
+def _facts(target: Target, method: str) -> dict[str, str | int]:
+    """What may be said of a request where others see it: no path and no query, for these may be secret."""
+    return {
+        "http.request.method": method,
+        "server.address": target.host,
+        "server.port": target.port,
+        "url.scheme": target.scheme,
+    }
 
 
 class _Exchange:

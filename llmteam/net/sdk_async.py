@@ -13,6 +13,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from llmteam import tracing
 from llmteam.net.addresses import Endpoint
 from llmteam.net.defaults import default_guard
 from llmteam.net.errors import ConnectError, InvalidResponseError, OutboundRefusedError, ResponseTooLargeError
@@ -59,8 +60,20 @@ class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
         url = request.url
         if parse_target(str(url)).origin != self._base.origin:
             raise OutboundRefusedError(url.host, f"this client serves {self._base.authority} only")
+        facts = {"http.request.method": request.method, "server.address": self._base.host}
+        with tracing.call(request.method, {**facts, "server.port": self._base.port, "url.scheme": url.scheme}) as call:
+            # SDKs may tell of a trace by themselves; whether the host is told, the settings say.
+            carried = [(name.encode(), value.encode()) for name, value in call.headers(self._base.authority).items()]
+            response = await self._sent(request, [*tracing.sendable(request.headers.raw), *carried])
+            call.set("http.response.status_code", response.status_code)
+            if response.status_code >= 400:
+                call.failed(str(response.status_code))
+            return response
+
+    async def _sent(self, request: httpx2.Request, given: list[tuple[bytes, bytes]]) -> httpx2.Response:
+        url = request.url
         # Compressed answers would be inflated outside our limit on bytes.
-        headers = [(name, value) for name, value in request.headers.raw if name.lower() != b"accept-encoding"]
+        headers = [(name, value) for name, value in given if name.lower() != b"accept-encoding"]
         try:
             response = await self._pool.handle_async_request(
                 httpcore2.Request(

@@ -18,6 +18,7 @@ import pytest
 import requests
 from sqlalchemy import make_url
 
+from llmteam import tracing
 from llmteam.canvas import RunConfig, SegmentDefinition
 from llmteam.context import Contexts, PostgresContextStore
 from llmteam.crypto import MasterKeys
@@ -26,6 +27,7 @@ from llmteam.masking import MASK
 from tests import canaries
 from tests.acceptance.command_line import Started
 from tests.acceptance.place import TENANT, Place, place
+from tests.collector import Collector, collecting
 from tests.drawing import draw
 from tests.services import PostgresService, redis_client, url_of
 from tests.waiting import wait_until
@@ -59,6 +61,7 @@ class Cage:
     superuser_url: str
     workers: Started
     flower: str
+    collector: Collector
     runs: dict[str, str] = field(default_factory=dict)
     ends: dict[str, str] = field(default_factory=dict)
     paused: str = ""
@@ -89,19 +92,21 @@ def cage(postgres: PostgresService, valkey: str, tmp_path_factory: pytest.TempPa
     }
     port = free_port()
     with (
-        place(folder, url, valkey, **variables) as here,
+        collecting() as collector,
+        place(folder, url, valkey, **variables, LLMTEAM_TRACES=collector.url) as here,
         here.line.started("flower", "--port", str(port), FLOWER_BASIC_AUTH=":".join(VIEWER)),
         here.line.started("worker", "--concurrency", "4") as workers,
     ):
         canaries.register(here.runs.catalog)
         workers.wait_for("ready: llmteam.control", timeout=60)
         superuser_url = url_of(postgres.superuser_url, make_url(url).database or "")
-        cage = Cage(here, superuser_url, workers, f"http://127.0.0.1:{port}")
+        cage = Cage(here, superuser_url, workers, f"http://127.0.0.1:{port}", collector)
         listening = "Events of group {task} enabled by remote"
         wait_until(lambda: workers.output().count(listening) >= 3, "Flower to listen to the workers", timeout=60)
         start_all(cage)
         pause_one(cage)
         yield cage
+    tracing.set_up()
     own.drop_all()
 
 
@@ -243,6 +248,20 @@ def test_no_log_shows_it(cage: Cage) -> None:
     assert f"ValueError: {canaries.MARKER} {MASK} {MASK}" in text
     assert "a traceback with" in text
     assert re.search(r"llmteam\.telemetry: Thread-\d+ \(_fail\) ended", text)
+
+
+def test_no_span_holds_it(cage: Cage) -> None:
+    """Processes that are killed take the spans of their last second along, so that not every run is told of."""
+
+    def told() -> int:
+        return sum(any(one.name.startswith("run ") for one in cage.collector.of_run(run)) for run in cage.runs.values())
+
+    wait_until(lambda: told() >= len(cage.runs) // 2, "traces of the runs", timeout=30)
+    content = b"".join(cage.collector.bodies)
+
+    assert_not_in(content, "what the collector received")
+    assert canaries.MARKER.encode() not in content
+    assert b"ValueError" in content
 
 
 def test_no_event_result_view_or_explanation_shows_it(cage: Cage) -> None:

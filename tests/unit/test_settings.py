@@ -183,6 +183,11 @@ def test_embedded_servers_fill_only_what_was_not_set() -> None:
         ("LLMTEAM_MAX_OUTPUT_BYTES", "1MB"),
         ("LLMTEAM_INLINE_BYTES", "2000000"),
         ("OPENAI_BASE_URL", "localhost:11434"),
+        ("LLMTEAM_TRACES", "collector:4318"),
+        ("LLMTEAM_TRACES_RATIO", "10%"),
+        ("LLMTEAM_TRACES_RATIO", "nan"),
+        ("LLMTEAM_TRACES_HOSTS", "http://api.example.com"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_the_name_of_its_variable(name: str, value: str) -> None:
@@ -327,3 +332,44 @@ def test_where_to_listen_is_a_host_and_a_port(text: str, shown: str) -> None:
 def test_what_is_no_host_and_port_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="LLMTEAM_HEALTH"):
         load(LLMTEAM_HEALTH=text)
+
+
+@pytest.mark.parametrize(
+    ("variables", "traces", "source"),
+    [
+        ({"LLMTEAM_TRACES": "http://c:4318"}, "http://c:4318/v1/traces", "environment"),
+        ({"LLMTEAM_TRACES": "https://c/otlp/traces"}, "https://c/otlp/traces", "environment"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/otlp/"},
+            "http://c:4318/otlp/v1/traces",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t:1/x", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"},
+            "http://t:1/x",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        ),
+        (
+            {"LLMTEAM_TRACES": "http://a", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://b"},
+            "http://a/v1/traces",
+            "environment",
+        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, None, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, None, None),
+    ],
+)
+def test_where_traces_go_is_said_by_a_variable_of_ours_or_by_those_of_opentelemetry(
+    variables: dict[str, str], traces: str | None, source: str | None
+) -> None:
+    settings = Settings.load(variables)
+
+    assert (settings.traces, settings.origins.get("traces")) == (traces, source)
+
+
+def test_a_password_for_the_collector_is_not_shown() -> None:
+    settings = load(
+        LLMTEAM_TRACES="https://team:s3cret@c.example", LLMTEAM_TRACES_RATIO="0.25", LLMTEAM_TRACES_HOSTS="*"
+    )
+
+    assert "s3cret" not in repr(settings) + str(settings.sources())
+    assert (settings.traces_ratio, settings.traces_hosts) == (0.25, ("*",))

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from llmteam import metrics
+from llmteam import metrics, tracing
 from llmteam.canvas.exceptions import InvalidStepConfigError
 from llmteam.canvas.handlers.answers import AnswerFault, OutputSchema, OutputSchemaError
 from llmteam.canvas.handlers.document import document as document_of
@@ -147,7 +147,9 @@ class _Conversation:
         """One answer. Raises :class:`ModelError`."""
         left = self._seconds_left()
         bound = asyncio.timeout(left)
-        with metrics.asking(request.model or getattr(self._provider, "model", None)) as call:
+        model = request.model or getattr(self._provider, "model", None)
+        about = _asked(self._provider, model, request)
+        with metrics.asking(model) as asking, tracing.call(f"chat {model}" if model else "chat", about) as call:
             try:
                 async with bound:
                     answer = await _unless_cancelled(self._ctx, self._send(replace(request, timeout=left)))
@@ -155,7 +157,8 @@ class _Conversation:
                 if not bound.expired():
                     raise
                 raise ModelTimeoutError("The model did not answer before the step's deadline") from None
-            call.answered(answer.model, answer.usage)
+            asking.answered(answer.model, answer.usage)
+            _tell_answer(call, answer)
         self._account(answer)
         return answer
 
@@ -201,6 +204,25 @@ class _Conversation:
                     "calls": self._calls,
                 },
             )
+
+
+def _asked(provider: object, model: object, request: CompletionRequest) -> dict[str, str | int | float | None]:
+    """What may be said of a question where others see it: by OpenTelemetry's conventions, and never its text."""
+    name = getattr(provider, "name", None)
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": name if isinstance(name, str) else type(provider).__name__,
+        "gen_ai.request.model": None if model is None else str(model),
+        "gen_ai.request.max_tokens": request.max_tokens,
+        "gen_ai.request.temperature": request.temperature,
+    }
+
+
+def _tell_answer(call: tracing.Call, answer: Completion) -> None:
+    call.set("gen_ai.response.model", None if answer.model is None else str(answer.model))
+    if answer.usage is not None:
+        call.set("gen_ai.usage.input_tokens", answer.usage.input_tokens)
+        call.set("gen_ai.usage.output_tokens", answer.usage.output_tokens)
 
 
 #: What a provider's ``complete`` is told beside the prompt.
