@@ -47,7 +47,7 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
     if rounds is not None:
         size = replace(size, rounds=rounds)
     signal.signal(signal.SIGTERM, _leave)
-    console, progress = Console(width=None if sys.stdout.isatty() else 130), Console(stderr=True)
+    console, progress = Console(width=None if sys.stdout.isatty() else 150), Console(stderr=True)
     wanted = only or (*_ALL, *_MORE)
     try:
         with site() as place:
