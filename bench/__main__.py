@@ -41,13 +41,13 @@ def main(quick: bool, rounds: int | None, only: tuple[str, ...], target: Path | 
     Raw Celery runs a chain and a chord of no-op tasks with results, and tasks that sleep; llmteam runs segments of
     no-op steps, of which each commits to Postgres. Then what happens at size: a worker that is killed, a join of
     10,000 branches, steps among 100,000 waiting runs, an event log of a million events. Then what trust costs (audit
-    chains, row security), and limits.
+    chains, row security), what limits cost, and what runs cost one Postgres: bytes, log, transactions, processors.
     """
     size = QUICK if quick else FULL
     if rounds is not None:
         size = replace(size, rounds=rounds)
     signal.signal(signal.SIGTERM, _leave)
-    console, progress = Console(width=None if sys.stdout.isatty() else 130), Console(stderr=True)
+    console, progress = Console(width=None if sys.stdout.isatty() else 150), Console(stderr=True)
     wanted = only or (*_ALL, *_MORE)
     try:
         with site() as place:

@@ -51,13 +51,13 @@ class Kind:
 class Reading:
     """What Postgres had written and used up at one moment."""
 
-    at: float
     heap: int
     index: int
     log: int
     rows: Mapping[str, int]
     updates: Mapping[str, tuple[int, int]]
     commits: int
+    images: int
     database_cpu: float
     worker_cpu: float
 
@@ -85,8 +85,9 @@ def capacity(place: Site, scale: Scale) -> list[Finding]:
     ):
         read = partial(_reading, place, ask, worker.pid, _REPORT_SECONDS if scale.idle_seconds > 10 else 0)
         for kind in kinds(scale):
-            _work(client, manager, replace(kind, runs=max(1, kind.runs // 10)))
+            # Ahead of the warm-up, so that images of whole pages are not what is measured.
             ask("CHECKPOINT")
+            _work(client, manager, replace(kind, runs=max(1, kind.runs // 10)))
             found += _cost(kind, client, manager, read)
             worker.check()
     with _superuser(place) as ask:
@@ -116,6 +117,7 @@ def _cost(
         each("tables", "kB", after.heap - before.heap, 1000),
         each("indexes", "kB", after.index - before.index, 1000),
         each("write-ahead log", "kB", after.log - before.log, 1000),
+        each("images of whole pages in it", "", after.images - before.images),
         each("transactions", "", after.commits - before.commits),
         each("round trips of the worker", "", spent),
         each("updates of rows", "", updated),
@@ -176,23 +178,27 @@ _SIZES = """
 SELECT sum(pg_table_size(relid)), sum(pg_indexes_size(relid)), pg_current_wal_insert_lsn() - '0/0'
   FROM pg_stat_user_tables WHERE schemaname = 'llmteam'
 """
+_OVER = "SELECT count(*) FROM llmteam.runs WHERE finished_at IS NOT NULL"
 _COUNTS = "SELECT relname, n_tup_ins, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE schemaname = 'llmteam'"
-_COMMITS = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+_COMMITS = """
+SELECT xact_commit, (SELECT wal_fpi FROM pg_stat_wal)::bigint
+  FROM pg_stat_database WHERE datname = current_database()
+"""
 
 
 def _reading(place: Site, ask: Ask, worker: int, wait: float) -> Reading:
     processors = cpu_of(postgres_of(place)), cpu_of([psutil.Process(worker)])
     ((heap, index, log),) = ask(_SIZES)
     time.sleep(wait)
-    counts, ((commits,),) = ask(_COUNTS), ask(_COMMITS)
+    counts, ((commits, images),) = ask(_COUNTS), ask(_COMMITS)
     return Reading(
-        at=time.perf_counter(),
         heap=int(heap),
         index=int(index),
         log=int(log),
         rows={table: inserted for table, inserted, _, _ in counts},
         updates={table: (updated, hot) for table, _, updated, hot in counts},
         commits=commits,
+        images=images,
         database_cpu=processors[0],
         worker_cpu=processors[1],
     )
@@ -201,7 +207,7 @@ def _reading(place: Site, ask: Ask, worker: int, wait: float) -> Reading:
 def _retention(place: Site, ask: Ask) -> list[Finding]:
     """Deleting every run that is over, a sweep's batch at a time, and what the tables are then."""
     assert place.settings.database_url is not None
-    ((runs,),) = ask("SELECT count(*) FROM llmteam.runs")
+    ((runs,),) = ask(_OVER)
     ask("VACUUM (ANALYZE)")
     ask("CHECKPOINT")
     ((heap, index, log),) = ask(_SIZES)
@@ -214,7 +220,7 @@ def _retention(place: Site, ask: Ask) -> list[Finding]:
         took = time.perf_counter() - begun
         used = cpu_of(postgres_of(place)) - before
     ((_, _, purged),) = ask(_SIZES)
-    ((left,),) = ask("SELECT count(*) FROM llmteam.runs")
+    ((left,),) = ask(_OVER)
     ask("VACUUM")
     ((kept_heap, kept_index, cleaned),) = ask(_SIZES)
     if left:

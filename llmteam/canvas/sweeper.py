@@ -21,8 +21,10 @@ logger = logging.getLogger(__name__)
 
 #: Rows that one sweep moves at most.
 BATCH = 500
-#: Runs that one sweep of the retention deletes at most: it must not hold locks for long.
+#: Runs that one transaction of the retention deletes at most: it must not hold locks for long.
 PURGE_BATCH = 200
+#: Seconds after which a sweep of the retention leaves the rest to the next one.
+PURGE_SECONDS = 20.0
 
 #: Sweeps that must not stop, by name. Beside them: ``notifications``, which waits for receivers, ``storage``, and what
 #: has been kept long enough: ``retention`` and ``audit``.
@@ -140,8 +142,13 @@ class Sweeper:
         """Delete runs that have been over for longer than they are kept, and what people were asked."""
         if self._retention is None:
             return 0
-        asked = self._engine.store.interactions.purge(self._retention, PURGE_BATCH)
-        return self._sweeps.purge(self._retention, PURGE_BATCH) + asked
+        purged, ends = 0, self._engine.clock() + timedelta(seconds=PURGE_SECONDS)
+        while True:
+            asked = self._engine.store.interactions.purge(self._retention, PURGE_BATCH)
+            runs = self._sweeps.purge(self._retention, PURGE_BATCH)
+            purged += asked + runs
+            if max(asked, runs) < PURGE_BATCH or self._engine.clock() >= ends:
+                return purged
 
     def _audit(self) -> int:
         """Remove audit records that have been kept long enough."""

@@ -17,9 +17,10 @@ import psutil
 import pytest
 from sqlalchemy import make_url
 
-from bench import limiter
+from bench import capacity, limiter
 from bench.report import lines
 from bench.scale import MEASURES
+from bench.scale import QUICK as SMALL
 from bench.servers import ROOT, UnsafeServerError, durability_of
 from bench.trust import MEASURES as TRUST
 from bench.workloads import FULL, QUICK, Row, percentile
@@ -29,10 +30,14 @@ from tests.waiting import wait_until
 
 #: Two servers and four workers are started; on a busy machine each takes a while.
 SECONDS = 180
+#: All measures, one after the other.
+ALL_SECONDS = 3 * SECONDS
 #: What is measured in the quick form.
-MEASURED = ("chain", "fan", "waits", *MEASURES, *TRUST, *limiter.MEASURES)
+MEASURED = ("chain", "fan", "waits", *MEASURES, *TRUST, *limiter.MEASURES, *capacity.MEASURES)
 #: How the measures of what trust costs begin.
 OF_TRUST = ("audit appends", "claim + completion, row security")
+#: And those of what one Postgres carries.
+OF_CAPACITY = (*(f"{kind.name}: " for kind in capacity.kinds(SMALL)), "retention: ")
 
 
 def bench(*arguments: str, folder: Path) -> subprocess.Popen[str]:
@@ -66,10 +71,14 @@ class Measured:
     document: dict[str, Any]
     left: list[Path]
 
-    def at_size(self, *, trust: bool) -> dict[str, dict[str, Any]]:
-        """What happens at size and under limits, or what trust costs."""
+    def at_size(self, begins: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        """The figures whose names begin like one of these."""
+        return {one["name"]: one for one in self.document["at_size"] if one["name"].startswith(begins)}
+
+    def others(self) -> dict[str, dict[str, Any]]:
+        """What happens at size and under limits."""
         named = {one["name"]: one for one in self.document["at_size"]}
-        return {name: one for name, one in named.items() if name.startswith(OF_TRUST) is trust}
+        return {name: one for name, one in named.items() if not name.startswith((*OF_TRUST, *OF_CAPACITY))}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +88,7 @@ def measured() -> Measured:
     target = folder / "figures.json"
     only = [part for name in MEASURED for part in ("--only", name)]
     process = bench("--quick", *only, "--json", str(target), folder=folder)
-    out, errors = process.communicate(timeout=2 * SECONDS)
+    out, errors = process.communicate(timeout=ALL_SECONDS)
     assert process.returncode == 0, errors
     document = json.loads(target.read_text())
     target.unlink()
@@ -88,18 +97,18 @@ def measured() -> Measured:
     return Measured(out, document, left)
 
 
-@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.timeout(ALL_SECONDS)
 def test_quick_bench_tells_of_kills_wide_joins_waiting_runs_and_limits(measured: Measured) -> None:
-    found = measured.at_size(trust=False)
+    found = measured.others()
 
     assert len(found) == 21
     assert all(name in measured.out for name in found)
     assert all(one["ours"] >= 0 for one in found.values())
 
 
-@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.timeout(ALL_SECONDS)
 def test_quick_bench_tells_of_chains_and_row_security_beside_doing_without(measured: Measured) -> None:
-    found = measured.at_size(trust=True)
+    found = measured.at_size(OF_TRUST)
 
     assert len(found) == 5
     assert all(name in measured.out for name in found)
@@ -107,7 +116,17 @@ def test_quick_bench_tells_of_chains_and_row_security_beside_doing_without(measu
     assert all(one["ours"] > 0 and one["beside"] > 0 for one in found.values() if "CPU" not in one["name"])
 
 
-@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.timeout(ALL_SECONDS)
+def test_quick_bench_tells_what_runs_write_and_what_deleting_them_takes(measured: Measured) -> None:
+    found = measured.at_size(OF_CAPACITY)
+
+    assert len(found) == 58
+    assert all(name in measured.out for name in found)
+    assert all(one["ours"] > 0 for name, one in found.items() if name.endswith(("write-ahead log", "in flight")))
+    assert found["retention: runs deleted"]["ours"] > 0
+
+
+@pytest.mark.timeout(ALL_SECONDS)
 def test_quick_bench_prints_every_row_and_writes_every_figure(measured: Measured) -> None:
     document = measured.document
 

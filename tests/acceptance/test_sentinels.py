@@ -31,9 +31,9 @@ _ASKS = [Ask(LimitKey("vendor"), RateLimitConfig())]
 class Place:
     """An installation whose broker, result backend and shared Redis are what the Sentinels say."""
 
-    folder: Path
     redis: Replicated
     client: SegmentClient
+    line: CommandLine
     worker: Started
 
     def start(self) -> str:
@@ -72,7 +72,7 @@ def place(postgres: PostgresService, tmp_path: Path) -> Iterator[Place]:
         ):
             worker.wait_for("ready: ")
             beat.wait_for("ready")
-            yield Place(tmp_path, redis, client, worker)
+            yield Place(redis, client, line, worker)
     own.drop_all()
 
 
@@ -87,6 +87,8 @@ def test_when_the_primary_dies_runs_go_on_over_the_one_that_takes_its_place(plac
     place.finish(before + after)
     assert place.redis.listeners() >= 2, "the worker and this process listen for wake-ups"
     assert place.redis.takers() >= 1, "a worker takes hints"
+    checks = {check["name"]: check["outcome"] for check in place.line.json("doctor")["checks"]}
+    assert {checks[name] for name in ("broker", "result backend", "limits", "circuits")} == {"ok"}
 
 
 @pytest.mark.timeout(120)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
+from llmteam.canvas import sweeper
 from llmteam.canvas.postgres import PostgresRunStore
 from llmteam.canvas.postgres.sweeps import PostgresSweeps
 from llmteam.canvas.runs import Start
@@ -71,6 +74,30 @@ def test_a_purge_takes_no_more_than_it_is_told_and_first_what_ended_first(ward: 
     assert [ward.sweeps.purge(timedelta(days=7), 2) for _ in range(4)] == [2, 2, 1, 0]
 
     assert left(ward) == set()
+
+
+def test_a_sweep_goes_on_until_nothing_is_left_to_delete(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else more runs could be started than are ever deleted."""
+    monkeypatch.setattr(sweeper, "PURGE_BATCH", 2)
+    for _ in range(5):
+        ward.do(ward.start(draw("a")), "a")
+    ward.pass_time(8 * DAY)
+    sweeping = sweeper.Sweeper(ward.engine, ward.sweeps, ward.outbox, ward.surgery, retention=timedelta(days=7))
+
+    assert sweeping.sweep("retention") == 5
+
+    assert left(ward) == set()
+
+
+def test_a_sweep_leaves_to_the_next_one_what_takes_too_long(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "PURGE_BATCH", 2)
+    monkeypatch.setattr(sweeper, "PURGE_SECONDS", 0.0)
+    for _ in range(5):
+        ward.do(ward.start(draw("a")), "a")
+    ward.pass_time(8 * DAY)
+    sweeping = sweeper.Sweeper(ward.engine, ward.sweeps, ward.outbox, ward.surgery, retention=timedelta(days=7))
+
+    assert [sweeping.sweep("retention") for _ in range(3)] == [2, 2, 1]
 
 
 def test_the_first_to_go_are_those_that_ended_first(ward: Ward) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmteam import variables
 from llmteam.errors import ConfigurationError
 from llmteam.settings import Settings, mask_url
 
@@ -73,6 +74,42 @@ def test_redis_and_results_follow_a_redis_broker(broker: str, redis: str) -> Non
     assert settings.redis_url == redis
     assert settings.result_backend == broker
     assert settings.origins["redis_url"] == "from LLMTEAM_BROKER_URL"
+
+
+SENTINELS = "sentinel://:p%40w@one:26379;sentinel://two;sentinel://[::1]:7/3?master_name=jobs"
+
+
+def test_sentinels_are_read_with_the_name_login_and_database_of_their_primary() -> None:
+    settings = load(LLMTEAM_BROKER_URL=SENTINELS)
+
+    assert settings.redis_url == settings.result_backend == settings.broker_url == SENTINELS
+    found = variables.sentinels_of(SENTINELS)
+    assert found is not None
+    assert found.addresses == (("one", 26379), ("two", 26379), ("::1", 7))
+    assert (found.name, found.database, found.username, found.password) == ("jobs", 3, None, "p@w")
+
+
+def test_celery_gets_sentinels_as_it_writes_them_and_the_name_apart() -> None:
+    url, options = variables.celery_url(SENTINELS)
+
+    assert url == ";".join(f"sentinel://:p%40w@{place}/3" for place in ("one:26379", "two:26379", "[::1]:7"))
+    assert options == {"master_name": "jobs"}
+    assert variables.celery_url("redis://cache/1") == ("redis://cache/1", {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sentinel://one:26379;sentinel://two:26379/0",
+        "sentinel://one:port?master_name=jobs",
+        "sentinel://one?master_name=jobs;redis://two",
+        "sentinel://one/zero?master_name=jobs",
+        "sentinel://?master_name=jobs",
+    ],
+)
+def test_sentinels_that_name_no_primary_or_are_misspelled_are_refused_by_what_is_missing(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"LLMTEAM_BROKER_URL is .*master_name=NAME: name the primary"):
+        load(LLMTEAM_BROKER_URL=url)
 
 
 def test_a_broker_that_is_no_redis_serves_neither_results_nor_wake_ups() -> None:

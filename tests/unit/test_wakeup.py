@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from llmteam.wakeup import MemoryWakeup, channel
+from llmteam.errors import ConfigurationError
+from llmteam.wakeup import MemoryWakeup, RedisWakeup, channel, shared_wakeup
 
 
 @pytest.fixture
@@ -105,3 +106,16 @@ def test_a_closed_watch_is_forgotten(wakeup: MemoryWakeup) -> None:
     assert not wakeup.watched()
     wakeup.notify(RUN)
     assert not first.wait(0)
+
+
+def test_without_a_redis_wake_ups_stay_in_the_process() -> None:
+    assert type(shared_wakeup(None)) is MemoryWakeup
+    assert type(shared_wakeup("redis://127.0.0.1:9/0")) is RedisWakeup
+
+
+@pytest.mark.parametrize("url", ["amqp://guest:hunter2@mq//", "sqla+postgresql://db/app", "sentinel://one:26379/0"])
+def test_what_is_no_redis_is_refused_with_what_to_give_instead(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no Redis: give a URL like redis://.*LLMTEAM_REDIS_URL") as raised:
+        RedisWakeup(url)
+
+    assert "hunter2" not in str(raised.value)

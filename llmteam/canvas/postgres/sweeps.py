@@ -89,6 +89,9 @@ DELETE FROM llmteam.runs r USING old WHERE r.tenant_id = old.tenant_id AND r.run
 RETURNING 1
 """
 
+#: Large values that are deleted beside each run at most, so that they keep up with runs that have several.
+PAYLOADS_EACH = 10
+
 #: Large values that nobody refers to; the policy of the table keeps all others. A day is longer than any transaction
 #: that is about to refer to one.
 PURGE_PAYLOADS = """
@@ -137,7 +140,7 @@ class PostgresSweeps:
     def purge(self, older_than: timedelta, limit: int) -> int:
         """As :meth:`Sweeps.purge`."""
         purged = len(self._run(BY_INDEX + PURGE, older_than, limit))
-        self._run(BY_INDEX + PURGE_PAYLOADS, older_than, limit)
+        self._run(BY_INDEX + PURGE_PAYLOADS, older_than, PAYLOADS_EACH * limit)
         self._run(BY_INDEX + PURGE_SNAPSHOTS, older_than, limit)
         return purged
 
