@@ -68,10 +68,22 @@ class CommandLine:
     def __call__(
         self, *arguments: str | Path, stdin: str | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end."""
-        return fork_server().run(
-            [str(one) for one in arguments], cwd=self.folder, env=self.env | env, stdin=stdin, timeout=50
-        )
+        """Run to the end; forked, unless the modules come from elsewhere."""
+        whole = self.env | env
+        if whole["PYTHONPATH"] != PYTHONPATH["PYTHONPATH"]:
+            return subprocess.run(
+                self.argv(*arguments),
+                cwd=self.folder,
+                env=whole,
+                input=stdin,
+                stdin=None if stdin is not None else subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=50,
+                check=False,
+            )
+        words = [str(one) for one in arguments]
+        return fork_server().run(words, cwd=self.folder, env=whole, stdin=stdin, timeout=50)
 
     def json(self, *arguments: str | Path) -> Any:
         """What a command that succeeds writes with ``--json``."""
