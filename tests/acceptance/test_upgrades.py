@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,25 +44,7 @@ def upgrade():
 """
 
 
-class OtherPackage(CommandLine):
-    """``llmteam`` of a tree of its own, so that no command of it can be forked from a process with this one."""
-
-    def __call__(
-        self, *arguments: str | Path, stdin: str | None = None, **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.argv(*arguments),
-            cwd=self.folder,
-            env=self.env | env,
-            input=stdin or "",
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-
-
-def next_version(line: CommandLine, revision: str, before: str, works_with: str, statements: str) -> OtherPackage:
+def next_version(line: CommandLine, revision: str, before: str, works_with: str, statements: str) -> CommandLine:
     """``llmteam`` of a later version in the same place: a copy of the package with one migration more."""
     tree = line.folder / f"version-{revision}"
     of = Path(line.env["PYTHONPATH"].partition(os.pathsep)[0]) if before != HEAD else ROOT
@@ -74,7 +55,7 @@ def next_version(line: CommandLine, revision: str, before: str, works_with: str,
     text = schema.read_text()
     assert f'HEAD = "{before}"' in text
     schema.write_text(text.replace(f'HEAD = "{before}"', f'HEAD = "{revision}"'))
-    later = OtherPackage(line.folder)
+    later = CommandLine(line.folder)
     later.env = line.env | {"PYTHONPATH": os.pathsep.join([str(tree), *filter(None, sys.path)])}
     return later
 
