@@ -49,6 +49,8 @@ class Settings:
     drain_seconds: float = 25.0
     #: Messages in a queue that is being worked off, from which on no more hints are added to it.
     hint_depth: int = 1000
+    #: Connections to Postgres that a process which starts or runs steps opens at most.
+    database_connections: int = 16
     #: Days for which runs are kept that are over; for ever when unset.
     retention_days: float | None = None
     #: How long a worker may receive nothing although messages wait for it.
@@ -221,6 +223,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "sweep_seconds": variables.seconds(0.1, 3600),
     "drain_seconds": variables.seconds(0, 3600),
     "hint_depth": variables.count(1, 10_000_000),
+    "database_connections": variables.count(4, 1000),
     "retention_days": variables.days(0.01, 36_500),
     "deaf_seconds": variables.seconds(1, 86400),
     "audit_keys": variables.paths,

@@ -61,9 +61,10 @@ def connect(
     app: Celery | None = None,
     alarm: Callable[[datetime, Hint], None] = lambda moment, hint: None,
     application_name: str = "llmteam-client",
-    pool_size: int = 16,
+    pool_size: int | None = None,
 ) -> Runs:
-    """The installation that the settings name. Connections are made on first use.
+    """The installation that the settings name. Connections are made on first use, at most ``pool_size`` or as many as
+    the settings say.
 
     Raises :class:`ConfigurationError` when a server's URL is missing.
     """
@@ -71,7 +72,8 @@ def connect(
     assert settings.database_url is not None
     tracing.set_up(settings)
     app = app or celery_app(settings)
-    database = Database(settings.database_url, application_name=application_name, pool_size=pool_size)
+    most = pool_size or settings.database_connections
+    database = Database(settings.database_url, application_name=application_name, pool_size=most)
     dispatcher = CeleryDispatcher(app)
     shared = settings.redis_beside(str(app.conf.broker_url))
     wakeup = shared_wakeup(shared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
+from llmteam.canvas.fleet import connect
 from llmteam.cli.servers import Installation, installation
 from llmteam.db import Database, PoolerError, Prepared, StatementError
 from llmteam.db.tables import key_values, runs
@@ -426,3 +428,39 @@ def send(database: Database, sql: str) -> None:
     """``sql`` as it is, with the login as it is."""
     with database.login_transaction() as connection:
         connection.exec_driver_sql(sql)
+
+
+def test_a_process_opens_no_more_connections_than_its_settings_say(database: Database) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    fleet = connect(
+        Settings(database_url=url, broker_url="memory://", database_connections=4), application_name="of_four"
+    )
+    look = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'of_four' AND wait_event_type = 'Lock'"
+    threads = [threading.Thread(target=fleet.engine.store.header, args=("acme", "none")) for _ in range(6)]
+
+    def waiting_for_the_table() -> int:
+        with database.login_transaction() as connection:
+            return int(connection.execute(text(look)).scalar_one())
+
+    with owner_transaction(database) as connection:
+        connection.execute(text("LOCK TABLE llmteam.runs"))
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: waiting_for_the_table() >= 4, "four threads to wait for the table")
+        wait_until(lambda: sum(map(_waits_for_a_connection, threads)) == 2, "two threads to wait for a connection")
+        opened = waiting_for_the_table()
+    for thread in threads:
+        thread.join(10)
+    fleet.close()
+
+    assert (opened, any(thread.is_alive() for thread in threads)) == (4, False)
+
+
+def _waits_for_a_connection(thread: threading.Thread) -> bool:
+    """Whether it is in the pool's queue."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("sqlalchemy/util/queue.py"):
+            return True
+        frame = frame.f_back
+    return False
