@@ -11,25 +11,47 @@ from datetime import UTC, datetime
 
 from llmteam.canvas import transitions
 from llmteam.canvas.graph import Graph
-from llmteam.canvas.routing import FAILED
+from llmteam.canvas.routing import LIVE
 from llmteam.canvas.settling import Settling
 from llmteam.canvas.state import Change, Key, Slice, StepRow, StepState
 
-__all__ = ["behind", "finished_rows", "replay"]
+__all__ = ["behind", "finished_rows", "replay", "reusable_rows"]
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def finished_rows(rows: Iterable[StepRow]) -> list[StepRow]:
     """What is over for good: completed steps, and failures that an error edge took up. In the order of finishing."""
-    over = [row for row in rows if row.decisions is not None and _is_over(row)]
+    return sorted((row for row in rows if _is_over(row)), key=_finishing)
+
+
+def reusable_rows(graph: Graph, rows: Iterable[StepRow]) -> list[StepRow]:
+    """What a run takes over of one with these rows: :func:`finished_rows`, and failures that a loop has left behind.
+
+    A failure that a join around it felt would run again. Where the join went on without it and its loop has begun
+    another iteration, or was left, that would undo all that came after.
+    """
+    known = {row.key: row for row in rows}
+    over = [row for row in known.values() if _is_over(row) or _is_left_behind(graph, row, known)]
     return sorted(over, key=_finishing)
 
 
 def _is_over(row: StepRow) -> bool:
-    if row.state is StepState.COMPLETED:
-        return True
-    return row.state is StepState.FAILED and FAILED not in (row.decisions or ())
+    if row.decisions is None:
+        return False
+    return row.state is StepState.COMPLETED or (row.state is StepState.FAILED and LIVE in row.decisions)
+
+
+def _is_left_behind(graph: Graph, row: StepRow, rows: Mapping[Key, StepRow]) -> bool:
+    if row.decisions is None or row.state is not StepState.FAILED:
+        return False
+    loop, visit = graph.nodes[row.step_id].loop, row.visit
+    while loop is not None:
+        iteration = rows[loop.header, visit].loop
+        if iteration is None or iteration.open == 0:
+            return iteration is not None
+        loop, visit = loop.parent, iteration.parent
+    return False
 
 
 def _finishing(row: StepRow) -> tuple[datetime, datetime, str, int]:

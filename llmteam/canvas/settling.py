@@ -112,7 +112,10 @@ class Settling:
         run.completed += old.state is StepState.COMPLETED
         run.failed += old.state is StepState.FAILED
         run.terminals += row.terminal
-        self._over(node, row)
+        if old.error is not None and old.state is StepState.FAILED and LIVE not in (old.decisions or ()):
+            self._contain(node, row, old.error)
+        else:
+            self._over(node, row)
 
     def _contain(self, node: Node, row: StepRow, error: ErrorInfo) -> None:
         """Let the nearest early join feel the failure; ``all`` joins on the way to it die with their branches."""

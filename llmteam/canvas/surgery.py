@@ -32,7 +32,7 @@ from llmteam.canvas.records import (
     StoredOutput,
     Transition,
 )
-from llmteam.canvas.replay import behind, finished_rows, replay
+from llmteam.canvas.replay import behind, replay, reusable_rows
 from llmteam.canvas.routing import LIVE, decide_edges, shape_output
 from llmteam.canvas.snapshots import SegmentSnapshot
 from llmteam.canvas.state import Change, Key, RunState, SegmentStatus, Slice, StepRow, StepState
@@ -174,7 +174,7 @@ class Surgery:
         if record.status is SegmentStatus.COMPLETED:
             raise RunStateError(run_id, "has completed, so there is nothing to retry: fork it to run parts of it again")
         rows = self._rows(tenant_id, run_id)
-        reused = finished_rows(rows)
+        reused = reusable_rows(self._engine.graph_of(self._header(tenant_id, run_id)), rows)
         return self._plan("retry", record, rows, reused, same_key=not new_keys)
 
     def retry(
@@ -205,7 +205,7 @@ class Surgery:
         dropped = behind(graph, _begun(record, rows, step_id, visit), rows)
         dropped |= {key for row in replaced for key in behind(graph, row, rows)}
         dropped -= {row.key for row in replaced}
-        reused = [row for row in finished_rows(rows) if row.key not in dropped]
+        reused = [row for row in reusable_rows(graph, rows) if row.key not in dropped]
         return self._plan("fork", record, rows, reused, same_key=False)
 
     def fork(
@@ -237,7 +237,7 @@ class Surgery:
             row = _begun(record, rows, name, None)
             dropped |= behind(graph, row, rows)
             edited[row.key] = self._edited(graph.nodes[name], row, value)
-        reused = [edited[row.key][0] if row.key in edited else row for row in finished_rows(rows)]
+        reused = [edited[row.key][0] if row.key in edited else row for row in reusable_rows(graph, rows)]
         reused = [row for row in reused if row.key not in dropped or row.key in edited]
         made = new_run_id or new_id()
         outputs = {key: output for key, (_, output) in edited.items()}

@@ -153,6 +153,29 @@ def test_a_failure_that_an_error_edge_took_up_stays_as_it_is(ward: Ward) -> None
     assert ward.claim(new, "d").input == {"input": {"saved": True}}
 
 
+def test_a_failure_that_a_loop_has_left_behind_stays_as_it_is(ward: Ward) -> None:
+    lines = ("split_1", "split_1 -> b -> any_1", "split_1 -> c -> any_1", "any_1 -> if_1")
+    old = ward.start(draw(*lines, "if_1.true -> split_1", "if_1.false -> e", max_visits=9))
+    ward.do(old, "split_1", "c")
+    fail(ward, old, "b")
+    ward.do(old, "any_1")
+    ward.do(old, "if_1", answer=Ports({"true": 1}))
+    ward.engine.answered(ward.claim(old, "split_1", 2), 1)
+    fail(ward, old, "b", 2)
+    fail(ward, old, "c", 2)
+    assert ward.status(old) is SegmentStatus.FAILED
+    ward.hinted()
+
+    new = ward.surgery.retry(TENANT, old)
+
+    assert sorted(ward.hinted()) == ["b", "c"]
+    for step_id in ("b", "c", "any_1"):
+        ward.engine.answered(ward.claim(new, step_id, 2), 1)
+    ward.engine.answered(ward.claim(new, "if_1", 2), Ports({"false": 1}))
+    ward.do(new, "e")
+    assert ward.status(new) is SegmentStatus.COMPLETED
+
+
 def test_large_outputs_and_what_handlers_kept_go_over_into_a_retry(ward: Ward) -> None:
     old = ward.start(ROW)
     ward.do(old, "a", answer="x" * 20_000)

@@ -150,19 +150,3 @@ def waiting(database: Database) -> bool:
     # As any role: the numbers of waiting locks are no secret.
     with database.login_transaction() as connection:
         return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
-
-
-def test_reading_one_run_uses_the_primary_key(database: Database) -> None:
-    with database.tenant_transaction("acme") as connection:
-        connection.execute(text("SET LOCAL enable_seqscan = off"))
-        plan = "\n".join(
-            connection.execute(
-                text(
-                    "EXPLAIN SELECT * FROM llmteam.events WHERE tenant_id = 'acme' AND run_id = 'r' AND seq > 5 "
-                    "ORDER BY run_id, seq LIMIT 200"
-                )
-            ).scalars()
-        )
-
-    assert "events_pkey" in plan
-    assert "Sort" not in plan

@@ -172,14 +172,24 @@ def test_what_is_planned_on_empty_tables_finds_a_run_by_its_key(database: Databa
         assert "run_id" in found_by(scan), f"{scan['Node Type']} on {scan['Relation Name']} by {found_by(scan)}"
 
 
-def test_rare_events_of_a_tenant_are_found_by_their_type(full: Database) -> None:
-    query = EventQuery("acme", event_types=frozenset({EventType.STEP_FAILED, EventType.SEGMENT_FAILED}), limit=100)
-    with full.tenant_transaction("acme") as connection:
+def plan_of_events(database: Database, query: EventQuery) -> str:
+    with database.tenant_transaction(query.tenant_id) as connection:
         statement = select(events).where(*_conditions(query)).order_by(events.c.run_id, events.c.seq).limit(query.limit)
         shown = statement.compile(connection, compile_kwargs={"literal_binds": True})
-        plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {shown}").scalar_one()[0]["Plan"]
+        return json.dumps(connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {shown}").scalar_one()[0]["Plan"])
 
-    assert "events_rare" in json.dumps(plan)
+
+def test_events_of_one_run_are_read_in_order_by_the_primary_key(full: Database) -> None:
+    plan = plan_of_events(full, EventQuery("acme", "run-77", after_seq=5, limit=200))
+
+    assert "events_pkey" in plan
+    assert "Sort" not in plan
+
+
+def test_rare_events_of_a_tenant_are_found_by_their_type(full: Database) -> None:
+    types = frozenset({EventType.STEP_FAILED, EventType.SEGMENT_FAILED})
+
+    assert "events_rare" in plan_of_events(full, EventQuery("acme", event_types=types, limit=100))
 
 
 def test_a_start_counts_the_open_runs_of_its_tenant_by_an_index_of_their_own(full: Database) -> None:
