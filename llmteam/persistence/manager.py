@@ -179,7 +179,7 @@ class SnapshotManager:
 
     async def get_snapshot(self, snapshot_id: str) -> PipelineSnapshot | None:
         """A snapshot; None when there is none. Raises :class:`SnapshotIntegrityError`, :class:`SnapshotFormatError`."""
-        return next(iter(await self._checked(_all(self.store.load(snapshot_id)))), None)
+        return next(iter(await self._checked(_all(self.store.load(snapshot_id)), snapshot_id)), None)
 
     async def get_latest_snapshot(self, run_id: str) -> PipelineSnapshot | None:
         """The latest snapshot of a run. Raises as :meth:`get_snapshot`."""
@@ -197,14 +197,19 @@ class SnapshotManager:
     def _sealed(self, snapshot: PipelineSnapshot) -> PipelineSnapshot:
         return sealed(snapshot, self._keys.get(snapshot.tenant_id))
 
-    async def _checked(self, loading: Awaitable[list[PipelineSnapshot]]) -> list[PipelineSnapshot]:
-        """What is loaded, unless something is wrong with it: then the trail has it before the error goes on."""
+    async def _checked(
+        self, loading: Awaitable[list[PipelineSnapshot]], asked: str | None = None
+    ) -> list[PipelineSnapshot]:
+        """What is loaded, unless something is wrong with it: then the trail has it before the error goes on.
+
+        ``asked`` is the id that was asked for, since one that is damaged may name another.
+        """
         try:
             found = await loading
             for snapshot in found:
                 check_signature(snapshot, self._keys.get(get_current_tenant() or snapshot.tenant_id))
         except (SnapshotIntegrityError, SnapshotFormatError) as exc:
-            await self._audit(AuditEventType.PIPELINE_RESUMED, "restore", exc.snapshot_id, refused=str(exc))
+            await self._audit(AuditEventType.PIPELINE_RESUMED, "restore", asked or exc.snapshot_id, refused=str(exc))
             raise
         return found
 

@@ -145,6 +145,8 @@ class Started:
         for one in self.family:
             with contextlib.suppress(psutil.Error):
                 one.kill()
+        # While one dies, the broker may still hand it a message.
+        psutil.wait_procs(self.family, timeout=10)
 
     def output(self) -> str:
         return self._log.read_text(errors="replace")

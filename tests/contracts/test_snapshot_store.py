@@ -216,8 +216,8 @@ async def test_a_damaged_snapshot_restores_nothing_says_why_and_is_audited(shelf
     trail = AuditTrail(MemoryAuditStore())
     manager = SnapshotManager(shelf.store, trail)
     with TenantContext("acme"):
-        taken = await manager.create_snapshot("p", {"risk": {"score": 417}}, {})
-        shelf.damage("417", "418")
+        taken = await manager.create_snapshot("p", {"risk": {"verdict": "granted"}}, {})
+        shelf.damage("granted", "usurped")
 
         result = await manager.restore_snapshot(taken.snapshot_id)
         with pytest.raises(SnapshotIntegrityError, match="checksum"):
@@ -230,7 +230,23 @@ async def test_a_damaged_snapshot_restores_nothing_says_why_and_is_audited(shelf
     assert "checksum" in result.warnings[0]
     assert [(one.resource_type, one.resource_id) for one in records] == [("pipeline_snapshot", taken.snapshot_id)] * 2
     assert "checksum" in records[0].error_message
-    assert "418" not in records[0].error_message
+    assert "usurped" not in records[0].error_message
+
+
+@in_a_loop
+async def test_a_snapshot_that_names_another_is_told_of_under_the_id_that_was_asked_for(shelf: Shelf) -> None:
+    trail = AuditTrail(MemoryAuditStore())
+    manager = SnapshotManager(shelf.store, trail)
+    with TenantContext("acme"):
+        taken = await manager.create_snapshot("p", {"risk": {"score": 1}}, {})
+        shelf.damage(taken.snapshot_id, "00000000-0000-4000-8000-000000000000")
+
+        result = await manager.restore_snapshot(taken.snapshot_id)
+        records = await trail.query(AuditQuery(success=False))
+
+    assert result is not None
+    assert (result.success, result.snapshot_id) == (False, taken.snapshot_id)
+    assert [one.resource_id for one in records] == [taken.snapshot_id]
 
 
 @in_a_loop
