@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     import psycopg2.extensions
 
 #: What no test may leave changed: tables, columns, rights, row security, functions, triggers, settings. Rows of
-#: statistics count, for with them queries may be planned otherwise.
+#: statistics count, and whether a table was counted, for with them queries may be planned otherwise.
 _SHAPE = """
     SELECT sum(hashtextextended(line, 0)) FROM (
-        SELECT (oid, relname, relowner, relacl, relrowsecurity, relforcerowsecurity, reloptions, relnatts)::text AS line
+        SELECT (oid, relname, relowner, relacl, relrowsecurity, relforcerowsecurity, reloptions, relnatts,
+                relkind = 'r' AND reltuples >= 0)::text AS line
           FROM pg_class WHERE oid >= 16384
         UNION ALL SELECT (attrelid, attnum, attname, atttypid, attnotnull, atthasdef, attidentity, attacl)::text
           FROM pg_attribute WHERE attrelid >= 16384 AND attnum > 0

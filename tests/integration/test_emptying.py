@@ -52,6 +52,7 @@ def test_what_a_test_wrote_is_gone_for_the_next_one(own: PostgresService) -> Non
         "DROP INDEX llmteam.{index}",
         "ALTER DATABASE {database} SET synchronous_commit TO off",
         "ANALYZE llmteam.key_values",
+        "VACUUM llmteam.used_links",
     ],
 )
 def test_a_database_that_was_changed_is_lent_to_nobody_else(own: PostgresService, change: str) -> None:
