@@ -66,9 +66,9 @@ def test_after_a_recovery_the_gentle_way_comes_first_again() -> None:
     assert verdicts(*looks)[-1] is DEAF
 
 
-LOOKS = st.lists(
-    st.tuples(st.floats(0.1, 8.0), st.integers(0, 2), st.integers(0, 1), st.integers(-1, 2)), min_size=1, max_size=60
-)
+#: Pauses in seconds whose sums are exact, so that one as long as :data:`GAP` is no longer than that.
+PAUSES = st.integers(1, 64).map(lambda eighths: eighths / 8)
+LOOKS = st.lists(st.tuples(PAUSES, st.integers(0, 2), st.integers(0, 1), st.integers(-1, 2)), min_size=1, max_size=60)
 
 
 def seen(steps: list[tuple[float, int, int, int]]) -> list[Look]:
@@ -95,7 +95,7 @@ def test_nobody_is_called_deaf_who_received_something_was_busy_or_had_nothing_to
             assert {one.received for one in window} == {look.received}
 
 
-@given(LOOKS, st.floats(0.5, GAP), st.integers(1, 5), st.integers(1, 5))
+@given(LOOKS, PAUSES.filter(lambda pause: 0.5 <= pause <= GAP), st.integers(1, 5), st.integers(1, 5))
 def test_whatever_was_before_a_deaf_worker_is_found_and_then_replaced(
     steps: list[tuple[float, int, int, int]], pause: float, waiting: int, free: int
 ) -> None:
