@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 import click
-from rich.console import Console
 
 from chaos import report
+from chaos.command import play
 from chaos.schedule import Kind
 from chaos.trial import FULL, QUICK, trial
-from llmteam.errors import LLMTeamError
 
 _WORDS = {kind.word: kind for kind in Kind}
 
@@ -47,23 +42,8 @@ def main(
     size = replace(size, runs=runs or size.runs, seconds=seconds or size.seconds, every=every or size.every)
     kinds = [] if no_faults else [_WORDS[word] for word in only] or list(Kind)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
-    signal.signal(signal.SIGTERM, _leave)
-    console, progress = Console(width=None if sys.stdout.isatty() else 130), Console(stderr=True)
-    console.print(f"seed {seed}; again with --seed {seed}{' --quick' if quick else ''}", highlight=False)
-    try:
-        with progress.status("starting") as status:
-            found = trial(size, seed, status.update, kinds=kinds, logs=logs and logs.resolve())
-    except LLMTeamError as exc:
-        raise click.ClickException(str(exc)) from None
-    report.show(console, found)
-    if target is not None:
-        target.write_text(json.dumps(found.document(), indent=2) + "\n")
-    sys.exit(0 if found.passed else 1)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Stop like Ctrl-C does: workers and servers are taken down on the way out."""
-    raise KeyboardInterrupt
+    words = f"seed {seed}; again with --seed {seed}{' --quick' if quick else ''}"
+    play(words, lambda tell: trial(size, seed, tell, kinds=kinds, logs=logs and logs.resolve()), report.show, target)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 import click
-from rich.console import Console
 
+from chaos.command import play
 from hosts import namespaces, report
 from hosts.forwarders import Forwarders
 from hosts.namespaces import Namespaces
 from hosts.network import Kind
 from hosts.trial import FULL, QUICK, trial
-from llmteam.errors import LLMTeamError
 
 _WORDS = {kind.word: kind for kind in Kind}
 
@@ -52,23 +47,8 @@ def main(
     size = replace(size, cut=cut or size.cut, lease=lease or size.lease, kinds=kinds * rounds)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     make = Namespaces if namespaces.entered() else Forwarders
-    signal.signal(signal.SIGTERM, _leave)
-    console, progress = Console(width=None if sys.stdout.isatty() else 130), Console(stderr=True)
-    console.print(f"hosts are {make.words}; seed {seed}", highlight=False)
-    try:
-        with progress.status("starting") as status:
-            found = trial(size, seed, make, status.update, logs and logs.resolve())
-    except LLMTeamError as exc:
-        raise click.ClickException(str(exc)) from None
-    report.show(console, found)
-    if target is not None:
-        target.write_text(json.dumps(found.document(), indent=2) + "\n")
-    sys.exit(0 if found.passed else 1)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Stop like Ctrl-C does: workers and servers are taken down on the way out."""
-    raise KeyboardInterrupt
+    words = f"hosts are {make.words}; seed {seed}"
+    play(words, lambda tell: trial(size, seed, make, tell, logs and logs.resolve()), report.show, target)
 
 
 if __name__ == "__main__":
