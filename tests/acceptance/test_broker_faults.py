@@ -18,9 +18,8 @@ import pytest
 from llmteam.canvas import RunConfig, SegmentClient, SegmentDefinition, SegmentResult, StepDefinition
 from llmteam.canvas.models import EdgeDefinition
 from llmteam.canvas.state import SegmentStatus
-from llmteam.settings import Settings
-from tests import stubborn
-from tests.acceptance.command_line import CommandLine, Started
+from tests.acceptance.command_line import Started
+from tests.acceptance.stubborn_fleet import stubborn_fleet
 from tests.broker import Broker, broker
 from tests.services import PostgresService
 from tests.waiting import wait_until
@@ -96,23 +95,8 @@ class Place:
 def place(postgres: PostgresService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     own = PostgresService(postgres.superuser_url, postgres.login_url)
     folder = tmp_path_factory.mktemp("faults")
-    with broker(folder) as valkey:
-        variables = {
-            "LLMTEAM_DATABASE_URL": own.create(),
-            "LLMTEAM_BROKER_URL": valkey.url,
-            "LLMTEAM_SWEEP_SECONDS": "0.5",
-            "LLMTEAM_DEAF_SECONDS": "3",
-            "LLMTEAM_IMPORTS": "tests.stubborn",
-        }
-        line = CommandLine(folder, **variables)
-        with (
-            SegmentClient.connect(settings=Settings.load(variables), catalog=stubborn.register()) as client,
-            line.started("worker", "--concurrency", "2") as worker,
-            line.started("beat") as beat,
-        ):
-            worker.wait_for("ready: ")
-            beat.wait_for("ready")
-            yield Place(folder, valkey, client, worker)
+    with broker(folder) as valkey, stubborn_fleet(folder, own.create(), valkey.url) as (_, client, worker):
+        yield Place(folder, valkey, client, worker)
     own.drop_all()
 
 

@@ -16,10 +16,9 @@ from llmteam.canvas.state import SegmentStatus
 from llmteam.ratelimit.decisions import Ask, LimitKey
 from llmteam.ratelimit.limits.redis import RedisLimitBackend
 from llmteam.ratelimit.models import RateLimitConfig
-from llmteam.settings import Settings
 from llmteam.wakeup import RedisWakeup
-from tests import stubborn
 from tests.acceptance.command_line import CommandLine, Started
+from tests.acceptance.stubborn_fleet import stubborn_fleet
 from tests.sentinels import Replicated, replicated
 from tests.services import PostgresService
 from tests.waiting import wait_until
@@ -56,23 +55,11 @@ class Place:
 @pytest.fixture
 def place(postgres: PostgresService, tmp_path: Path) -> Iterator[Place]:
     own = PostgresService(postgres.superuser_url, postgres.login_url)
-    with replicated(tmp_path) as redis:
-        variables = {
-            "LLMTEAM_DATABASE_URL": own.create(),
-            "LLMTEAM_BROKER_URL": redis.url,
-            "LLMTEAM_SWEEP_SECONDS": "0.5",
-            "LLMTEAM_DEAF_SECONDS": "3",
-            "LLMTEAM_IMPORTS": "tests.stubborn",
-        }
-        line = CommandLine(tmp_path, **variables)
-        with (
-            SegmentClient.connect(settings=Settings.load(variables), catalog=stubborn.register()) as client,
-            line.started("worker", "--concurrency", "2") as worker,
-            line.started("beat") as beat,
-        ):
-            worker.wait_for("ready: ")
-            beat.wait_for("ready")
-            yield Place(redis, client, line, worker)
+    with (
+        replicated(tmp_path) as redis,
+        stubborn_fleet(tmp_path, own.create(), redis.url) as (line, client, worker),
+    ):
+        yield Place(redis, client, line, worker)
     own.drop_all()
 
 
